@@ -1,0 +1,1 @@
+"""What users of this package need to test their own sources: real servers on loopback, no Docker."""
