@@ -119,6 +119,21 @@ def test_a_folder_closed_to_others_works(tmp_path: Path) -> None:
         shutil.rmtree(data.parent)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs the copy")
+def test_binaries_nobody_can_reach_are_copied_once(
+    reachable_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a virtual environment below a closed folder, the server runs from a copy below TMPDIR."""
+    package = find_binaries().parents[1]
+    monkeypatch.setattr(tempfile, "tempdir", str(reachable_folder))
+    copy = launcher._copy_of_wheel(package)
+    assert copy.is_relative_to(reachable_folder)
+    assert launcher._copy_of_wheel(package) == copy
+    monkeypatch.setenv("EXTRACT_POSTGRES_BIN", str(copy / "pginstall" / "bin"))
+    with EmbeddedPostgres(reachable_folder / "pg", QUICK) as server:
+        assert ask(server.dsn(), "select 1") == 1
+
+
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent died"
 )
