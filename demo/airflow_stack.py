@@ -97,11 +97,15 @@ class AirflowStack:
         """Return when every component has reported that it works; raise if one ends or the time is over."""
         until = time.monotonic() + seconds
         while any((health := self.api.health()).get(name) != "healthy" for name in HEALTHY):
-            for child in self._children:
-                child.check()
+            self.check()
             if time.monotonic() > until:
                 raise ChildFailedError(f"not healthy after {seconds:.0f} s: {health}; logs: {self.home}")
             time.sleep(0.5)
+
+    def check(self) -> None:
+        """Raise if a component has ended."""
+        for child in self._children:
+            child.check()
 
     def command(self, *arguments: str, seconds: float = COMMAND_SECONDS) -> str:
         """Run an ``airflow`` command with this Airflow's settings and return what it wrote."""
@@ -134,7 +138,7 @@ class AirflowStack:
         )
 
     def _make_metadata(self) -> None:
-        """Copy the metadata database from a migrated one, which is made once per server and Airflow version."""
+        """Copy the database from a migrated one, which is made once per server and Airflow version."""
         template = f"airflow_{importlib.metadata.version('apache-airflow')}_migrated"
         with psycopg.connect(self.server.dsn(), autocommit=True) as connection:
             known = connection.execute("select 1 from pg_database where datname = %s", [template]).fetchone()
