@@ -1,0 +1,282 @@
+"""Every error of the engine, cut by what to do next.
+
+::
+
+    ExtractError
+    ├── TryAgain                     nothing is wrong with the config; the same run may succeed later
+    │   ├── ApiUnavailableError      no answer, or 408 / 429 / 5xx, after the retries
+    │   ├── StoreUnavailableError    Postgres cannot be reached, or went away
+    │   ├── CursorUnreadableError    the cursor cannot be read now; that is not the same as "there is none"
+    │   └── WalkBusyError            another run holds the walk
+    ├── FixConfig                    a person has to change a file, a connection or a right
+    │   ├── SourceError              the source file
+    │   ├── ConnectionMissingError   the Airflow connection
+    │   ├── LoginError               401, 403
+    │   ├── RequestRefusedError      404 and every other refusal of the request itself
+    │   ├── RecordsPathError         `records` selects no list
+    │   ├── SchemaMissingError       `airflow extract migrate` has not been run, or not by this version
+    │   ├── StoreRightsError         the role may not do what is needed
+    │   ├── CursorInvalidError       the cursor was edited into something that is no cursor
+    │   ├── CursorAheadError         the cursor was edited to a place that was never reached
+    │   ├── CursorShadowedError      something hides the cursor Variable: it would never move
+    │   └── PositionMismatchError    the position in the ledger was made under another `pages`
+    └── StopAndLook                  the API or another run did something that cannot be passed without losing records
+        ├── WrongAnswerError         status 200, but no answer: HTML, an empty body, an error object
+        ├── BadRecordError           a record without its key, or one Postgres cannot hold
+        ├── DoubledKeyError          two different records with one key on one page
+        ├── RepeatedPageError        the same page or token again
+        ├── AnchorLostError          the records the walk stood at keep disappearing
+        ├── TokenExpiredError        the API no longer knows the page token
+        ├── UnorderedStreamError     the API broke the order it promises
+        └── FencedError              another run has taken the walk over; never retried
+
+A message says what happened, where, what was kept and what to do next. It never holds a secret or a field of a record;
+keys are shown, since a person needs them to find the place. What a program needs is in the attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = [
+    "AnchorLostError",
+    "ApiUnavailableError",
+    "BadRecordError",
+    "ConnectionMissingError",
+    "CursorAheadError",
+    "CursorInvalidError",
+    "CursorShadowedError",
+    "CursorUnreadableError",
+    "DoubledKeyError",
+    "ExtractError",
+    "FencedError",
+    "FixConfig",
+    "LoginError",
+    "PositionMismatchError",
+    "RecordsPathError",
+    "RepeatedPageError",
+    "RequestRefusedError",
+    "SchemaMissingError",
+    "SourceError",
+    "StopAndLook",
+    "StoreRightsError",
+    "StoreUnavailableError",
+    "TokenExpiredError",
+    "TryAgain",
+    "UnorderedStreamError",
+    "WalkBusyError",
+    "WrongAnswerError",
+]
+
+_PLACE = ("source", "object", "walk", "page", "record", "key", "position")
+
+
+class ExtractError(Exception):
+    """What stopped a run.
+
+    ``what`` happened, ``kept`` tells what is safe, ``todo`` what a person does next. ``source``, ``object``, ``walk``,
+    ``page`` (counted from 1 since the walk began), ``record`` (counted from 1 on the page), ``key`` and ``position``
+    say where, each None when it does not apply.
+    """
+
+    anchor: str = "errors"
+    """The error's place in docs/errors.md."""
+
+    def __init__(self, what: str, *, kept: str = "", todo: str = "", **place: Any) -> None:
+        unknown = set(place) - set(_PLACE)
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no attribute {sorted(unknown)}")
+        super().__init__(what)
+        self.what, self.kept, self.todo = what, kept, todo
+        self.place: Mapping[str, Any] = place
+        for name in _PLACE:
+            setattr(self, name, place.get(name))
+
+    source: str | None
+    object: str | None
+    walk: str | None
+    page: int | None
+    record: int | None
+    key: str | None
+    position: Any
+
+    def at(self, *, kept: str = "", **place: Any) -> ExtractError:
+        """The same error, with what the caller knows filled in where the raiser did not."""
+        known = {**place, **{name: value for name, value in self.place.items() if value is not None}}
+        return type(self)(self.what, kept=self.kept or kept, todo=self.todo, **known)
+
+    def __str__(self) -> str:
+        lines = [f"{self._where()}{self.what}"]
+        if self.kept:
+            lines.append(f"  Kept: {self.kept}")
+        todo = f"{self.todo}   " if self.todo else ""
+        lines.append(f"  {todo}docs/errors.md#{self.anchor}")
+        return "\n".join(lines)
+
+    def _where(self) -> str:
+        names = [str(part) for part in (self.source, self.object) if part]
+        where = "/".join(names)
+        if self.page is not None:
+            where += f" page {self.page}"
+        if self.record is not None:
+            where += f", record {self.record}"
+        return f"{where.strip(' ,')}: " if where else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Airflow moves exceptions between processes; keyword arguments are lost by the default reduction.
+        return (_rebuild, (type(self), self.what, self.kept, self.todo, dict(self.place)))
+
+
+def _rebuild(kind: type[ExtractError], what: str, kept: str, todo: str, place: dict[str, Any]) -> ExtractError:
+    return kind(what, kept=kept, todo=todo, **place)
+
+
+class TryAgain(ExtractError):
+    """The same run may succeed later."""
+
+
+class FixConfig(ExtractError):
+    """A person has to change a file, a connection or a right first."""
+
+
+class StopAndLook(ExtractError):
+    """Going on could lose records; a person looks first."""
+
+
+class ApiUnavailableError(TryAgain):
+    """The API gave no usable answer after the retries: no connection, a timeout, 408, 429 or 5xx."""
+
+    anchor = "api-unavailable"
+
+
+class StoreUnavailableError(TryAgain):
+    """Postgres cannot be reached, or the connection was lost; what was not committed will be done again."""
+
+    anchor = "store-unavailable"
+
+
+class CursorUnreadableError(TryAgain):
+    """The cursor Variable may exist but cannot be read now. Starting over on that would be a guess."""
+
+    anchor = "cursor-unreadable"
+
+
+class WalkBusyError(TryAgain):
+    """Another live run holds the fence of this walk."""
+
+    anchor = "walk-busy"
+
+
+class SourceError(FixConfig):
+    """A source file says something that cannot be understood, or leaves out what must be declared."""
+
+    anchor = "source"
+
+
+class ConnectionMissingError(FixConfig):
+    """The Airflow connection is missing or lacks what is needed."""
+
+    anchor = "connection-missing"
+
+
+class LoginError(FixConfig):
+    """The API refused the credentials (401) or their rights (403)."""
+
+    anchor = "login"
+
+
+class RequestRefusedError(FixConfig):
+    """The API refused the request itself: 404 and the other 4xx, or a redirect."""
+
+    anchor = "request-refused"
+
+
+class RecordsPathError(FixConfig):
+    """`records` selects no list in the answer."""
+
+    anchor = "records-path"
+
+
+class SchemaMissingError(FixConfig):
+    """The bookkeeping schema or a record table is missing or older than this version."""
+
+    anchor = "schema-missing"
+
+
+class StoreRightsError(FixConfig):
+    """Postgres refused a statement for lack of rights."""
+
+    anchor = "store-rights"
+
+
+class CursorInvalidError(FixConfig):
+    """The cursor Variable holds something that is no cursor."""
+
+    anchor = "cursor-invalid"
+
+
+class CursorAheadError(FixConfig):
+    """The cursor Variable names a place that this walk has not reached; following it would skip records."""
+
+    anchor = "cursor-ahead"
+
+
+class CursorShadowedError(FixConfig):
+    """Another definition (an environment variable, a secrets backend) hides the cursor Variable."""
+
+    anchor = "cursor-shadowed"
+
+
+class PositionMismatchError(FixConfig):
+    """The ledger's position was made under another way of paging."""
+
+    anchor = "position-mismatch"
+
+
+class WrongAnswerError(StopAndLook):
+    """The status says success, the body does not."""
+
+    anchor = "wrong-answer"
+
+
+class BadRecordError(StopAndLook):
+    """A record has no usable key, an unreadable version, or a value that `jsonb` cannot hold."""
+
+    anchor = "bad-record"
+
+
+class DoubledKeyError(StopAndLook):
+    """One page holds two different records under one key, and no version tells which is newer."""
+
+    anchor = "doubled-key"
+
+
+class RepeatedPageError(StopAndLook):
+    """The API sent a page or token again, or a page without anything new though it says there is more."""
+
+    anchor = "repeated-page"
+
+
+class AnchorLostError(StopAndLook):
+    """Each record the walk could go on from has disappeared, again and again."""
+
+    anchor = "anchor-lost"
+
+
+class TokenExpiredError(StopAndLook):
+    """The API refuses the page token, and nothing else says where the walk stood."""
+
+    anchor = "token-expired"
+
+
+class UnorderedStreamError(StopAndLook):
+    """The records do not come in the order that `order` declares."""
+
+    anchor = "unordered-stream"
+
+
+class FencedError(StopAndLook):
+    """This run has lost its walk to another one and must not write. Retrying would fight the new holder."""
+
+    anchor = "fenced"

@@ -1,0 +1,285 @@
+"""The way of the data. Start reading here: :func:`run` is the whole picture.
+
+::
+
+    API ──► client ──► page ──► walk ──► batch ──► apply ──► commit ──► cursor
+
+The reader asks for pages, one at a time, as the walk says; what has arrived is applied in one transaction, with a
+ledger row per page; then, seldom, the cursor is shown. A crash between any two of these loses nothing: the next run
+begins where the ledger stands.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Literal
+
+import psycopg
+import tenacity
+
+from airflow_extract_provider.extract.cursor import Cursor, CursorStore
+from airflow_extract_provider.extract.errors import (
+    CursorUnreadableError,
+    ExtractError,
+    FencedError,
+    StoreUnavailableError,
+)
+from airflow_extract_provider.extract.progress import Progress, Summary
+from airflow_extract_provider.extract.reader import Arrived, Client, LowerClock, Reader
+from airflow_extract_provider.extract.resume import Books, begin, show, tell_unshown
+from airflow_extract_provider.extract.source import Source
+from airflow_extract_provider.extract.store.apply import Applied, Batch, Target, apply, first_unreadable
+from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
+from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire, hold, release
+from airflow_extract_provider.extract.store.ledger import Entry, Ledger
+from airflow_extract_provider.extract.store.migrate import check
+from airflow_extract_provider.extract.walks.backfill import backfill, beginning
+
+__all__ = ["Runner", "Settings", "Summary", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Who runs. ``identity`` is the same for every try of one task instance, so that a retry takes its own walk over at
+    once; ``label`` is what another run's `WalkBusyError` shows to people."""
+
+    identity: str = field(default_factory=lambda: uuid.uuid4().hex)
+    label: str = field(default_factory=lambda: f"process {os.getpid()} on {socket.gethostname()}")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Bounds of a run. Intervals between log lines, cursor writes and heartbeats are lower bounds.
+
+    ``silent_after`` must be longer than the longest request and than ``idle_timeout`` together: a holder that has not
+    been heard of for so long may be taken over. ``idle_timeout`` is how long Postgres lets a transaction of a stopped
+    process live. ``batch`` is the most records of one transaction (and one page), ``ahead`` the most pages waiting.
+    """
+
+    schema: str = "extract"
+    silent_after: timedelta = timedelta(minutes=5)
+    idle_timeout: timedelta = timedelta(seconds=60)
+    batch: int = 2000
+    ahead: int = 4
+    cursor_every: timedelta = timedelta(seconds=5)
+    log_every: timedelta = timedelta(seconds=5)
+
+
+def run(
+    source: Source,
+    object: str,
+    walk: Literal["backfill"] = "backfill",
+    *,
+    postgres: Connect,
+    client: Client,
+    runner: Runner | None = None,
+    cursor: CursorStore | None = None,
+    reset: bool = False,
+    take_over: bool = False,
+    run_for: timedelta | None = None,
+    stop: threading.Event | None = None,
+    settings: Settings | None = None,
+) -> Summary:
+    """Walk one object of a source into Postgres, from where the walk stands to its end, or for a while.
+
+    ``postgres`` opens connections to the store. ``cursor`` is where the position is shown to people and may be edited;
+    None: nowhere. ``reset`` starts over (once for a ``runner``: its retries go on), ``take_over`` takes the walk from
+    whoever holds it. After ``run_for``, or once ``stop`` is set, the run ends after the pages that have arrived.
+
+    Nothing of Airflow is needed. Everything is committed page by page; run again after any error or crash.
+
+    Raises one of the errors of :mod:`~airflow_extract_provider.extract.errors`, each with the place and what was kept.
+    """
+    settings, runner = settings or Settings(), runner or Runner()
+    place = {"source": source.source, "object": object, "walk": walk}
+    try:
+        source.object(object)
+        with _walk_held(source, object, walk, postgres, runner, take_over, settings) as (conn, fence):
+            ledger = Ledger(settings.schema, source.source, object, walk)
+            books = Books(conn, settings.schema, fence, ledger, cursor, runner.identity)
+            job = _Run(source, object, books, client, settings)
+            return job.run(reset, run_for, stop or threading.Event())
+    except ExtractError as exc:
+        raise exc.at(kept="what was committed; the walk goes on where the ledger stands.", **place) from None
+
+
+@contextmanager
+def _walk_held(
+    source: Source, object: str, walk: str, postgres: Connect, runner: Runner, take_over: bool, settings: Settings
+) -> Iterator[tuple[Connection, Fence]]:
+    """A checked connection, with the fence held; given back at the end, whatever the end is."""
+    # Without versions two concurrent looks at a record cannot be told apart (A, B, A): one walk at a time per object.
+    versioned = source.object(object).version is not None
+    scope = Scope(source.source, object, walk if versioned else "*")
+    fence: Fence | None = None
+    with named_errors():
+        conn = postgres()
+    try:
+        conn.autocommit = True
+        check(conn, settings.schema, source.table(object))
+        silent = settings.silent_after
+        fence = acquire(
+            conn, settings.schema, scope, runner.identity, runner.label, silent_after=silent, take_over=take_over
+        )
+        yield conn, fence
+    except psycopg.Error as exc:
+        raise _named(exc, postgres, settings, fence) from None
+    finally:
+        with suppress(psycopg.Error):
+            if fence is not None and not conn.closed:
+                release(conn, settings.schema, fence)
+        conn.close()
+
+
+def _named(exc: psycopg.Error, postgres: Connect, settings: Settings, fence: Fence | None) -> ExtractError:
+    """What an error of Postgres means for this run.
+
+    When the connection went away, the walk may have been taken over meanwhile: a process that was stopped in
+    mid-transaction wakes up to find just this. A new connection tells.
+    """
+    try:
+        with named_errors():
+            raise exc
+    except StoreUnavailableError as lost:
+        if fence is None:
+            return lost
+        try:
+            with named_errors(), postgres() as conn:
+                hold(conn, settings.schema, fence)
+        except FencedError as fenced:
+            return fenced
+        except ExtractError:
+            return lost
+        return lost
+    except ExtractError as named:
+        return named
+
+
+class _Run:
+    """One run of a walk: from :meth:`run` down, in the order of the data. ``at`` is what has been committed."""
+
+    def __init__(self, source: Source, object: str, books: Books, client: Client, settings: Settings) -> None:
+        self._object = source.object(object)
+        self._books, self._client, self._settings = books, client, settings
+        self._target = Target(settings.schema, source.source, object, source.table(object), settings.idle_timeout)
+        what = f"{source.source}/{object} {books.ledger.walk}"
+        self._progress = Progress(what, settings.log_every.total_seconds())
+        self._beat_every = settings.silent_after.total_seconds() / 5
+        self._beaten = self._shown = time.monotonic()
+
+    def run(self, reset: bool, run_for: timedelta | None, stop: threading.Event) -> Summary:
+        asked = self._client.requests
+        before = self._at = begin(self._books, beginning(self._object), reset=reset)
+        clock = LowerClock(self._beat())
+        walk = backfill(self._object, before.position)
+        reader = Reader(self._object, walk, self._client, clock, self._settings.ahead)
+        reader.start()
+        try:
+            self._follow(reader, clock, run_for, stop)
+            show(self._books, self._at)
+        except ExtractError as exc:
+            self._show_after(exc)
+            raise exc.at(kept=self._kept(), position=self._at.position.as_json()) from None
+        finally:
+            reader.stop()
+        requests = self._client.requests - asked
+        self._progress.end(self._at.position, requests, "stopped" if stop.is_set() else "paused")
+        return self._summary(before, requests)
+
+    def _follow(self, reader: Reader, clock: LowerClock, run_for: timedelta | None, stop: threading.Event) -> None:
+        """Apply what arrives until the walk is complete or the time is up."""
+        until = time.monotonic() + run_for.total_seconds() if run_for is not None else float("inf")
+        while not reader.ended and not stop.is_set():
+            if time.monotonic() >= until:
+                reader.stop()
+            arrived = list(reader.arrived(self._settings.batch, seconds=min(self._beat_every, 1.0)))
+            if arrived:
+                self._commit(arrived, clock)
+            elif time.monotonic() - self._beaten >= self._beat_every:
+                clock.set(self._beat())
+
+    def _commit(self, arrived: list[Arrived], clock: LowerClock) -> None:
+        """Apply pages in one transaction; then, and only then, tell of them."""
+        applied = self._applied([self._batch(item) for item in arrived])
+        clock.set(applied.clock)
+        self._beaten = time.monotonic()
+        self._at = Cursor(applied.sequence, arrived[-1].step.position)
+        records = sum(len(item.step.records) for item in arrived)
+        self._progress.add(len(arrived), records, applied.counts, self._at.position)
+        if time.monotonic() - self._shown >= self._settings.cursor_every.total_seconds():
+            self._show_now()
+
+    def _batch(self, item: Arrived) -> Batch:
+        records = item.step.records
+        entry = Entry("page", item.step.position, self._books.runner, item.sent_at, len(records))
+        return Batch(records, item.sent_at, entry)
+
+    def _applied(self, batches: list[Batch]) -> Applied:
+        """Apply; once more when Postgres chose this transaction to end a deadlock. Nothing was written then."""
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(
+                (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+            ),
+            stop=tenacity.stop_after_attempt(5),
+            wait=tenacity.wait_random_exponential(0.05, max=2),
+            reraise=True,
+        )
+        books = self._books
+        try:
+            return again(apply, books.conn, self._target, books.fence, books.ledger, batches)
+        except psycopg.DataError as exc:
+            raise first_unreadable(books.conn, batches) or exc from None
+
+    def _beat(self) -> datetime:
+        """Show that this run is alive; returns Postgres's clock. Raises FencedError when the walk was taken over."""
+        self._beaten = time.monotonic()
+        return hold(self._books.conn, self._settings.schema, self._books.fence)
+
+    def _show_now(self) -> None:
+        """Show the cursor in between. That Airflow cannot take it now is no reason to stop: the ledger has it."""
+        self._shown = time.monotonic()
+        try:
+            # A run that has lost its walk must not put an old cursor over the new holder's.
+            self._beat()
+            show(self._books, self._at)
+        except CursorUnreadableError as exc:
+            tell_unshown(self._books, exc)
+
+    def _show_after(self, exc: ExtractError) -> None:
+        """After an error the cursor is still brought up to what was committed, if that can be done."""
+        if not isinstance(exc, FencedError):
+            with suppress(ExtractError, psycopg.Error):
+                self._beat()
+                show(self._books, self._at)
+
+    def _kept(self) -> str:
+        position = self._at.position
+        if not position.pages:
+            return "nothing was read or written before."
+        read = f"{position.pages:,} pages, {position.records:,} records"
+        return f"{read}; the cursor stands behind them, nothing was skipped."
+
+    def _summary(self, before: Cursor, requests: int) -> Summary:
+        position, progress = self._at.position, self._progress
+        return Summary(
+            source=self._target.source,
+            object=self._target.object,
+            walk=self._books.ledger.walk,
+            complete=position.complete,
+            pages=progress.pages,
+            requests=requests,
+            records=progress.records,
+            counts=dict(progress.counts),
+            seconds=progress.seconds,
+            cursor_before=before.position.as_json(),
+            cursor_after=position.as_json(),
+            complete_to=position.began_at if position.complete else None,
+        )

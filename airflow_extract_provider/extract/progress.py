@@ -1,0 +1,116 @@
+"""What a run says: log lines while it goes on, a summary at its end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from airflow_extract_provider.extract.cursor import AfterKey, Position
+
+__all__ = ["Progress", "Summary"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run did.
+
+    ``pages``, ``requests`` (retries included), ``records`` (those read again included) and ``counts`` (changes by kind)
+    are this run's; ``seconds`` is its wall time. ``complete``: the walk has reached the end, and the copy is complete
+    up to ``complete_to`` (aware; None before the end). ``cursor_before`` and ``cursor_after`` are positions as JSON.
+    """
+
+    source: str
+    object: str
+    walk: str
+    complete: bool
+    pages: int
+    requests: int
+    records: int
+    counts: Mapping[str, int]
+    seconds: float
+    cursor_before: Mapping[str, Any]
+    cursor_after: Mapping[str, Any]
+    complete_to: datetime | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary as JSON values, the changes by kind among them; small enough for XCom."""
+        kinds = ("created", "updated", "undeleted", "unchanged", "stale", "refetch")
+        return {
+            "source": self.source,
+            "object": self.object,
+            "walk": self.walk,
+            "complete": self.complete,
+            "pages": self.pages,
+            "requests": self.requests,
+            "records": self.records,
+            **{kind: self.counts.get(kind, 0) for kind in kinds},
+            "seconds": round(self.seconds, 3),
+            "cursor_before": dict(self.cursor_before),
+            "cursor_after": dict(self.cursor_after),
+            "complete_to": self.complete_to.isoformat() if self.complete_to else None,
+        }
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counts a run's pages and says how far it is: at the first page, every ``every`` seconds, at the end."""
+
+    what: str
+    every: float
+    pages: int = 0
+    records: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    began: float = field(default_factory=time.monotonic)
+    _said: float = float("-inf")
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the run began."""
+        return time.monotonic() - self.began
+
+    def add(self, pages: int, records: int, counts: Mapping[str, int], position: Position) -> None:
+        """Count what was committed, and say it if it is time."""
+        self.pages += pages
+        self.records += records
+        self.counts.update(counts)
+        if time.monotonic() - self._said >= self.every:
+            self._said = time.monotonic()
+            rate = self.records / max(self.seconds, 1e-6)
+            parts = [
+                f"page {position.pages}",
+                f"{position.records:,} records",
+                self._changes(),
+                f"{rate:,.0f} records/s",
+            ]
+            _log.info("%s   %s", self.what, " · ".join([*parts, *_place(position)]))
+
+    def end(self, position: Position, requests: int, stopped: str) -> None:
+        """Say how the run ended; ``stopped`` tells why when the walk is not complete."""
+        if position.complete and position.began_at and not self.pages:
+            at = f"{position.began_at:%Y-%m-%dT%H:%M:%SZ}"
+            _log.info("%s   nothing to do: complete to %s; `reset` reads everything again", self.what, at)
+            return
+        seen = f"{self.records:,} records, {self.pages:,} pages, {requests:,} requests, {self.seconds:.1f} s"
+        parts = [seen, self._changes()]
+        if position.complete and position.began_at:
+            parts.append(f"complete to {position.began_at:%Y-%m-%dT%H:%M:%SZ}")
+        elif not position.complete:
+            parts += [*_place(position), "goes on from here"]
+        _log.info("%s   %s: %s", self.what, "done" if position.complete else stopped, " · ".join(parts))
+
+    def _changes(self) -> str:
+        told = " ".join(f"{count:,} {kind}" for kind, count in self.counts.items() if count)
+        return told or "no change"
+
+
+def _place(position: Position) -> list[str]:
+    """The place, where it means something to a person; a page token means nothing, and could be a secret."""
+    place = position.place
+    return [f"after {place.after}"] if isinstance(place, AfterKey) and place.after is not None else []

@@ -1,0 +1,127 @@
+"""Reads ahead: the next page is asked for while the last ones are applied. How far is bounded, so memory is too."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from airflow_extract_provider.extract.page import Reply, Request
+from airflow_extract_provider.extract.source import ApiObject
+from airflow_extract_provider.extract.walks.step import Step, Walk
+
+__all__ = ["Arrived", "Client", "LowerClock", "Reader"]
+
+
+class Client(Protocol):
+    """What fetches pages. Only one thread uses it at a time."""
+
+    requests: int
+
+    def fetch(self, object: ApiObject, request: Request) -> Reply:
+        """The reply to a request, or one of the errors that `ApiClient.fetch` raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A step whose reply has come. ``sent_at`` is an instant on Postgres's clock before its request went out."""
+
+    step: Step
+    sent_at: datetime
+
+
+class LowerClock:
+    """Postgres's clock, without asking it: an instant that is certainly not later than its own.
+
+    It was read at some moment and the monotonic clock runs on from there. A thousandth of what has passed since is
+    taken off, since two clocks do not run equally fast. "Sent" may be judged too early, never too late.
+    """
+
+    def __init__(self, read: datetime) -> None:
+        self.set(read)
+
+    def set(self, read: datetime) -> None:
+        """Start again from a reading of Postgres's clock that has just arrived."""
+        self._base = (read, time.monotonic())
+
+    def now(self) -> datetime:
+        """An instant not later than Postgres's clock now. Aware."""
+        read, at = self._base
+        return read + timedelta(seconds=(time.monotonic() - at) * 0.999)
+
+
+class Reader:
+    """Drives a walk in a thread of its own, and hands over what arrives, in order."""
+
+    def __init__(self, object: ApiObject, walk: Walk, client: Client, clock: LowerClock, ahead: int) -> None:
+        self._object, self._walk, self._client, self._clock = object, walk, client, clock
+        self._queue: queue.Queue[Arrived | BaseException | None] = queue.Queue(maxsize=ahead)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"read {object.name}", daemon=True)
+        self._failed: BaseException | None = None
+        self._ended = False
+
+    def start(self) -> None:
+        """Send the first request."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Send no further request. What is under way may still arrive."""
+        self._stop.set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the thread to end, a bounded time: it may be in a long request."""
+        self._thread.join(seconds)
+
+    def arrived(self, most: int, seconds: float) -> Iterator[Arrived]:
+        """What has arrived, up to ``most`` records; waits ``seconds`` for the first. Nothing: not yet, or the end.
+
+        An error of the walk or the client is raised only when everything that came before it has been handed over.
+        """
+        if self._failed is not None:
+            raise self._failed
+        records = 0
+        while not self._ended and records < most:
+            try:
+                item = self._queue.get(timeout=seconds) if not records and seconds else self._queue.get_nowait()
+            except queue.Empty:
+                return
+            seconds = 0.0
+            if item is None:
+                self._ended = True
+            elif isinstance(item, BaseException):
+                self._failed, self._ended = item, True
+            else:
+                records += len(item.step.records)
+                yield item
+
+    @property
+    def ended(self) -> bool:
+        """Whether everything has been handed over: the walk is complete, was stopped, or failed."""
+        return self._ended and self._failed is None
+
+    def _run(self) -> None:
+        try:
+            step = next(self._walk)
+            while step.then is not None and not self._stop.is_set():
+                sent_at = self._clock.now()
+                step = self._walk.send(self._client.fetch(self._object, step.then))
+                self._put(Arrived(step, sent_at))
+            self._put(None)
+        except BaseException as exc:
+            self._put(exc)
+
+    def _put(self, item: Arrived | BaseException | None) -> None:
+        """Wait for room, but not for ever: nobody may be left to take it."""
+        while True:
+            try:
+                self._queue.put(item, timeout=0.5)
+                return
+            except queue.Full:
+                if self._stop.is_set():
+                    return

@@ -1,0 +1,143 @@
+"""Where a run begins: what the ledger says, what the cursor says, and which of them is followed (law: one truth).
+
+The ledger knows where the walk stands. The cursor is followed only where a person has changed it, and never to a place
+that the walk has not reached since it last started over.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from airflow_extract_provider.extract.cursor import Cursor, CursorStore, Position, cursor_key
+from airflow_extract_provider.extract.errors import CursorAheadError, CursorInvalidError, CursorUnreadableError
+from airflow_extract_provider.extract.store.connection import Connection
+from airflow_extract_provider.extract.store.fence import Fence, hold
+from airflow_extract_provider.extract.store.ledger import Entry, Ledger
+
+__all__ = ["Books", "begin", "show"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What is needed to read and write one walk's bookkeeping. ``cursors`` is None where no cursor is shown."""
+
+    conn: Connection
+    schema: str
+    fence: Fence
+    ledger: Ledger
+    cursors: CursorStore | None
+    runner: str
+
+    @property
+    def key(self) -> str:
+        """The cursor's name."""
+        return cursor_key(self.ledger.source, self.ledger.object, self.ledger.walk)
+
+    @property
+    def place(self) -> dict[str, str]:
+        """Source, object and walk, for errors."""
+        return {"source": self.ledger.source, "object": self.ledger.object, "walk": self.ledger.walk}
+
+
+def begin(books: Books, beginning: Position, *, reset: bool) -> Cursor:
+    """Where this run begins, committed to the ledger and shown in the cursor before the first request.
+
+    Raises CursorInvalidError, CursorAheadError: the cursor was edited into something that cannot be followed.
+    Raises CursorUnreadableError, CursorShadowedError: as the cursor store. FencedError: the walk was taken over.
+    """
+    found = _found(books, beginning, reset)
+    show(books, found)
+    return found
+
+
+def show(books: Books, cursor: Cursor) -> None:
+    """Write the cursor, and only then note in the ledger that it shows this row."""
+    if books.cursors is not None:
+        books.cursors.write(books.key, cursor.as_text())
+        books.ledger.show(books.conn, cursor.sequence)
+
+
+def _found(books: Books, beginning: Position, reset: bool) -> Cursor:
+    head = books.ledger.head(books.conn)
+    # A retry of the task that asked for the reset goes on from where its earlier try has come.
+    if reset and not books.ledger.was_reset_by(books.conn, books.runner):
+        return _append(books, Entry("reset", beginning, books.runner), "starts over, as asked")
+    if books.cursors is None:
+        return head or _append(books, Entry("start", beginning, books.runner), "starts")
+    text = books.cursors.read(books.key)
+    if text is None:
+        return _without_cursor(books, head, beginning)
+    shown = _parsed(books, text)
+    if head is None:
+        if shown.position.place != beginning.place:
+            raise _ahead(books, "the ledger of this store knows nothing of this walk")
+        return _append(books, Entry("start", beginning, books.runner), "starts")
+    return _with_cursor(books, head, shown)
+
+
+def _without_cursor(books: Books, head: Cursor | None, beginning: Position) -> Cursor:
+    """The cursor's absence is proven: it was deleted, or, if it was never there, a run died before writing it."""
+    if head is None:
+        return _append(books, Entry("start", beginning, books.runner), "starts")
+    if books.ledger.shown(books.conn) is None:
+        return head
+    return _append(books, Entry("reset", beginning, books.runner), f"starts over: the Variable {books.key} was deleted")
+
+
+def _with_cursor(books: Books, head: Cursor, shown: Cursor) -> Cursor:
+    row = books.ledger.row(books.conn, shown.sequence)
+    if row is not None and row[0] == shown.position:
+        newest = books.ledger.shown(books.conn)
+        if newest is None or shown.sequence >= newest:
+            # Not edited. It may lag behind the ledger: the Variable is written after the commit, and seldom.
+            return head
+        if row[1]:
+            return _follow(books, Cursor(shown.sequence, row[0]))
+    covered = books.ledger.covered(books.conn, shown.position)
+    if covered is None:
+        raise _ahead(books, "the ledger holds no such place since the walk last started over")
+    return _follow(books, covered)
+
+
+def _follow(books: Books, back_to: Cursor) -> Cursor:
+    entry = Entry("edit", back_to.position, books.runner)
+    pages, records = back_to.position.pages, back_to.position.records
+    return _append(books, entry, f"follows the edited Variable {books.key}, back to page {pages} ({records:,} records)")
+
+
+def _append(books: Books, entry: Entry, what: str) -> Cursor:
+    with books.conn.transaction():
+        hold(books.conn, books.schema, books.fence)
+        sequence = books.ledger.append(books.conn, entry)
+    _log.info("%s/%s %s   %s", books.ledger.source, books.ledger.object, books.ledger.walk, what)
+    return Cursor(sequence, entry.position)
+
+
+def _parsed(books: Books, text: str) -> Cursor:
+    try:
+        return Cursor.from_text(text)
+    except ValueError:
+        raise CursorInvalidError(
+            f"the Variable {books.key} holds no cursor.",
+            kept="everything; nothing was read.",
+            todo="Put an earlier value back, or delete the Variable: the walk then starts over.",
+            **books.place,
+        ) from None
+
+
+def _ahead(books: Books, why: str) -> CursorAheadError:
+    return CursorAheadError(
+        f"the Variable {books.key} was edited to a place that the walk has not reached ({why}); "
+        "following it would skip records.",
+        kept="everything; nothing was read.",
+        todo="Put a value back that it had since then, or delete the Variable: the walk then starts over.",
+        **books.place,
+    )
+
+
+def tell_unshown(books: Books, exc: CursorUnreadableError) -> None:
+    """Say that the cursor could not be written now; the ledger has the position, and it is tried again."""
+    _log.warning("%s: %s It is tried again; the ledger holds the position.", books.key, exc.what)

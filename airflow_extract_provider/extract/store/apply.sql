@@ -1,0 +1,47 @@
+-- name: limits
+-- A stopped holder must not keep row locks for ever; set in the transaction, since a session's settings do not survive
+-- a pooler.
+select set_config('idle_in_transaction_session_timeout', %(idle)s, true);
+
+-- name: read
+-- Without locks: most records have not changed, and a lock writes the row's header.
+select key, raw_hash, deleted_at from {table} where key = any(%(keys)b::text[]);
+
+-- name: claim
+-- The insert is the claim: `for update` locks nothing that does not exist yet. Whoever comes second waits here for the
+-- first one's commit and gets no row back.
+insert into {table} (key, data, version, raw_hash, applied_at)
+select key, data::jsonb, version, raw_hash, clock_timestamp()
+from unnest(%(keys)b::text[], %(data)b::text[], %(versions)b::timestamptz[], %(hashes)b::bytea[])
+     with ordinality as claimed (key, data, version, raw_hash, place)
+order by place
+on conflict (key) do nothing
+returning key;
+
+-- name: lock
+-- A second statement: only a new snapshot sees what the claim has waited for. Locked in key order, so that two batches
+-- cannot wait for each other.
+select key, version, raw_hash, deleted_at, applied_at from {table}
+where key = any(%(keys)b::text[])
+order by key
+for update;
+
+-- name: write
+-- Different bytes may be the same JSON (order of keys, white space): only a different value is a change.
+update {table} as stored
+set data = coming.data, version = coming.version, raw_hash = coming.raw_hash, revision = stored.revision + 1,
+    applied_at = clock_timestamp(), deleted_at = null
+from (select key, data::jsonb as data, version, raw_hash
+      from unnest(%(keys)b::text[], %(data)b::text[], %(versions)b::timestamptz[], %(hashes)b::bytea[])
+           as given (key, data, version, raw_hash)) as coming
+where stored.key = coming.key
+  and (stored.data <> coming.data or stored.version is distinct from coming.version or stored.deleted_at is not null)
+returning stored.key;
+
+-- name: refetch
+insert into {extract}.refetch as noted (source, object, key, reason)
+select %(source)s, %(object)s, key, reason
+from unnest(%(keys)b::text[], %(reasons)b::text[]) with ordinality as given (key, reason, place)
+order by place
+on conflict (source, object, key) do update
+    set number = noted.number + 1, reason = excluded.reason, noted_at = clock_timestamp();

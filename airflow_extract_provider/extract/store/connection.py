@@ -1,0 +1,81 @@
+"""Connections to Postgres, and its errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import psycopg
+
+from airflow_extract_provider.extract.errors import (
+    ExtractError,
+    SchemaMissingError,
+    StoreRightsError,
+    StoreUnavailableError,
+)
+
+__all__ = ["Connect", "Connection", "connecting", "named_errors"]
+
+Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+Connect: TypeAlias = Callable[[], Connection]
+"""Opens a new connection. The engine closes it, and may open another after a loss, to learn whether it is fenced."""
+
+_MIGRATE = "Run `airflow extract migrate --sources FOLDER`."
+
+
+def connecting(conninfo: str) -> Connect:
+    """Opens connections to a libpq connection string or URI."""
+
+    def connect() -> Connection:
+        with named_errors():
+            return psycopg.connect(conninfo)
+
+    return connect
+
+
+@contextmanager
+def named_errors(**place: Any) -> Iterator[None]:
+    """Turn Postgres's errors into named ones.
+
+    The server's detail, hint and context are left out: they quote values. Its main message and code are kept, except
+    where it was the server's address or login that failed, of which only the kind is told.
+    """
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as exc:
+        raise StoreRightsError(
+            f"Postgres refuses a statement: {_primary(exc)}.",
+            todo="Grant the rights listed in docs/operations.md.",
+            **place,
+        ) from None
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedColumn) as exc:
+        raise SchemaMissingError(f"Postgres: {_primary(exc)}.", todo=_MIGRATE, **place) from None
+    except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.IdleInTransactionSessionTimeout) as exc:
+        raise StoreUnavailableError(
+            f"Postgres is not reachable, or the connection was lost ({_operational(exc)}).",
+            todo="Check the connection of the store and the server, then run again: the walk goes on where it stands.",
+            **place,
+        ) from None
+    except psycopg.Error as exc:
+        raise ExtractError(f"Postgres refuses a statement: {_primary(exc)} ({exc.sqlstate}).", **place) from None
+
+
+def _primary(exc: psycopg.Error) -> str:
+    return exc.diag.message_primary or type(exc).__name__
+
+
+def _operational(exc: psycopg.Error) -> str:
+    """The kind of failure. The library's text is not used: it may hold the connection string."""
+    if exc.sqlstate:
+        return f"{type(exc).__name__}, SQLSTATE {exc.sqlstate}"
+    text = str(exc)
+    for sign in (
+        "Connection refused",
+        "timeout expired",
+        "could not translate host name",
+        "password authentication failed",
+    ):
+        if sign in text:
+            return sign.lower()
+    return type(exc).__name__

@@ -1,0 +1,25 @@
+-- name: acquire
+-- One statement, so that of two who want a silent holder's walk only one gets it: the second finds the heartbeat moved.
+insert into {extract}.fence as held (source, object, walk, part, number, runner, label)
+values (%(source)s, %(object)s, %(walk)s, %(part)s, 1, %(runner)s, %(label)s)
+on conflict (source, object, walk, part) do update
+    set number = held.number + 1, runner = excluded.runner, label = excluded.label, heartbeat = clock_timestamp()
+    where held.runner is null
+       or held.runner = excluded.runner
+       or held.heartbeat < clock_timestamp() - %(silent_after)s::interval
+       or %(take_over)s
+returning number;
+
+-- name: holder
+select label, heartbeat, clock_timestamp() - heartbeat from {extract}.fence
+where source = %(source)s and object = %(object)s and walk = %(walk)s and part = %(part)s;
+
+-- name: hold
+-- An update, not a read: the row lock is what keeps a takeover out until this transaction has ended.
+update {extract}.fence set heartbeat = clock_timestamp()
+where source = %(source)s and object = %(object)s and walk = %(walk)s and part = %(part)s and number = %(number)s
+returning clock_timestamp();
+
+-- name: release
+update {extract}.fence set runner = null, label = null, heartbeat = clock_timestamp()
+where source = %(source)s and object = %(object)s and walk = %(walk)s and part = %(part)s and number = %(number)s;

@@ -1,0 +1,99 @@
+"""The ledger: one row per committed page, with the position after it. The only truth about where a walk stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from psycopg.types.json import Jsonb
+
+from airflow_extract_provider.extract.cursor import AfterKey, Cursor, Position
+from airflow_extract_provider.extract.store.connection import Connection
+from airflow_extract_provider.extract.store.statements import statement
+
+__all__ = ["Entry", "Ledger"]
+
+_FILE = "ledger.sql"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a ledger row says beside whose it is.
+
+    ``kind``: ``start`` the first row of a walk, ``reset`` started over, ``edit`` followed an edited cursor, ``page``.
+    ``cause`` is the task instance that wrote it. ``sent_at`` is Postgres's clock, read before the page was asked for.
+    """
+
+    kind: Literal["start", "reset", "edit", "page"]
+    position: Position
+    cause: str = ""
+    sent_at: datetime | None = None
+    records: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The ledger rows of one walk. Methods take the connection, and never commit on their own."""
+
+    schema: str
+    source: str
+    object: str
+    walk: str
+
+    def head(self, conn: Connection) -> Cursor | None:
+        """Where the walk stands, with the sequence number of that row; None: it never began."""
+        row = conn.execute(self._statement("head"), self._whose()).fetchone()
+        return None if row is None else Cursor(row[0], Position.from_json(row[2]))
+
+    def append(self, conn: Connection, entry: Entry) -> int:
+        """Add a row to the current transaction; returns its sequence number."""
+        row = conn.execute(self._statement("append"), self._parameters(entry)).fetchone()
+        assert row is not None
+        sequence: int = row[0]
+        return sequence
+
+    def row(self, conn: Connection, sequence: int) -> tuple[Position, bool] | None:
+        """The position after one row of this walk, and whether it lies behind the last reset; None: no such row."""
+        row = conn.execute(self._statement("row"), {**self._whose(), "sequence": sequence}).fetchone()
+        return None if row is None else (Position.from_json(row[0]), row[1])
+
+    def shown(self, conn: Connection) -> int | None:
+        """The newest row that is known to have been in the cursor; None: none ever was."""
+        row = conn.execute(self._statement("shown"), self._whose()).fetchone()
+        return None if row is None else row[0]
+
+    def show(self, conn: Connection, sequence: int) -> None:
+        """Note that the cursor shows a row."""
+        conn.execute(self._statement("show"), {"sequence": sequence})
+
+    def covered(self, conn: Connection, position: Position) -> Cursor | None:
+        """The newest row since the last reset at a position's place; None: the walk has not been there."""
+        place = position.place
+        after = Jsonb(place.after if isinstance(place, AfterKey) else place.token)
+        asked = {**self._whose(), "after": after, "complete": Jsonb(position.complete)}
+        row = conn.execute(self._statement("covered"), asked).fetchone()
+        return None if row is None else Cursor(row[0], Position.from_json(row[1]))
+
+    def was_reset_by(self, conn: Connection, cause: str) -> bool:
+        """Whether this task instance has already started the walk over, in an earlier try."""
+        return conn.execute(self._statement("reset_by"), {**self._whose(), "cause": cause}).fetchone() is not None
+
+    def _statement(self, name: str) -> Any:
+        return statement(_FILE, name, self.schema)
+
+    def _whose(self) -> dict[str, Any]:
+        return {"source": self.source, "object": self.object, "walk": self.walk}
+
+    def _parameters(self, entry: Entry) -> dict[str, Any]:
+        return {
+            **self._whose(),
+            "kind": entry.kind,
+            "cause": entry.cause,
+            "position": Jsonb(entry.position.as_json()),
+            "sent_at": entry.sent_at,
+            "records": entry.records,
+            "counts": Jsonb(dict(entry.counts)),
+        }

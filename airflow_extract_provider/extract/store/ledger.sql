@@ -1,0 +1,42 @@
+-- name: head
+-- The newest row of a walk: where it stands.
+select sequence, kind, position from {extract}.ledger
+where source = %(source)s and object = %(object)s and walk = %(walk)s and part = ''
+order by sequence desc limit 1;
+
+-- name: append
+insert into {extract}.ledger (source, object, walk, kind, cause, position, sent_at, records, counts)
+values (%(source)s, %(object)s, %(walk)s, %(kind)s, %(cause)s, %(position)s, %(sent_at)s, %(records)s, %(counts)s)
+returning sequence;
+
+-- name: row
+select position, sequence >= coalesce((
+      select max(sequence) from {extract}.ledger
+      where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and kind in ('start', 'reset')), 0)
+from {extract}.ledger
+where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and sequence = %(sequence)s;
+
+-- name: shown
+-- The last row known to have been written to the cursor; null: none ever was.
+select max(sequence) from {extract}.ledger
+where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and shown;
+
+-- name: show
+update {extract}.ledger set shown = true where sequence = %(sequence)s;
+
+-- name: covered
+-- The newest row since the last reset that stood at a place and was as complete as that: only what has been covered
+-- may be gone back to. Counts and anchors are left out, a person may not have kept them.
+select sequence, position from {extract}.ledger
+where source = %(source)s and object = %(object)s and walk = %(walk)s and part = ''
+  and sequence >= coalesce((
+      select max(sequence) from {extract}.ledger
+      where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and kind in ('start', 'reset')), 0)
+  and position -> 'complete' = %(complete)s
+  and coalesce(position -> 'place' -> 'after', position -> 'place' -> 'token') = %(after)s
+order by sequence desc limit 1;
+
+-- name: reset_by
+select 1 from {extract}.ledger
+where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and kind = 'reset' and cause = %(cause)s
+limit 1;

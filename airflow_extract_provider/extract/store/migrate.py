@@ -1,0 +1,127 @@
+"""Makes and upgrades the bookkeeping schema and the record tables. Workers never do: they only check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import resources
+
+from psycopg import sql
+
+from airflow_extract_provider.extract.errors import SchemaMissingError
+from airflow_extract_provider.extract.source import Source
+from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
+from airflow_extract_provider.extract.store.statements import statement, statements
+
+__all__ = ["check", "migrate", "script"]
+
+_FILE = "migrate.sql"
+_COLUMNS = frozenset({"key", "data", "version", "revision", "raw_hash", "applied_at", "deleted_at"})
+_MIGRATE = "Run `airflow extract migrate --sources FOLDER`."
+
+
+def migrate(connect: Connect, sources: Iterable[Source], schema: str = "extract") -> list[str]:
+    """Bring the schema and the record tables up to this version, in one transaction; returns what was done, in words.
+
+    Run again, it does nothing. Two at once wait for each other.
+
+    Raises StoreRightsError: the role may not create them. Raises SchemaMissingError: a table of that name exists, but
+    is none of ours. Raises StoreUnavailableError.
+    """
+    with named_errors(), connect() as conn:
+        conn.execute(statement(_FILE, "lock", schema))
+        done = _books(conn, schema)
+        for name in _table_names(sources):
+            done += _record_table(conn, schema, name)
+        return done
+
+
+def script(sources: Iterable[Source], schema: str = "extract") -> str:
+    """The same as SQL for a person to run on an empty database, where the tool has no right to create."""
+    parts = ["begin;", _text("schema", schema), _text("book", schema)]
+    for number, name, text in _migrations():
+        parts += [_composed(text, schema).as_string().rstrip(";\n "), _note(schema, number, name)]
+    for table in _table_names(sources):
+        parts += [_text("record_schema", schema, (table[0],)), _text("record_table", schema, table)]
+    parts.append("commit;")
+    return "\n\n".join(part if part.endswith(";") else part + ";" for part in parts) + "\n"
+
+
+def check(conn: Connection, schema: str, table: tuple[str, str]) -> None:
+    """See that the books and a record table are there and of this version.
+
+    Raises SchemaMissingError: they are not, with the command that makes them.
+    """
+    row = conn.execute(statement(_FILE, "version", schema)).fetchone()
+    newest = max(number for number, _, _ in _migrations())
+    if row is None or (row[0] or 0) < newest:
+        raise SchemaMissingError(f"the schema {schema} is older than this version of the package.", todo=_MIGRATE)
+    columns = _columns(conn, schema, table)
+    if not columns:
+        raise SchemaMissingError(f"the record table {'.'.join(table)} is missing.", todo=_MIGRATE)
+    _check_ours(columns, table)
+
+
+def _check_ours(columns: set[str], table: tuple[str, str]) -> None:
+    if missing := sorted(_COLUMNS - columns):
+        raise SchemaMissingError(
+            f"the table {'.'.join(table)} exists, but has no {', '.join(missing)}.",
+            todo="It is none of ours: give the object another `table` or `schema`.",
+        )
+
+
+def _columns(conn: Connection, schema: str, table: tuple[str, str]) -> set[str]:
+    name = sql.Identifier(*table).as_string(conn)
+    return {row[0] for row in conn.execute(statement(_FILE, "record_columns", schema), {"table": name})}
+
+
+def _books(conn: Connection, schema: str) -> list[str]:
+    if conn.execute("select to_regnamespace(%s)", [sql.Identifier(schema).as_string(conn)]).fetchone() == (None,):
+        conn.execute(statement(_FILE, "schema", schema))
+    conn.execute(statement(_FILE, "book", schema))
+    applied = {row[0] for row in conn.execute(statement(_FILE, "applied", schema))}
+    done = []
+    for number, name, text in _migrations():
+        if number not in applied:
+            conn.execute(_composed(text, schema))
+            conn.execute(statement(_FILE, "note", schema), {"number": number, "name": name})
+            done.append(f"schema {schema}: migration {number:04} {name}")
+    return done
+
+
+def _record_table(conn: Connection, schema: str, table: tuple[str, str]) -> list[str]:
+    if columns := _columns(conn, schema, table):
+        _check_ours(columns, table)
+        return []
+    if conn.execute("select to_regnamespace(%s)", [sql.Identifier(table[0]).as_string(conn)]).fetchone() == (None,):
+        conn.execute(statement(_FILE, "record_schema", schema, (table[0],)))
+    conn.execute(statement(_FILE, "record_table", schema, table))
+    return [f"table {'.'.join(table)}"]
+
+
+def _table_names(sources: Iterable[Source]) -> list[tuple[str, str]]:
+    return [source.table(name) for source in sources for name in source.objects]
+
+
+def _migrations() -> list[tuple[int, str, str]]:
+    """Number, name and text of each migration, in order."""
+    folder = resources.files("airflow_extract_provider.extract.store") / "migrations"
+    found = []
+    for item in folder.iterdir():
+        if item.name.endswith(".sql"):
+            number, _, name = item.name.removesuffix(".sql").partition("_")
+            found.append((int(number), name, item.read_text(encoding="utf-8")))
+    return sorted(found)
+
+
+def _composed(text: str, schema: str) -> sql.Composed:
+    return sql.SQL(text).format(extract=sql.Identifier(schema))
+
+
+def _text(name: str, schema: str, table: tuple[str, ...] | None = None) -> str:
+    return statement(_FILE, name, schema, table).as_string()
+
+
+def _note(schema: str, number: int, name: str) -> str:
+    values = {"number": sql.Literal(number), "name": sql.Literal(name)}
+    text = statements(_FILE)["note"].replace("%(number)s", "{number}").replace("%(name)s", "{name}")
+    return sql.SQL(text).format(extract=sql.Identifier(schema), **values).as_string()

@@ -1,0 +1,60 @@
+"""What `jsonb` cannot hold, or would change without a word (law: fidelity)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+__all__ = ["unstorable"]
+
+
+def unstorable(raw: bytes) -> str | None:
+    """Why a record cannot be stored as it is, in words without its values; None: it can.
+
+    `jsonb` keeps the last of two equal names in an object without a word, and refuses NUL characters and surrogates
+    that are no pair (PostgreSQL documentation, section 8.14).
+    """
+    try:
+        # Numbers are not looked at: Python limits the digits of an int, and `jsonb` keeps them all.
+        json.loads(raw, object_pairs_hook=_object, parse_int=float, parse_float=float)
+    except _Doubled as exc:
+        return (
+            f"the name `{exc}` stands twice in one object"
+            if str(exc).isidentifier()
+            else "a name stands twice in one object"
+        )
+    except ValueError:
+        return "it is no JSON"
+    except RecursionError:
+        return "it is nested too deeply"
+    return _bad_escape(raw)
+
+
+class _Doubled(ValueError):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> None:
+    names = {name for name, _ in pairs}
+    if len(names) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _Doubled(name)
+            seen.add(name)
+
+
+def _bad_escape(raw: bytes) -> str | None:
+    """Only an escape can bring in a NUL or half a surrogate pair: the bytes themselves are valid UTF-8."""
+    if b"\\u" not in raw:
+        return None
+    text = json.dumps(json.loads(raw, parse_int=_nothing, parse_float=_nothing), ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "a text holds half a surrogate pair"
+    return "a text holds a NUL character" if "\\u0000" in text.replace("\\\\", "") else None
+
+
+def _nothing(_: str) -> None:
+    return None
