@@ -40,10 +40,10 @@ class Fault:
 class LoopbackApi:
     """Serves ``rows`` (each a record's own bytes) by `starting_after` under /keyed, by token under /tokens.
 
-    ``key_of`` reads a row's key for `starting_after`. ``cap`` is the server's own largest page. Called for each request:
-    ``before`` (number, asked), to change the rows or wait, and ``fault`` (number, asked), to answer something else.
-    Requests are numbered from 1 and kept in ``asked``. A `starting_after` that is unknown starts again at record one, as
-    localstripe does; with ``refuse_unknown`` it gets status 400, as Stripe does.
+    ``key_of`` reads a row's key for `starting_after`. ``cap`` is the server's own largest page. Called for each
+    request: ``before`` (number, asked), to change the rows or wait, and ``fault`` (number, asked), to answer something
+    else. Requests are numbered from 1 and kept in ``asked``. A `starting_after` that is unknown starts again at record
+    one, as localstripe does; with ``refuse_unknown`` it gets status 400, as Stripe does.
     """
 
     def __init__(self, rows: Sequence[bytes | Mapping[str, Any]] = ()) -> None:
