@@ -51,9 +51,7 @@ class AirflowApi:
             return True
         broken = self._call("GET", "/importErrors")["import_errors"]
         if broken:
-            raise AirflowApiError(
-                "\n".join(f"{error['filename']}: {error['stack_trace']}" for error in broken)
-            )
+            raise AirflowApiError("\n".join(f"{error['filename']}: {error['stack_trace']}" for error in broken))
         return False
 
     def wait_for_dag(self, dag: str, seconds: float = 120) -> None:
@@ -99,9 +97,7 @@ class AirflowApi:
         """Return the tasks of a run."""
         answer = self._call("GET", f"/dags/{dag}/dagRuns/{_part(run)}/taskInstances?limit=1000")
         return [
-            TaskInstance(
-                task["task_id"], task["map_index"], task["state"], task["try_number"] or 0, task.get("pid")
-            )
+            TaskInstance(task["task_id"], task["map_index"], task["state"], task["try_number"] or 0, task.get("pid"))
             for task in answer["task_instances"]
         ]
 

@@ -133,9 +133,7 @@ class AirflowStack:
 
     def _start(self, name: str, *arguments: str, extra: Mapping[str, str] | None = None) -> Child:
         command = [sys.executable, "-m", "airflow", *arguments]
-        return start(
-            name, command, self.home / f"{name}.log", {**self.environment, **(extra or {})}, self.home
-        )
+        return start(name, command, self.home / f"{name}.log", {**self.environment, **(extra or {})}, self.home)
 
     def _make_metadata(self) -> None:
         """Copy the database from a migrated one, which is made once per server and Airflow version."""

@@ -56,9 +56,7 @@ class LocalStripe:
         while not self._answers():
             self.child.check()
             if time.monotonic() > until:
-                raise ChildFailedError(
-                    f"localstripe does not answer on {self.url}: {self.child.last_words()}"
-                )
+                raise ChildFailedError(f"localstripe does not answer on {self.url}: {self.child.last_words()}")
             time.sleep(0.05)
         return self
 
@@ -78,7 +76,7 @@ class LocalStripe:
 def serve(port: int, seed: int) -> None:
     """Serve until the process is ended."""
     from aiohttp import web
-    from localstripe import resources, server  # type: ignore[import-untyped]  # it has no types
+    from localstripe import resources, server
 
     # It would pickle all it holds at every write, to a fixed path, and read that back at its next start.
     resources.Store.dump_to_disk = lambda store: None

@@ -42,9 +42,7 @@ class Child:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             stop_all([self], patience=1)
-            raise ChildFailedError(
-                f"{self.name} took longer than {seconds:.0f} s: {self.last_words()}"
-            ) from None
+            raise ChildFailedError(f"{self.name} took longer than {seconds:.0f} s: {self.last_words()}") from None
         if code != 0:
             raise ChildFailedError(f"{self.name} ended with code {code}: {self.last_words()}")
 
@@ -54,9 +52,7 @@ class Child:
         return "\n".join([f"(all of it: {self.log})", *lines])
 
 
-def start(
-    name: str, command: Sequence[str], log: Path, environment: Mapping[str, str], folder: Path
-) -> Child:
+def start(name: str, command: Sequence[str], log: Path, environment: Mapping[str, str], folder: Path) -> Child:
     """Start a command in ``folder`` with exactly this environment, its output appended to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:

@@ -121,9 +121,7 @@ def start_all(running: contextlib.ExitStack, small: bool, progress: Progress) ->
     progress.say(f"Airflow is starting on {airflow.url}")
     seeding.finish(SEED_SECONDS)
     made = json.loads(seeding.log.read_text())
-    progress.say(
-        f"localstripe holds {', '.join(f'{made[name]:,} {name}' for name in OBJECTS if name in made)}"
-    )
+    progress.say(f"localstripe holds {', '.join(f'{made[name]:,} {name}' for name in OBJECTS if name in made)}")
     airflow.command("extract", "migrate", "--sources", str(SOURCES))
     progress.say("the extract schema and the record tables are made")
     airflow.wait_until_healthy()
@@ -160,9 +158,7 @@ def watch(services: Services, run: str, progress: Progress) -> str:
             states = {object_of(task): task.state or "waiting" for task in api.task_instances(DAG, run)}
             records: dict[str, int] = dict(connection.execute(COMMITTED).fetchall())
             progress.show(
-                " · ".join(
-                    f"{name} {records.get(name, 0):,} {states.get(name, 'waiting')}" for name in OBJECTS
-                )
+                " · ".join(f"{name} {records.get(name, 0):,} {states.get(name, 'waiting')}" for name in OBJECTS)
             )
             if state in FINISHED:
                 return state

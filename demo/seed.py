@@ -119,9 +119,7 @@ def customer(place: int, amounts: Amounts, chance: random.Random) -> dict[str, o
     return content | ({"source": CARD} if pays_by_card else {})
 
 
-def subscription(
-    place: int, customers: list[str], plans: list[str], chance: random.Random
-) -> dict[str, object]:
+def subscription(place: int, customers: list[str], plans: list[str], chance: random.Random) -> dict[str, object]:
     """Describe a subscription; one in ten begins with a trial and so has no invoice yet."""
     content: dict[str, object] = {
         "customer": customers[place % len(customers)],

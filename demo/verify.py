@@ -51,9 +51,7 @@ class Verdict:
         return f"{self.object}: {'; '.join(named)}" if named else ""
 
 
-def verify(
-    url: str, dsn: str, schema: str = "stripe", objects: Sequence[str] = tuple(LISTS)
-) -> list[Verdict]:
+def verify(url: str, dsn: str, schema: str = "stripe", objects: Sequence[str] = tuple(LISTS)) -> list[Verdict]:
     """Compare each object of the API at ``url`` with its table ``schema.object`` in the database at ``dsn``.
 
     Deleted records (those with ``deleted_at``) do not count as being in the copy.
@@ -97,13 +95,9 @@ def api_records(session: requests.Session, url: str, name: str) -> Iterator[tupl
         query["starting_after"] = page["data"][-1]["id"]
 
 
-def rows(
-    connection: "psycopg.Connection[tuple[object, ...]]", schema: str, name: str
-) -> Iterator[tuple[str, str]]:
+def rows(connection: "psycopg.Connection[tuple[object, ...]]", schema: str, name: str) -> Iterator[tuple[str, str]]:
     """Read the live rows of a record table, as (key, canonical record)."""
-    question = sql.SQL("select key, data::text from {} where deleted_at is null").format(
-        sql.Identifier(schema, name)
-    )
+    question = sql.SQL("select key, data::text from {} where deleted_at is null").format(sql.Identifier(schema, name))
     for key, text in connection.execute(question):
         yield str(key), canonical(json.loads(str(text), parse_int=Decimal, parse_float=Decimal))
 

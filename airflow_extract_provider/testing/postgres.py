@@ -70,9 +70,7 @@ class PostgresServer:
 
     def dsn(self, dbname: str = "postgres") -> str:
         """Return the URL of one database, fit for psycopg and, with another scheme, for SQLAlchemy."""
-        parts = {
-            name: str(value) for name, value in conninfo_to_dict(self.conninfo).items() if value is not None
-        }
+        parts = {name: str(value) for name, value in conninfo_to_dict(self.conninfo).items() if value is not None}
         parts.pop("dbname", None)
         login = quote(parts.pop("user", ""), safe="")
         if "password" in parts:
@@ -235,9 +233,7 @@ _FIXED_SETTINGS = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "
 
 
 @contextlib.contextmanager
-def postgres_or_embedded(
-    folder: Path | str, settings: Mapping[str, str] | None = None
-) -> Iterator[PostgresServer]:
+def postgres_or_embedded(folder: Path | str, settings: Mapping[str, str] | None = None) -> Iterator[PostgresServer]:
     """Give the server named by ``EXTRACT_POSTGRES_DSN``, or else an embedded one for as long as it is used.
 
     ``settings`` count for the embedded one only: the configuration of a given server is its owner's.
@@ -292,11 +288,11 @@ def _binaries_of_wheel() -> Path | None:
 
 
 def _binaries_of_system() -> Path | None:
-    try:
-        asked = subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+    program = shutil.which("pg_config")
+    if program is None:
         return None
-    return Path(asked.stdout.strip())
+    asked = subprocess.run([program, "--bindir"], capture_output=True, text=True, check=False)  # noqa: S603 - no input
+    return Path(asked.stdout.strip()) if asked.returncode == 0 else None
 
 
 _PLACES: dict[str, Callable[[], Path | None]] = {
@@ -323,9 +319,7 @@ def _copy_of_wheel(package: Path) -> Path:
             path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
     try:
         draft.rename(target)
-    except (
-        OSError
-    ):  # somebody was faster, or somebody else's folder lies there: then this copy is for us alone
+    except OSError:  # somebody was faster, or somebody else's folder lies there: then this copy is for us alone
         if not _is_ours(target):
             return draft / package.name
         shutil.rmtree(draft, ignore_errors=True)
@@ -387,7 +381,7 @@ def _surroundings() -> dict[str, str]:
 
 def _run_as_server(command: Sequence[str]) -> "subprocess.CompletedProcess[bytes]":
     user, group, extra_groups = _identity()
-    return subprocess.run(
+    return subprocess.run(  # noqa: S603 - a program found above, with arguments from this file
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -403,7 +397,7 @@ def _run_as_server(command: Sequence[str]) -> "subprocess.CompletedProcess[bytes
 
 def _spawn_server(command: Sequence[str], log: int) -> "subprocess.Popen[bytes]":
     user, group, extra_groups = _identity()
-    return subprocess.Popen(
+    return subprocess.Popen(  # noqa: S603 - a program found above, with arguments from this file
         command,
         stdin=subprocess.DEVNULL,
         stdout=log,

@@ -79,7 +79,8 @@ def test_stop_leaves_no_process_and_start_brings_the_data_back(reachable_folder:
     with EmbeddedPostgres(reachable_folder, QUICK) as first:
         first.create_database("kept")
         pid = first.pid
-    assert pid is not None and not is_running(pid)
+    assert pid is not None
+    assert not is_running(pid)
     with EmbeddedPostgres(reachable_folder, QUICK) as second:
         assert ask(second.dsn("kept"), "select current_database()::text") == "kept"
 
@@ -120,9 +121,7 @@ def test_a_folder_closed_to_others_works(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs the copy")
-def test_binaries_nobody_can_reach_are_copied_once(
-    reachable_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_binaries_nobody_can_reach_are_copied_once(reachable_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a virtual environment below a closed folder, the server runs from a copy below TMPDIR."""
     package = find_binaries().parents[1]
     monkeypatch.setattr(tempfile, "tempdir", str(reachable_folder))
@@ -134,9 +133,7 @@ def test_binaries_nobody_can_reach_are_copied_once(
         assert ask(server.dsn(), "select 1") == 1
 
 
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent died"
-)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent died")
 def test_the_server_ends_with_its_starter(reachable_folder: Path) -> None:
     """After ``kill -9`` of the process that started it, the server goes too."""
     script = (
@@ -182,9 +179,7 @@ with launcher.EmbeddedPostgres({str(reachable_folder / "pg")!r}) as server:
     assert (done.stdout.strip(), done.returncode) == ("postgres", 0), done.stderr
 
 
-def test_a_given_server_is_used_and_left_running(
-    reachable_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_given_server_is_used_and_left_running(reachable_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ``EXTRACT_POSTGRES_DSN`` nothing is started, and the given server is not stopped."""
     with EmbeddedPostgres(reachable_folder, QUICK) as given:
         monkeypatch.setenv("EXTRACT_POSTGRES_DSN", given.dsn())
