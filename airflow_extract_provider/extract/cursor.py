@@ -38,13 +38,15 @@ class AfterToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
 
     ``mark``, ``lap`` and ``power`` find tokens that run in a circle of any length without remembering them all
     (R. P. Brent, "An improved Monte Carlo factorization algorithm", BIT 20, 1980): a mark is compared with each later
-    token, and moves on after 1, 2, 4, 8 ... pages.
+    token, and moves on after 1, 2, 4, 8 ... pages. ``keys`` is a digest of the last page's keys: an API that ignores
+    the token may give a fresh one with the same page each time.
     """
 
     token: str | None = None
     mark: str | None = None
     lap: Count = 0
     power: Count = 1
+    keys: str | None = None
 
 
 Place: TypeAlias = AfterKey | AfterToken

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from airflow_extract_provider.extract.errors import ExtractError
 from airflow_extract_provider.extract.page import Reply, Request
 from airflow_extract_provider.extract.source import ApiObject
 from airflow_extract_provider.extract.walks.step import Step, Walk
@@ -74,10 +75,6 @@ class Reader:
         """Send no further request. What is under way may still arrive."""
         self._stop.set()
 
-    def wait(self, seconds: float) -> None:
-        """Wait for the thread to end, a bounded time: it may be in a long request."""
-        self._thread.join(seconds)
-
     def arrived(self, most: int, seconds: float) -> Iterator[Arrived]:
         """What has arrived, up to ``most`` records; waits ``seconds`` for the first. Nothing: not yet, or the end.
 
@@ -87,9 +84,12 @@ class Reader:
             raise self._failed
         records = 0
         while not self._ended and records < most:
+            alive = self._thread.is_alive()
             try:
                 item = self._queue.get(timeout=seconds) if not records and seconds else self._queue.get_nowait()
             except queue.Empty:
+                # After a stop the thread may end without a word, when there was no room left for one.
+                self._ended = not alive and self._queue.empty()
                 return
             seconds = 0.0
             if item is None:
@@ -110,11 +110,17 @@ class Reader:
             step = next(self._walk)
             while step.then is not None and not self._stop.is_set():
                 sent_at = self._clock.now()
-                step = self._walk.send(self._client.fetch(self._object, step.then))
+                step = self._walk.send(self._fetched(step.then))
                 self._put(Arrived(step, sent_at))
             self._put(None)
         except BaseException as exc:
             self._put(exc)
+
+    def _fetched(self, request: Request) -> Reply:
+        try:
+            return self._client.fetch(self._object, request)
+        except ExtractError as exc:
+            raise exc.at(page=request.page) from None
 
     def _put(self, item: Arrived | BaseException | None) -> None:
         """Wait for room, but not for ever: nobody may be left to take it."""

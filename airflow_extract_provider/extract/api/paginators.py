@@ -227,10 +227,16 @@ class Token:
 
     def turn(self, place: Place, page: Page) -> Turn:
         place = _after_token(place)
+        keys = xxhash.xxh3_64_hexdigest("\0".join(record.key for record in page.records)) if page.records else None
+        if keys is not None and keys == place.keys:
+            raise RepeatedPageError(
+                "the API sent the same records as on the page before.",
+                todo=f"Most often the API ignores the token: check the spelling of pages.send ({self.pages.send}).",
+            )
         token = self._next(page)
         if token is None:
             return Turn(page.records, page.records, place, complete=True)
-        return Turn(page.records, page.records, _onward(place, token))
+        return Turn(page.records, page.records, replace(_onward(place, token), keys=keys))
 
     def refused(self, place: Place, refusal: Refused) -> Place:
         if _after_token(place).token is None:

@@ -57,12 +57,12 @@ def _after(object: ApiObject, position: Position, turn: Turn, page: Page) -> Pos
         complete=turn.complete,
         # The first page's instant, for good: whatever changes after it is for the walks that come later.
         began_at=position.began_at or page.began_at,
-        order=_checked_order(object, None if turn.again else position.order, turn.fresh),
+        order=_checked_order(object, None if turn.again else position.order, turn),
     )
 
 
-def _checked_order(object: ApiObject, before: str | None, records: tuple[Record, ...]) -> str | None:
-    """The order field's value behind these records, as text.
+def _checked_order(object: ApiObject, before: str | None, turn: Turn) -> str | None:
+    """The order field's value behind a page's new records, as text.
 
     Raises UnorderedStreamError: a record comes before one that it should come after. Values are compared as instants or
     numbers, never as texts; a record without the field is passed over, since it promises nothing.
@@ -70,7 +70,7 @@ def _checked_order(object: ApiObject, before: str | None, records: tuple[Record,
     if object.order is None:
         return None
     last = None if before is None else _order_value(before)
-    for number, record in enumerate(records, start=1):
+    for number, record in enumerate(turn.fresh, start=1 + len(turn.records) - len(turn.fresh)):
         value = record.order
         if value is None:
             continue
