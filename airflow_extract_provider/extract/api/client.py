@@ -137,7 +137,7 @@ class _Unanswered(Exception):
         self.what, self.request, self.pause = what, request, pause
 
 
-_backoff = tenacity.wait_exponential_jitter(initial=0.5, max=20.0)
+_backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=20.0)
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
