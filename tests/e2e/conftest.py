@@ -1,0 +1,114 @@
+"""One real Airflow for all end-to-end tests; each test has a source, an API and a DAG of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from airflow_extract_provider.testing.postgres import PostgresServer
+from demo.airflow_api import AirflowApi
+from demo.airflow_stack import AirflowStack
+from tests.loopback import LoopbackApi
+
+PROJECT = Path(__file__).resolve().parents[2]
+SOURCES = ("plain", "killed", "login", "edited", "sliced")
+SECRET = "marked-secret-4711"
+PAGE = 50
+
+
+@dataclass(frozen=True)
+class World:
+    """What an end-to-end test finds running."""
+
+    airflow: AirflowStack
+    store: str
+    apis: Mapping[str, LoopbackApi]
+
+    @property
+    def api(self) -> AirflowApi:
+        """Airflow's REST API, logged in."""
+        return self.airflow.api
+
+    def backfill(self, source: str, conf: Mapping[str, Any] | None = None, seconds: float = 240) -> tuple[str, str]:
+        """Trigger a source's backfill as a person would, wait for its end; returns the run's id and state."""
+        run = self.api.trigger(f"{source}_backfill", dict(conf or {}))
+        return run, self.api.wait_for_run(f"{source}_backfill", run, seconds)
+
+    def ask(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Rows from the store."""
+        with psycopg.connect(self.store) as conn:
+            return conn.execute(question.encode(), values).fetchall()
+
+    def copy(self, source: str) -> dict[str, Any]:
+        """The copied records by key."""
+        return dict(self.ask(f"select key, data from {source}.things"))
+
+    def log(self, source: str, run: str, try_number: int = 1) -> str:
+        """What the source's task has logged in one try."""
+        return self.api.log(f"{source}_backfill", run, self.task(source, run), try_number)
+
+    def task(self, source: str, run: str) -> str:
+        """The id of the task that copies the source's only object."""
+        (found,) = [task.task_id for task in self.api.task_instances(f"{source}_backfill", run)]
+        return found
+
+    def cursor(self, source: str) -> str:
+        """The name of the source's cursor Variable."""
+        return f"extract_{source}_things_backfill_cursor"
+
+
+def _source(name: str) -> str:
+    """A source file as a user would write it."""
+    return f"""
+source: {name}
+connection: {name}_api
+objects:
+  things:
+    path: /keyed
+    records: data
+    key: id
+    pages: {{by: last_key, send: starting_after, more: has_more, size: {{send: limit, max: {PAGE}}}}}
+"""
+
+
+def _store_connection(dsn: str) -> str:
+    parts = conninfo_to_dict(dsn)
+    found = {"host": parts.get("host"), "port": parts.get("port"), "login": parts.get("user")}
+    found |= {"password": parts.get("password"), "schema": parts.get("dbname")}
+    return json.dumps({"conn_type": "postgres", **{name: value for name, value in found.items() if value}})
+
+
+@pytest.fixture(scope="session")
+def world(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Airflow, its metadata and the store on a real Postgres, and an API for each source."""
+    home = tmp_path_factory.mktemp("airflow")
+    sources = home / "sources"
+    sources.mkdir()
+    shutil.copytree(PROJECT / "dags", home / "dags")
+    store = postgres_server.create_database(f"e2e_{os.getpid()}_store")
+    with contextlib.ExitStack() as running:
+        apis = {name: running.enter_context(LoopbackApi()) for name in SOURCES}
+        environment = {"AIRFLOW_CONN_EXTRACT_STORE": _store_connection(store), "EXTRACT_SOURCES": str(sources)}
+        for name, api in apis.items():
+            (sources / f"{name}.yaml").write_text(_source(name))
+            found = {"conn_type": "rest_api", "host": api.url, "password": SECRET}
+            environment[f"AIRFLOW_CONN_{name.upper()}_API"] = json.dumps(found)
+        airflow = AirflowStack(home, postgres_server, f"e2e_{os.getpid()}_airflow", home / "dags", environment)
+        running.callback(airflow.stop)
+        airflow.launch()
+        airflow.command("extract", "migrate", "--sources", str(sources))
+        airflow.wait_until_healthy()
+        for name in SOURCES:
+            airflow.api.wait_for_dag(f"{name}_backfill")
+            airflow.api.unpause(f"{name}_backfill")
+        yield World(airflow, store, apis)
