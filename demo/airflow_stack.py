@@ -118,7 +118,7 @@ class AirflowStack:
             stop_all([child], patience=2)
         return log.read_text()
 
-    def stop(self, patience: float = 5) -> None:
+    def stop(self, patience: float = 4) -> None:
         """End all components and every task; what does not end within ``patience`` seconds is killed."""
         stop_all(self._children, patience)
         self._children.clear()
