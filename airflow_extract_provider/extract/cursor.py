@@ -12,7 +12,7 @@ from typing import Annotated, Any, Protocol, TypeAlias
 
 import msgspec
 
-__all__ = ["AfterKey", "AfterToken", "Cursor", "CursorStore", "Place", "Position", "cursor_key"]
+__all__ = ["AfterKey", "AfterToken", "Cursor", "CursorStore", "Lap", "Place", "Position", "cursor_key"]
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 Instant: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -22,31 +22,37 @@ class AfterKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     """Behind the record with the key ``after``; None: before the first record.
 
     ``behind`` holds keys that came before ``after``, oldest first: what to ask from when ``after`` has been deleted
-    meanwhile. ``back`` counts how many of them have failed already, ``restarts`` how often all of them had. ``widest``
-    is the most records that a page has held: a page with fewer than that had room for more.
+    meanwhile. ``back`` counts how many of them have failed already, ``restarts`` how often all of them had. ``idle``
+    counts the pages in a row that held nothing new, where only an empty page can tell the end.
     """
 
     after: str | None = None
     behind: tuple[str, ...] = ()
     back: Count = 0
     restarts: Count = 0
-    widest: Count = 0
+    idle: Count = 0
+
+
+class Lap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Finds values that run in a circle of any length without remembering them all (R. P. Brent, "An improved Monte
+    Carlo factorization algorithm", BIT 20, 1980): a mark is compared with each later value, and moves on after 1, 2, 4,
+    8 ... of them."""
+
+    mark: str | None = None
+    steps: Count = 0
+    power: Count = 1
 
 
 class AfterToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="token"):
     """Where the page token ``token`` leads; None: before the first page.
 
-    ``mark``, ``lap`` and ``power`` find tokens that run in a circle of any length without remembering them all
-    (R. P. Brent, "An improved Monte Carlo factorization algorithm", BIT 20, 1980): a mark is compared with each later
-    token, and moves on after 1, 2, 4, 8 ... pages. ``keys`` is a digest of the last page's keys: an API that ignores
-    the token may give a fresh one with the same page each time.
+    ``tokens`` watches for tokens that come again, ``pages`` for pages: an API that ignores the token may give a fresh
+    one with the same page each time.
     """
 
     token: str | None = None
-    mark: str | None = None
-    lap: Count = 0
-    power: Count = 1
-    keys: str | None = None
+    tokens: Lap = Lap()
+    pages: Lap = Lap()
 
 
 Place: TypeAlias = AfterKey | AfterToken

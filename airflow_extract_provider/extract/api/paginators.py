@@ -14,7 +14,7 @@ import msgspec
 import xxhash
 from msgspec.structs import replace
 
-from airflow_extract_provider.extract.cursor import AfterKey, AfterToken, Place, Position
+from airflow_extract_provider.extract.cursor import AfterKey, AfterToken, Lap, Place, Position
 from airflow_extract_provider.extract.errors import (
     AnchorLostError,
     PositionMismatchError,
@@ -33,7 +33,7 @@ __all__ = ["LastKey", "Paginator", "Token", "Turn", "paginator"]
 class Turn:
     """What a paginator makes of a page: its proven records, which of them are new, the place after it.
 
-    ``complete``: it was the last page. ``again``: it is the first page once more, since the place was lost.
+    ``complete``: it was the last page. ``again``: it may begin before the place, which was lost.
     """
 
     records: tuple[Record, ...]
@@ -121,17 +121,22 @@ class LastKey:
         known, index = _known(place), _index(place)
         keys = tuple(record.key for record in page.records)
         self._check_anchor(known[index] if index >= 0 else None, keys)
+        if place.idle == 1:
+            # Asked after the very last one: nothing is the end, and anything has no overlap to prove it.
+            return Turn((), (), place, complete=True) if not keys else Turn((), (), replace(place, idle=2))
         later = {*known[index + 1 :]}
         seen = max((at for at, key in enumerate(keys) if key in later), default=-1)
         # Only one record is known: whether the API goes on behind it or starts again at record one, nothing is between.
         alone = len(known) == 1 and bool(keys)
         if index >= 0 and seen < 0 and not alone:
             return Turn((), (), self._back(place))
-        again = index < 0 and bool(place.behind)
-        fresh = page.records if again else page.records[seen + 1 :]
-        complete = self._complete(place, page, bool(fresh))
-        before = () if again else known[: index + 1]
-        moved = _anchored((*before, *keys), max(place.widest, len(keys)), place.restarts + again)
+        restart = index < 0 and bool(place.behind)
+        fresh = page.records if restart else page.records[seen + 1 :]
+        complete, idle = self._ended(place, page, bool(fresh))
+        before = () if restart else known[: index + 1]
+        moved = _anchored((*before, *keys), place.restarts + restart, idle)
+        # Without the last record on the page, it may hold records that come before it and were read already.
+        again = restart or (place.after is not None and place.after not in keys)
         return Turn(page.records, fresh, moved, complete=complete, again=again)
 
     def _check_anchor(self, anchor: str | None, keys: tuple[str, ...]) -> None:
@@ -142,18 +147,25 @@ class LastKey:
                 key=anchor,
             )
 
-    def _complete(self, place: AfterKey, page: Page, fresh: bool) -> bool:
-        """Whether a proven page was the last; raises when neither an end nor a way on can be shown."""
+    def _ended(self, place: AfterKey, page: Page, fresh: bool) -> tuple[bool, int]:
+        """Whether a proven page was the last, and the pages in a row without anything new.
+
+        Raises RepeatedPageError: neither an end nor a way on can be shown.
+        """
         more = self._more(page)
         if more is False:
-            return True
+            return True, 0
         if fresh:
-            return False
-        # A page with room left and nothing new is the end; a full one may be too small to reach beyond the overlap.
-        if more is None and (_index(place) < 0 or len(page.records) < place.widest):
-            return True
-        if place.back > 0:
-            return False
+            return False, 0
+        if _index(place) < 0:
+            # The beginning of the list, and nothing new in it.
+            if more is None:
+                return True, 0
+        elif place.back > 0:
+            return False, 0
+        elif more is None and place.idle == 0:
+            # Servers send as few as they like: only an empty page after the last record is the end.
+            return False, 1
         raise RepeatedPageError(
             "the page holds nothing new, but the API does not say that it was the last.",
             todo="If the API sends one record a page, let it send more (pages.size): pages must overlap by a record.",
@@ -163,7 +175,7 @@ class LastKey:
         place = _after_key(place)
         if _index(place) < 0:
             raise _request_refused(refusal)
-        return self._back(place)
+        return replace(place, idle=2) if place.idle == 1 else self._back(place)
 
     def _back(self, place: AfterKey) -> AfterKey:
         """One anchor further back; raises when that has led to the beginning too often."""
@@ -200,16 +212,20 @@ def _known(place: AfterKey) -> tuple[str, ...]:
 
 
 def _index(place: AfterKey) -> int:
-    """Which of the known keys to ask after: the last but one, or as many further back as failed; -1: the beginning."""
+    """Which of the known keys to ask after: the last but one, or as many further back as failed; -1: the beginning.
+
+    After a page that held nothing new it is the last one, once, to see the end."""
     known = _known(place)
+    if place.idle == 1:
+        return len(known) - 1
     return max(max(len(known) - 2, 0) - place.back, -1) if known else -1
 
 
-def _anchored(keys: tuple[str, ...], widest: int, restarts: int) -> AfterKey:
+def _anchored(keys: tuple[str, ...], restarts: int, idle: int) -> AfterKey:
     """The place after these keys. Anchors lie ever wider apart: some survive when many records in a row are deleted."""
     keys = tuple(dict.fromkeys(keys))
     behind = tuple(keys[-distance - 1] for distance in _SPACING if distance < len(keys))
-    return AfterKey(keys[-1] if keys else None, behind, restarts=restarts, widest=widest)
+    return AfterKey(keys[-1] if keys else None, behind, restarts=restarts, idle=idle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,16 +243,17 @@ class Token:
 
     def turn(self, place: Place, page: Page) -> Turn:
         place = _after_token(place)
-        keys = xxhash.xxh3_64_hexdigest("\0".join(record.key for record in page.records)) if page.records else None
-        if keys is not None and keys == place.keys:
-            raise RepeatedPageError(
-                "the API sent the same records as on the page before.",
-                todo=f"Most often the API ignores the token: check the spelling of pages.send ({self.pages.send}).",
-            )
         token = self._next(page)
         if token is None:
             return Turn(page.records, page.records, place, complete=True)
-        return Turn(page.records, page.records, replace(_onward(place, token), keys=keys))
+        if token == place.token:
+            raise _in_a_circle("the page token that it was just sent")
+        tokens = _onward(place.tokens, token, "a page token that it had given before")
+        pages = place.pages
+        if page.records:  # pages without records are all alike: an API may filter after cutting pages
+            keys = "\0".join(record.key for record in page.records)
+            pages = _onward(pages, keys, "a page that it had given before, under another token")
+        return Turn(page.records, page.records, AfterToken(token, tokens, pages))
 
     def refused(self, place: Place, refusal: Refused) -> Place:
         if _after_token(place).token is None:
@@ -272,17 +289,21 @@ def _after_token(place: Place) -> AfterToken:
     return place
 
 
-def _onward(place: AfterToken, token: str) -> AfterToken:
-    """The place at the next token; raises when it has been there before."""
-    digest = xxhash.xxh3_64_hexdigest(token)
-    if token == place.token or digest == place.mark:
-        raise RepeatedPageError(
-            "the API gave a page token that it had given before; going on would circle for ever.",
-            todo=f"Check what the API does with its page token, or report it to its vendor ({place.lap + 1} pages on).",
-        )
-    if place.mark is None or place.lap + 1 >= place.power:
-        return AfterToken(token, mark=digest, lap=0, power=place.power * 2)
-    return replace(place, token=token, lap=place.lap + 1)
+def _onward(lap: Lap, value: str, what: str) -> Lap:
+    """The lap one value on; raises when that is the marked one again."""
+    digest = xxhash.xxh3_64_hexdigest(value.encode())
+    if digest == lap.mark:
+        raise _in_a_circle(what)
+    if lap.mark is None or lap.steps + 1 >= lap.power:
+        return Lap(digest, power=lap.power * 2)
+    return replace(lap, steps=lap.steps + 1)
+
+
+def _in_a_circle(what: str) -> RepeatedPageError:
+    return RepeatedPageError(
+        f"the API gave {what}; going on would circle for ever.",
+        todo="Most often the API ignores the token: check the spelling of pages.send; else report it to its vendor.",
+    )
 
 
 def _envelope_value(page: Page, path: FieldPath) -> bytes | None:
