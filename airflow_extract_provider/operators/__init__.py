@@ -1,0 +1,1 @@
+"""What stands in a DAG. Operators only build and call; the work is done by the engine."""
