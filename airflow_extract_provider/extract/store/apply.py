@@ -122,26 +122,28 @@ def _place(rounds: list[dict[str, Coming]], coming: Coming) -> None:
 
 
 def _page_in_order(batch: Batch) -> list[Coming]:
-    found = [_coming(record, batch.sent_at) for record in batch.records]
+    found = [_coming(batch, record, number) for number, record in enumerate(batch.records, start=1)]
     if len({coming.key for coming in found}) == len(found):
         return found
     by_key: dict[str, Coming] = {}
-    for number, coming in enumerate(found, start=1):
+    for coming in found:
         other = by_key.setdefault(coming.key, coming)
         if other.raw_hash != coming.raw_hash and None in (other.version, coming.version):
             raise DoubledKeyError(
                 "two different records on one page have this key, and no version tells which is newer.",
                 todo="If the key is not unique, declare more fields as `key`; else declare `version`.",
-                page=batch.entry.position.pages,
-                record=number,
+                page=coming.page,
+                record=coming.number,
                 key=coming.key,
             )
     # A stable sort: records without versions keep the API's order.
     return sorted(found, key=lambda coming: (coming.version is not None, coming.version or batch.sent_at))
 
 
-def _coming(record: Record, sent_at: datetime) -> Coming:
-    return Coming(record.key, record.raw, xxhash.xxh3_128_digest(record.raw), record.version, sent_at)
+def _coming(batch: Batch, record: Record, number: int) -> Coming:
+    raw_hash = xxhash.xxh3_128_digest(record.raw)
+    page = batch.entry.position.pages
+    return Coming(record.key, record.raw, raw_hash, record.version, batch.sent_at, page, number)
 
 
 def _apply_round(
@@ -169,6 +171,9 @@ def _settle(
         key: judge(coming[key], Stored(version, raw_hash, deleted_at, applied_at))
         for key, version, raw_hash, deleted_at, applied_at in _rows(conn, "lock", target, keys=keys)
     }
+    if len(verdicts) < len(keys):
+        # Somebody deleted rows by hand since they were read: done again, the records are claimed like new ones.
+        raise psycopg.errors.SerializationFailure("rows were deleted between being read and being locked")
     writes = [coming[key] for key in keys if verdicts[key] in ("write", "undelete")]
     written = [row[0] for row in _rows(conn, "write", target, **_columns(writes))] if writes else []
     undecided = {key for key in keys if verdicts[key] == "refetch"}
@@ -195,6 +200,8 @@ def _bad(record: Coming, why: str) -> BadRecordError:
     return BadRecordError(
         f"the record cannot be stored as it is: {why}.",
         todo="Ask the API's vendor to correct the record; nothing of this page was stored.",
+        page=record.page,
+        record=record.number,
         key=record.key,
     )
 
@@ -221,9 +228,7 @@ def first_unreadable(conn: Connection, batches: Sequence[Batch]) -> BadRecordErr
                     conn.execute("select %b::text::jsonb", [record.raw.decode()])
             except psycopg.DataError as exc:
                 why = exc.diag.message_primary or type(exc).__name__
-                found = _bad(_coming(record, batch.sent_at), why).at(record=number, page=batch.entry.position.pages)
-                assert isinstance(found, BadRecordError)
-                return found
+                return _bad(_coming(batch, record, number), why)
     return None
 
 

@@ -1,0 +1,105 @@
+"""Appliers for the store's tests: each a connection with a fence and a ledger of its own, as a run has them."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from datetime import datetime, timedelta, timezone
+from typing import Any, TypeVar
+
+from airflow_extract_provider.extract.cursor import AfterKey, Position
+from airflow_extract_provider.extract.page import Record
+from airflow_extract_provider.extract.source import Source
+from airflow_extract_provider.extract.store.apply import Batch, Target, apply
+from airflow_extract_provider.extract.store.connection import Connect, Connection
+from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire
+from airflow_extract_provider.extract.store.ledger import Entry, Ledger
+
+__all__ = ["EPOCH", "SOURCE", "Applier", "a_record", "clock", "in_thread", "wait_until_blocked"]
+
+EPOCH = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+SOURCE = Source.model_validate(
+    {
+        "source": "shop",
+        "connection": "shop",
+        "defaults": {"records": "data", "key": "id", "pages": {"by": "last_key", "send": "starting_after"}},
+        "objects": {"things": {"path": "/keyed", "version": "updated_at"}, "plain": {"path": "/keyed"}},
+    }
+)
+
+T = TypeVar("T")
+
+
+def a_record(key: str, value: Any = 0, version: int | None = None) -> Record:
+    """A record with a value and, in minutes, a version."""
+    instant = None if version is None else EPOCH + timedelta(minutes=version)
+    told = {} if instant is None else {"updated_at": instant.isoformat()}
+    return Record(key, json.dumps({"id": key, "value": value, **told}).encode(), instant)
+
+
+def clock(conn: Connection) -> datetime:
+    """Postgres's clock."""
+    row = conn.execute("select clock_timestamp()").fetchone()
+    assert row is not None
+    found: datetime = row[0]
+    return found
+
+
+class Applier:
+    """One runner: applies pages as a run of ``walk`` would."""
+
+    def __init__(self, connect: Connect, object: str = "plain", walk: str = "backfill") -> None:
+        self.conn = connect()
+        self.conn.autocommit = True
+        self.target = Target("extract", SOURCE.source, object, SOURCE.table(object))
+        self.ledger = Ledger("extract", SOURCE.source, object, walk)
+        self.fence: Fence = acquire(
+            self.conn, "extract", Scope(SOURCE.source, object, walk), walk, walk, silent_after=timedelta(minutes=5)
+        )
+
+    @property
+    def pid(self) -> int:
+        """The server process behind the connection."""
+        return self.conn.info.backend_pid
+
+    def apply(self, *pages: Sequence[Record], sent_at: datetime | None = None) -> dict[str, int]:
+        """Apply pages in one transaction, sent just now unless told otherwise; returns the changes by kind."""
+        sent = sent_at or clock(self.conn)
+        entry = Entry("page", Position(AfterKey("x")), "test", sent)
+        batches = [Batch(tuple(page), sent, entry) for page in pages]
+        return dict(+apply(self.conn, self.target, self.fence, self.ledger, batches).counts)
+
+    def table(self) -> dict[str, tuple[Any, int]]:
+        """Value and revision of each stored record by key."""
+        rows = self.conn.execute(f"select key, data -> 'value', revision from shop.{self.target.object}")
+        return {key: (value, revision) for key, value, revision in rows}
+
+    def noted(self) -> Mapping[str, int]:
+        """The keys to be read again, with the numbers of their notes."""
+        return dict(self.conn.execute("select key, number from extract.refetch").fetchall())
+
+
+def in_thread(work: Callable[[], T]) -> Future[T]:
+    """Begin some work in a thread of its own."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as exc:
+            future.set_exception(exc)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def wait_until_blocked(conn: Connection, pid: int, seconds: float = 10) -> None:
+    """Wait until a server process waits for a lock that another one holds."""
+    until = time.monotonic() + seconds
+    while conn.execute("select cardinality(pg_blocking_pids(%s))", [pid]).fetchone() == (0,):
+        assert time.monotonic() < until, "nothing waits"
+        time.sleep(0.005)
