@@ -107,10 +107,22 @@ class AirflowApi:
         self._call("POST", f"/dags/{dag}/clearTaskInstances", body)
 
     def log(self, dag: str, run: str, task: str, try_number: int = 1, map_index: int = -1) -> str:
-        """Return the messages of a task's log, one per line, with their extra fields in JSON-like form."""
+        """Return the messages of a task's log, one per line, each with all that Airflow has noted beside it."""
+        return "\n".join(_log_line(entry) for entry in self._log(dag, run, task, try_number, map_index))
+
+    def complaints(self, dag: str, run: str, task: str, try_number: int = 1, map_index: int = -1) -> list[str]:
+        """Return what a task's log says from warnings upward, as a person would read it."""
+        return [
+            text
+            for entry in self._log(dag, run, task, try_number, map_index)
+            if isinstance(entry, dict) and entry.get("level") in ("warning", "error", "critical")
+            for text in (entry["event"], *map(_exception, entry.get("error_detail") or []))
+        ]
+
+    def _log(self, dag: str, run: str, task: str, try_number: int, map_index: int) -> list[Any]:
         place = f"{_task(dag, run, task)}/logs/{try_number}?full_content=true&map_index={map_index}"
-        content = self._call("GET", place)["content"]
-        return "\n".join(_log_line(entry) for entry in content)
+        content: list[Any] = self._call("GET", place)["content"]
+        return content
 
     def xcom(self, dag: str, run: str, task: str, key: str = "return_value", map_index: int = -1) -> Any:
         """Return what a task left for others, or None if it left nothing."""
@@ -178,3 +190,7 @@ def _log_line(entry: Any) -> str:
         return str(entry)
     rest = {name: value for name, value in entry.items() if name not in ("event", "timestamp", "level")}
     return f"{entry.get('event')} {rest}" if rest else str(entry.get("event"))
+
+
+def _exception(detail: Any) -> str:
+    return f"{detail['exc_type']}: {detail['exc_value']}"

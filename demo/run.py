@@ -139,9 +139,6 @@ def backfill_and_judge(services: Services, progress: Progress) -> bool:
     state = watch(services, run, progress)
     progress.say(f"the run ended: {state}")
     tasks = api.task_instances(DAG, run)
-    for task in tasks:
-        if task.state == "failed":
-            print_end_of_log(api, run, task)
     progress.say("comparing every record: plain HTTP on one side, plain SQL on the other")
     verdicts = verify(services.stripe.url, services.store)
     print_table(verdicts, summaries(api, run, tasks))
@@ -151,11 +148,14 @@ def backfill_and_judge(services: Services, progress: Progress) -> bool:
 def watch(services: Services, run: str, progress: Progress) -> str:
     """Show the tasks' states and the committed records until the run has ended; return its state."""
     api = services.airflow.api
+    told: set[str] = set()
     until = time.monotonic() + RUN_SECONDS
     with psycopg.connect(services.store, autocommit=True) as connection:
         while True:
             state = str(api.run(DAG, run)["state"])
-            states = {object_of(task): task.state or "waiting" for task in api.task_instances(DAG, run)}
+            tasks = api.task_instances(DAG, run)
+            tell_failures(api, run, tasks, told, progress)
+            states = {object_of(task): task.state or "waiting" for task in tasks}
             records: dict[str, int] = dict(connection.execute(COMMITTED).fetchall())
             progress.show(
                 " · ".join(f"{name} {records.get(name, 0):,} {states.get(name, 'waiting')}" for name in OBJECTS)
@@ -175,7 +175,7 @@ COMMITTED = """
 
 
 def object_of(task: TaskInstance) -> str | None:
-    """Return which object a task works on; task ids look like ``customers.backfill``."""
+    """Return which object a task works on; the object's name is its id, or a part of it."""
     return next((part for part in task.task_id.split(".") if part in OBJECTS), None)
 
 
@@ -203,10 +203,15 @@ def print_table(verdicts: list[Verdict], reports: Mapping[str, Mapping[str, Any]
     print(*[verdict.complaint() for verdict in verdicts if not verdict.equal], sep="\n", flush=True)
 
 
-def print_end_of_log(api: AirflowApi, run: str, task: TaskInstance) -> None:
-    """Print what a failed task said last."""
-    lines = api.log(DAG, run, task.task_id, task.try_number, task.map_index).splitlines()
-    print(f"--- {task.task_id}, try {task.try_number}:", *lines[-20:], sep="\n    ", flush=True)
+def tell_failures(api: AirflowApi, run: str, tasks: list[TaskInstance], told: set[str], progress: Progress) -> None:
+    """Say once per try why a task failed; it may be tried again for minutes before the run fails."""
+    for task in tasks:
+        name = f"{task.task_id}, try {task.try_number}"
+        if task.state not in ("failed", "up_for_retry") or name in told:
+            continue
+        told.add(name)
+        why = api.complaints(DAG, run, task.task_id, task.try_number, task.map_index)[-5:]
+        progress.say(f"{name}: {task.state}\n    " + "\n    ".join(why or ["its log says nothing"]))
 
 
 def keep_running(services: Services, progress: Progress) -> None:
