@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_extract_provider.extract.cursor import Position
@@ -245,6 +245,7 @@ def test_requests_are_few(count: int, page: int, by: str, more: bool) -> None:
     more=st.booleans(),
     when=st.integers(1, 10),
 )
+@example(count=4, page=2, deletions=[1], falling=False, unknown="restart", more=False, when=2)
 def test_a_few_deletions_stop_no_walk(
     count: int,
     page: int,

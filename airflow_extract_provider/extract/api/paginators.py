@@ -133,7 +133,8 @@ class LastKey:
         restart = index < 0 and bool(place.behind)
         fresh = page.records if restart else page.records[seen + 1 :]
         complete, idle = self._ended(place, page, bool(fresh))
-        before = () if restart else known[: index + 1]
+        # A record from before the anchor shows that the anchor is gone, and the page is the beginning of the list.
+        before = () if restart or not {*known[: max(index, 0)]}.isdisjoint(keys) else known[: index + 1]
         moved = _anchored((*before, *keys), place.restarts + restart, idle)
         # Without the last record on the page, it may hold records that come before it and were read already.
         again = restart or (place.after is not None and place.after not in keys)
@@ -280,6 +281,10 @@ class Token:
         if not raw.startswith(b'"') and not raw.lstrip(b"-").isdigit():
             raise WrongAnswerError(
                 f"the page token `{name}` is neither a text nor a number.", todo="Correct pages.take."
+            )
+        if "\x00" in str(value):
+            raise WrongAnswerError(
+                f"the page token `{name}` holds a NUL character.", todo="Report it to the API's vendor."
             )
         return str(value)
 
