@@ -36,15 +36,17 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def make_scene(api: LoopbackApi, scenes_dsn: str, pauses: list[float]) -> Iterator[Callable[..., Scene]]:
-    """Makes scenes over the test's API: `make_scene(TOKENS, key=["a", "b"])` is an object with another key."""
+    """Makes scenes over the test's API: `make_scene(TOKENS, key=["a", "b"])` is an object with another key.
+
+    ``own_books``: not the books that all scenes share, which no test may spoil.
+    """
     made: list[Scene] = []
     connect: Connect = connecting(scenes_dsn)
 
-    def make(spec: Mapping[str, Any] = KEYED, *, migrated: bool = True, **changes: Any) -> Scene:
-        scene = Scene(api, connect, {**spec, **changes})
+    def make(spec: Mapping[str, Any] = KEYED, *, own_books: bool = False, **changes: Any) -> Scene:
+        scene = Scene(api, connect, {**spec, **changes}, None if own_books else "books")
         made.append(scene)
-        if migrated:
-            scene.migrate()
+        scene.migrate()
         return scene
 
     yield make

@@ -65,19 +65,21 @@ def _tagged(value: Any) -> Any:
 
 
 class Scene:
-    """One object of one source over ``api``, in a store of its own (schemas of their own in a shared database).
+    """One object of one source over ``api``, with tables of its own in a shared database.
 
-    ``spec`` is the object as in a source file; change it before :meth:`migrate` or a run. Methods of this class start
-    the engine or look at what it left; none of them changes a record.
+    ``books`` is the bookkeeping schema, by default one of its own. ``spec`` is the object as in a source file; change it
+    before :meth:`migrate` or a run. Methods of this class start the engine or look at what it left; none of them changes
+    a record.
     """
 
     object = "things"
 
-    def __init__(self, api: LoopbackApi, connect: Connect, spec: Mapping[str, Any]) -> None:
+    def __init__(self, api: LoopbackApi, connect: Connect, spec: Mapping[str, Any], books: str | None = None) -> None:
         number = next(_numbers)
         self.api, self.connect = api, connect
         self.spec: dict[str, Any] = dict(spec)
-        self.name, self.books = f"scene{number}", f"scene{number}_books"
+        self.name = f"scene{number}"
+        self.books = books or f"{self.name}_books"
         self.session = requests.Session()
         self.tries = 2
 

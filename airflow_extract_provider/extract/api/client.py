@@ -98,9 +98,11 @@ class ApiClient:
             raise _Unanswered("no answer within the timeout", request) from None
         except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
             raise _Unanswered("the answer broke off in the middle", request) from None
-        except requests.exceptions.RequestException as exc:
+        # ValueError: a login with a character that no header can carry (it quotes the login), a redirect to nowhere.
+        except (requests.exceptions.RequestException, ValueError) as exc:
             raise RequestRefusedError(
-                f"the request cannot be sent ({type(exc).__name__}).", todo="Check the connection's host and headers."
+                f"the request cannot be sent, or its answer not be read ({type(exc).__name__}).",
+                todo="Check the connection's host and headers.",
             ) from None
         if response.status_code in _TRY_AGAIN:
             raise _Unanswered(f"status {response.status_code}", request, _retry_after(response))
@@ -115,7 +117,7 @@ class ApiClient:
             )
         if 300 <= status < 400:
             raise RequestRefusedError(
-                f"the API redirects {request.path} (status {status}){self._redirect(response)}.",
+                f"the API redirects {request.path} (status {status}){self._redirect(response, request)}.",
                 todo="Give the connection the address it redirects to; following it here could leak the login.",
             )
         if status != 200:
@@ -123,10 +125,16 @@ class ApiClient:
                 f"the API answers {request.path} with status {status}.", todo="Check `path` and `params` of the object."
             )
 
-    def _redirect(self, response: requests.Response) -> str:
-        target = urlsplit(response.headers.get("Location", ""))
-        shown = f"{target.scheme}://{target.hostname}{target.path}" if target.hostname else target.path
-        return "" if not shown or any(secret in shown for secret in self._secrets) else f" to {shown}"
+    def _redirect(self, response: requests.Response, request: Request) -> str:
+        """Where to. A path is shown only where it is the one that was asked for: others may hold one-time tokens."""
+        try:
+            target = urlsplit(response.headers.get("Location", ""))
+        except ValueError:
+            return ""
+        host = f"{target.scheme}://{target.netloc.rpartition('@')[2]}" if target.netloc else ""
+        same = target.path.rstrip("/") == urlsplit(self._base_url + request.path).path.rstrip("/")
+        shown = f" to {host}{target.path}" if same else f" to another path{' of ' if host else ''}{host}"
+        return "" if any(secret in shown for secret in self._secrets) else shown
 
 
 class _Unanswered(Exception):
@@ -168,7 +176,7 @@ def _unanswered(state: tenacity.RetryCallState) -> _Unanswered:
 def _retry_after(response: requests.Response) -> float | None:
     """The pause that `Retry-After` asks for, in seconds, at most a minute (RFC 9110, section 10.2.3); None: none."""
     text = response.headers.get("Retry-After", "").strip()
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return min(float(text), _LONGEST_WAIT)
     try:
         pause = (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds()

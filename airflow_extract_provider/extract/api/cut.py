@@ -8,20 +8,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
+from datetime import datetime, timezone
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from airflow_extract_provider.extract.errors import BadRecordError, RecordsPathError, WrongAnswerError
+from airflow_extract_provider.extract.errors import BadRecordError, ExtractError, RecordsPathError, WrongAnswerError
 from airflow_extract_provider.extract.page import FieldPath, OrderValue, Page, Record
 from airflow_extract_provider.extract.source import ApiObject
 
 __all__ = ["cut"]
 
 _BOM = b"\xef\xbb\xbf"
+_ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<half>\\u[dD][89a-fA-F]..)|\\.", re.DOTALL)
+_LONGEST_KEY = 2600  # bytes; Postgres indexes no more than 2,704 with all that belongs to the entry
 _KINDS = {
     ord("{"): "an object",
     ord("["): "a list",
@@ -40,14 +42,25 @@ def cut(object: ApiObject, body: bytes, began_at: datetime) -> Page:
     Raises BadRecordError: an element is no object, or its key, version or order field cannot be read.
     """
     body = body.removeprefix(_BOM).strip()
-    _check_json(body)
+    try:
+        _check_json(object, body)
+        envelope, items = _parts(object, body)
+        records = tuple(_record(object, raw, number) for number, raw in enumerate(items, start=1))
+    except RecursionError:
+        raise BadRecordError(
+            "a value on this page is nested too deeply to be read.", todo="Ask the API's vendor to correct it."
+        ) from None
+    return Page(records, began_at, envelope)
+
+
+def _parts(object: ApiObject, body: bytes) -> tuple[dict[str, msgspec.Raw], list[msgspec.Raw]]:
+    """The answer's outer object and its records, undecoded."""
     envelope = _members(msgspec.Raw(body)) if body.startswith(b"{") else {}
-    _check_error(envelope)
-    items = _items(object, body, envelope)
-    return Page(tuple(_record(object, raw, number) for number, raw in enumerate(items, start=1)), began_at, envelope)
+    _check_error(object, envelope)
+    return envelope, _items(object, body, envelope)
 
 
-def _check_json(body: bytes) -> None:
+def _check_json(object: ApiObject, body: bytes) -> None:
     if not body:
         raise WrongAnswerError(
             "the status says success, but the body is empty.", todo="Test the connection; try later."
@@ -61,14 +74,33 @@ def _check_json(body: bytes) -> None:
         body.decode("utf-8")
         msgspec.json.decode(body, type=msgspec.Raw)
     except (UnicodeDecodeError, msgspec.DecodeError):
+        _check_surrogates(object, body)
         raise WrongAnswerError(
             "the status says success, but the body is no JSON, or breaks off in the middle.", todo="Try again later."
         ) from None
 
 
-def _check_error(envelope: Mapping[str, msgspec.Raw]) -> None:
+def _check_surrogates(object: ApiObject, body: bytes) -> None:
+    """Half surrogate pairs are refused with the whole body: cut it with two other characters in their places.
+
+    Raises BadRecordError: the first record that is cut differently has one. Other mistakes are the caller's.
+    """
+    try:
+        one, other = (_parts(object, _whole(body, character))[1] for character in (rb"\ufffc", rb"\ufffd"))
+    except ExtractError:
+        return
+    for number, (first, second) in enumerate(zip(one, other, strict=True), start=1):
+        if bytes(first) != bytes(second):
+            raise _bad(number, "a text in the record holds half a surrogate pair")
+
+
+def _whole(body: bytes, character: bytes) -> bytes:
+    return _ESCAPE.sub(lambda found: character if found["half"] else found[0], body)
+
+
+def _check_error(object: ApiObject, envelope: Mapping[str, msgspec.Raw]) -> None:
     """An error told in the body, with a status that says success. With records beside it they would be a part only."""
-    for name in ("error", "errors"):
+    for name in {"error", "errors"} - set(object.records[:1]):
         if name in envelope and bytes(envelope[name]).strip() not in (b"null", b"false", b'""', b"[]", b"{}", b"0"):
             raise WrongAnswerError(
                 f"the status says success, but the body tells of an error (`{name}`).",
@@ -206,7 +238,10 @@ def _key(object: ApiObject, values: Mapping[FieldPath, bytes | None], number: in
         if raw is None:
             raise _bad(number, f"the key `{'.'.join(path)}` is missing or null")
         parts.append(_key_text(raw, ".".join(path), number))
-    return parts[0] if len(parts) == 1 else msgspec.json.encode(parts).decode()
+    key = parts[0] if len(parts) == 1 else msgspec.json.encode(parts).decode()
+    if len(key.encode()) > _LONGEST_KEY:
+        raise _bad(number, f"the key is longer than {_LONGEST_KEY} bytes")
+    return key
 
 
 def _key_text(raw: bytes, name: str, number: int) -> str:
@@ -238,10 +273,17 @@ def _version(raw: bytes | None, path: FieldPath, number: int, key: str) -> datet
 def _order(raw: bytes | None, path: FieldPath, number: int, key: str) -> OrderValue | None:
     if raw is None:
         return None
-    found = Decimal(raw.decode()) if raw[:1] in b"-0123456789" else _instant(raw)
+    found = _number(raw) if raw[:1] in b"-0123456789" else _instant(raw)
     if found is None:
         raise _bad(number, f"`{'.'.join(path)}`, which `order` names, is neither a number nor an RFC 3339 instant", key)
     return found
+
+
+def _number(raw: bytes) -> Decimal | None:
+    try:
+        return Decimal(raw.decode())
+    except InvalidOperation:  # an exponent beyond all measure
+        return None
 
 
 def _instant(raw: bytes) -> datetime | None:
@@ -249,6 +291,7 @@ def _instant(raw: bytes) -> datetime | None:
         return None
     try:
         found = datetime.fromisoformat(msgspec.json.decode(raw, type=str))
-    except (ValueError, msgspec.DecodeError):
+        # In UTC: an instant of the year 1 or 9999 may lie outside of all calendars elsewhere.
+        return found.astimezone(timezone.utc) if found.tzinfo is not None else None
+    except (ValueError, OverflowError, msgspec.DecodeError):
         return None
-    return found if found.tzinfo is not None else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import psycopg
@@ -168,8 +168,8 @@ def _settle(
     if not keys:
         return Counter(), set()
     verdicts = {
-        key: judge(coming[key], Stored(version, raw_hash, deleted_at, applied_at))
-        for key, version, raw_hash, deleted_at, applied_at in _rows(conn, "lock", target, keys=keys)
+        key: judge(coming[key], Stored(version and version.replace(tzinfo=timezone.utc), *rest))
+        for key, version, *rest in _rows(conn, "lock", target, keys=keys)
     }
     if len(verdicts) < len(keys):
         # Somebody deleted rows by hand since they were read: done again, the records are claimed like new ones.

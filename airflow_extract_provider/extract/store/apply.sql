@@ -21,7 +21,8 @@ returning key;
 -- name: lock
 -- A second statement: only a new snapshot sees what the claim has waited for. Locked in key order, so that two batches
 -- cannot wait for each other.
-select key, version, raw_hash, deleted_at, applied_at from {table}
+-- The version in UTC: in another zone an instant of the year 1 or 9999 may have no calendar date to be read as.
+select key, version at time zone 'UTC', raw_hash, deleted_at, applied_at from {table}
 where key = any(%(keys)b::text[])
 order by key
 for update;

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import psycopg
 
 from airflow_extract_provider.extract.errors import (
+    ConnectionMissingError,
     ExtractError,
     SchemaMissingError,
     StoreRightsError,
@@ -58,6 +59,12 @@ def named_errors(**place: Any) -> Iterator[None]:
             **place,
         ) from None
     except psycopg.Error as exc:
+        if exc.sqlstate is None and isinstance(exc, psycopg.ProgrammingError):
+            raise ConnectionMissingError(
+                "the connection to Postgres is written in a way that is not understood.",
+                todo="Check the connection of the store: its host, port and options.",
+                **place,
+            ) from None
         raise ExtractError(f"Postgres refuses a statement: {_primary(exc)} ({exc.sqlstate}).", **place) from None
 
 

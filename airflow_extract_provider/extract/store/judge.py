@@ -14,13 +14,18 @@ Verdict: TypeAlias = Literal["unchanged", "write", "undelete", "stale", "refetch
 
 @dataclass(frozen=True, slots=True)
 class Coming:
-    """A record on its way in. ``sent_at`` is Postgres's clock, read before its page was asked for."""
+    """A record on its way in. ``sent_at`` is Postgres's clock, read before its page was asked for.
+
+    ``page`` and ``number`` (of the record on it) say where it came, for messages only.
+    """
 
     key: str
     raw: bytes
     raw_hash: bytes
     version: datetime | None
     sent_at: datetime
+    page: int | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ def unstorable(raw: bytes) -> str | None:
     try:
         # Numbers are not looked at: Python limits the digits of an int, and `jsonb` keeps them all.
         json.loads(raw, object_pairs_hook=_object, parse_int=float, parse_float=float)
+        return _bad_escape(raw)
     except _Doubled as exc:
         return (
             f"the name `{exc}` stands twice in one object"
@@ -27,7 +28,6 @@ def unstorable(raw: bytes) -> str | None:
         return "it is no JSON"
     except RecursionError:
         return "it is nested too deeply"
-    return _bad_escape(raw)
 
 
 class _Doubled(ValueError):
