@@ -34,6 +34,10 @@ class TaskFailed(SystemExit):
     def __str__(self) -> str:
         return f"{type(self.error).__name__}: {self.error}"
 
+    def __reduce__(self) -> tuple[type[TaskFailed], tuple[ExtractError]]:
+        # Listeners may move it to another process; the default would make it anew from the exit code.
+        return TaskFailed, (self.error,)
+
 
 class RetryWhatMayPass(RetryPolicy):
     """Fails at once where a person has to act first; everything else is retried as the task says.
