@@ -77,7 +77,7 @@ class LoopbackApi:
 
     def key_of(self, row: bytes) -> str:
         """A row's key."""
-        return str(json.loads(row)["id"])
+        return str(json.loads(row, parse_int=str)["id"])
 
     def delete(self, *keys: str) -> None:
         """Remove rows by key."""

@@ -67,9 +67,8 @@ def _tagged(value: Any) -> Any:
 class Scene:
     """One object of one source over ``api``, with tables of its own in a shared database.
 
-    ``books`` is the bookkeeping schema, by default one of its own. ``spec`` is the object as in a source file; change it
-    before :meth:`migrate` or a run. Methods of this class start the engine or look at what it left; none of them changes
-    a record.
+    ``books`` is the bookkeeping schema, by default one of its own. ``spec`` is the object as in a source file; it may
+    be changed before :meth:`migrate` or a run. Methods start the engine or look at what it left; none changes a record.
     """
 
     object = "things"
