@@ -247,8 +247,6 @@ class _Run:
         """Show the cursor in between. That Airflow cannot take it now is no reason to stop: the ledger has it."""
         self._shown = time.monotonic()
         try:
-            # A run that has lost its walk must not put an old cursor over the new holder's.
-            self._beat()
             show(self._books, self._at)
         except CursorUnreadableError as exc:
             tell_unshown(self._books, exc)
@@ -257,7 +255,6 @@ class _Run:
         """After an error the cursor is still brought up to what was committed, if that can be done."""
         if not isinstance(exc, FencedError):
             with suppress(ExtractError, psycopg.Error):
-                self._beat()
                 show(self._books, self._at)
 
     def _kept(self) -> str:

@@ -54,10 +54,16 @@ def begin(books: Books, beginning: Position, *, reset: bool) -> Cursor:
 
 
 def show(books: Books, cursor: Cursor) -> None:
-    """Write the cursor, and only then note in the ledger that it shows this row."""
+    """Write the cursor, and only then note in the ledger that it shows this row.
+
+    Raises FencedError: a run that has lost its walk must not put an old cursor over the new holder's.
+    """
     if books.cursors is not None:
+        hold(books.conn, books.schema, books.fence)
         books.cursors.write(books.key, cursor.as_text())
-        books.ledger.show(books.conn, cursor.sequence)
+        with books.conn.transaction():
+            hold(books.conn, books.schema, books.fence)
+            books.ledger.show(books.conn, cursor.sequence)
 
 
 def _found(books: Books, beginning: Position, reset: bool) -> Cursor:
