@@ -246,6 +246,7 @@ def test_requests_are_few(count: int, page: int, by: str, more: bool) -> None:
     when=st.integers(1, 10),
 )
 @example(count=4, page=2, deletions=[1], falling=False, unknown="restart", more=False, when=2)
+@example(count=8, page=4, deletions=[0, 4, 1], falling=False, unknown="restart", more=True, when=2)
 def test_a_few_deletions_stop_no_walk(
     count: int,
     page: int,

@@ -131,11 +131,12 @@ class LastKey:
         if index >= 0 and seen < 0 and not alone:
             return Turn((), (), self._back(place))
         restart = index < 0 and bool(place.behind)
+        # Asked after its neighbour, the last record should come first: the neighbour is gone, the list began anew.
+        early = index >= 0 and place.back == 0 and seen > 0
         fresh = page.records if restart else page.records[seen + 1 :]
-        complete, idle = self._ended(place, page, bool(fresh))
-        # A record from before the anchor shows that the anchor is gone, and the page is the beginning of the list.
-        before = () if restart or not {*known[: max(index, 0)]}.isdisjoint(keys) else known[: index + 1]
-        moved = _anchored((*before, *keys), place.restarts + restart, idle)
+        complete, idle = self._ended(place, page, fresh=bool(fresh), early=early)
+        before = () if restart or early else known[: index + 1]
+        moved = _anchored((*before, *keys), place.restarts + (restart or early), idle)
         # Without the last record on the page, it may hold records that come before it and were read already.
         again = restart or (place.after is not None and place.after not in keys)
         return Turn(page.records, fresh, moved, complete=complete, again=again)
@@ -148,7 +149,7 @@ class LastKey:
                 key=anchor,
             )
 
-    def _ended(self, place: AfterKey, page: Page, fresh: bool) -> tuple[bool, int]:
+    def _ended(self, place: AfterKey, page: Page, *, fresh: bool, early: bool) -> tuple[bool, int]:
         """Whether a proven page was the last, and the pages in a row without anything new.
 
         Raises RepeatedPageError: neither an end nor a way on can be shown.
@@ -162,7 +163,8 @@ class LastKey:
             # The beginning of the list, and nothing new in it.
             if more is None:
                 return True, 0
-        elif place.back > 0:
+        elif place.back > 0 or early:
+            self._check_restarts(place)
             return False, 0
         elif more is None and place.idle == 0:
             # Servers send as few as they like: only an empty page after the last record is the end.
@@ -180,13 +182,16 @@ class LastKey:
 
     def _back(self, place: AfterKey) -> AfterKey:
         """One anchor further back; raises when that has led to the beginning too often."""
+        self._check_restarts(place)
+        return replace(place, back=place.back + 1)
+
+    def _check_restarts(self, place: AfterKey) -> None:
         if place.restarts >= _RESTARTS:
             raise AnchorLostError(
                 f"{_RESTARTS} times all records that the walk could go on from had disappeared.",
                 todo=f"Check that the API keeps its order and that `{self.pages.send}` takes the key of a record.",
                 key=place.after,
             )
-        return replace(place, back=place.back + 1)
 
     def _more(self, page: Page) -> bool | None:
         """What the API says about further pages; None when it is not asked to."""
