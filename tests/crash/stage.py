@@ -140,14 +140,14 @@ class Stage:
             )
 
     @contextmanager
-    def trap(self, key: str) -> Iterator[None]:
+    def trap(self, key: str) -> Iterator[Connection]:
         """A record's row has another content and is locked: a pipeline that meets it hangs in its transaction."""
         insert = "insert into shop.keyed (key, data, raw_hash, applied_at, revision) values (%s, '{}', 'x', now(), 0)"
         self.conn.execute(insert, [key])
         # A connection of its own: within a transaction Postgres shows one and the same picture of who does what.
         with psycopg.connect(self.dsn) as locker:
             locker.execute("select 1 from shop.keyed where key = %s for update", [key])
-            yield
+            yield locker
 
     def pages(self) -> int:
         """Pages in the ledger."""

@@ -1,0 +1,100 @@
+"""The plans of the statements that run for every page: by index, whatever the size of the table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from airflow_extract_provider.extract.store.connection import Connect, Connection, connecting
+from airflow_extract_provider.extract.store.migrate import migrate
+from airflow_extract_provider.extract.store.statements import statement
+from airflow_extract_provider.testing.postgres import PostgresServer
+from tests.store.applier import SOURCE
+
+COUNT = 20_000
+KEYS = [f"k{number:05}" for number in range(0, COUNT, COUNT // 100)]
+WALK = {"source": "shop", "object": "plain", "walk": "backfill"}
+FENCE = {**WALK, "part": "", "number": 1}
+
+
+@pytest.fixture(scope="module")
+def large(postgres_server: PostgresServer) -> Iterator[Connection]:
+    """20,000 records, as many ledger rows of five walks, analysed."""
+    connect: Connect = connecting(postgres_server.create_database("test_plans"))
+    migrate(connect, [SOURCE])
+    with connect() as conn:
+        conn.autocommit = True
+        series = f"from generate_series(0, {COUNT - 1}) as n"
+        for text in (
+            "insert into shop.plain (key, data, raw_hash, applied_at)"
+            f" select 'k' || lpad(n::text, 5, '0'), jsonb_build_object('n', n), 'x', now() {series}",
+            "insert into extract.ledger (source, object, walk, kind, position, shown)"
+            " select 'shop', 'plain', case n % 5 when 0 then 'backfill' else 'other' || n % 5 end,"
+            f" case n when 0 then 'start' else 'page' end, jsonb_build_object('place', n), n % 10 = 0 {series}",
+            f"insert into extract.fence (source, object, walk, number) select 'shop', 'o' || n, 'backfill', 1 {series}",
+            f"insert into extract.refetch (source, object, key, reason) select 'shop', 'plain', 'k' || n, 'x' {series}",
+            "analyze",
+        ):
+            conn.execute(text.encode())
+        yield conn
+    postgres_server.drop_database("test_plans")
+
+
+def scans(plan: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
+    """Kind, table and estimated rows of each scan in a plan."""
+    if "Relation Name" in plan and "Scan" in plan["Node Type"]:
+        yield plan["Node Type"], plan["Relation Name"], plan["Plan Rows"]
+    for below in plan.get("Plans", []):
+        yield from scans(below)
+
+
+@pytest.mark.parametrize("generic", [False, True])
+@pytest.mark.parametrize(
+    ("file", "name", "values"),
+    [
+        ("apply.sql", "read", {"keys": KEYS}),
+        ("apply.sql", "lock", {"keys": KEYS}),
+        ("fence.sql", "hold", FENCE),
+        ("fence.sql", "release", FENCE),
+        ("ledger.sql", "head", WALK),
+        ("ledger.sql", "row", {**WALK, "sequence": 5}),
+        ("ledger.sql", "show", {"sequence": 5}),
+    ],
+)
+def test_by_index(large: Connection, file: str, name: str, values: dict[str, Any], generic: bool) -> None:
+    """No scan of a whole table, neither for these values nor in the plan that a prepared statement keeps."""
+    text = statement(file, name, "extract", ("shop", "plain"))
+    with large.transaction(force_rollback=True):
+        large.execute(f"set local plan_cache_mode = force_{'generic' if generic else 'custom'}_plan")
+        with large.cursor() as cursor:
+            row = cursor.execute(
+                "explain (format json) " + text.as_string(), values, binary=True, prepare=True
+            ).fetchone()
+    assert row is not None
+    plan = row[0] if isinstance(row[0], list) else json.loads(row[0])
+    found = list(scans(plan[0]["Plan"]))
+    assert found
+    assert [scan for scan in found if scan[0] == "Seq Scan"] == []
+
+
+def test_head_reads_one_row(large: Connection) -> None:
+    """Where a walk stands is found by reading the end of the index, not by sorting the walk's rows."""
+    text = statement("ledger.sql", "head", "extract").as_string()
+    row = large.execute("explain (analyze, format json, timing off) " + text, WALK).fetchone()
+    assert row is not None
+    plan = row[0][0]["Plan"]
+    assert (plan["Node Type"], plan["Plans"][0]["Node Type"]) == ("Limit", "Index Scan")
+    assert plan["Plans"][0]["Actual Rows"] == 1
+
+
+def test_locked_in_key_order(large: Connection) -> None:
+    """Rows are locked after they have been brought into key order: the lock stands above the sort or the index scan."""
+    text = statement("apply.sql", "lock", "extract", ("shop", "plain")).as_string()
+    row = large.execute("explain (format json) " + text, {"keys": KEYS}, binary=True).fetchone()
+    assert row is not None
+    plan = row[0][0]["Plan"]
+    assert plan["Node Type"] == "LockRows"
+    assert plan["Plans"][0]["Node Type"] in ("Sort", "Index Scan")
