@@ -43,6 +43,8 @@ class BackfillOperator(BaseOperator):
     :param api_conn_id: the REST API connection; None: the one that the source names.
     :param run_for: how long a slice lasts, as a timedelta or in seconds; None: no slices. The pages under way are
         finished, so that a slice lasts a little longer.
+    :param pause: how long the task leaves its slot to others between two slices, as ``run_for``. Not too short: a
+        scheduler that has not yet read the end of the slice before takes the next one for lost, which costs a try.
     :param selected: false skips the task. A boolean or its text, so that it may be a template.
     :param reset: start over from the first page, once in a DAG run: retries and slices go on. As ``selected``.
     :param take_over: take the walk from another run that holds it. As ``selected``.
@@ -54,6 +56,7 @@ class BackfillOperator(BaseOperator):
         "store_conn_id",
         "api_conn_id",
         "run_for",
+        "pause",
         "selected",
         "reset",
         "take_over",
@@ -68,6 +71,7 @@ class BackfillOperator(BaseOperator):
         store_conn_id: str = "extract_store",
         api_conn_id: str | None = None,
         run_for: timedelta | float | str | None = timedelta(minutes=30),
+        pause: timedelta | float | str = timedelta(seconds=30),
         selected: bool | str = True,
         reset: bool | str = False,
         take_over: bool | str = False,
@@ -80,6 +84,7 @@ class BackfillOperator(BaseOperator):
         self.store_conn_id = store_conn_id
         self.api_conn_id = api_conn_id
         self.run_for = run_for
+        self.pause = pause
         self.selected = selected
         self.reset = reset
         self.take_over = take_over
@@ -110,7 +115,8 @@ class BackfillOperator(BaseOperator):
                     walk=summary.walk,
                 )
         if not summary.complete:
-            raise AirflowRescheduleException(datetime.now(timezone.utc))  # type: ignore[no-untyped-call]  # Airflow's
+            then = datetime.now(timezone.utc) + (_interval("pause", self.pause) or timedelta())
+            raise AirflowRescheduleException(then)  # type: ignore[no-untyped-call]  # Airflow's
         return summary.as_dict()
 
     def on_kill(self) -> None:
@@ -136,7 +142,7 @@ class BackfillOperator(BaseOperator):
             cursor=VariableCursors(),
             reset=_flag("reset", self.reset),
             take_over=_flag("take_over", self.take_over),
-            run_for=_interval(self.run_for),
+            run_for=_interval("run_for", self.run_for),
             stop=stop,
         )
 
@@ -160,10 +166,10 @@ def _flag(name: str, value: bool | str) -> bool:
     return found
 
 
-def _interval(value: timedelta | float | str | None) -> timedelta | None:
+def _interval(name: str, value: timedelta | float | str | None) -> timedelta | None:
     if value is None or isinstance(value, timedelta):
         return value
     try:
         return timedelta(seconds=float(value))
     except (ValueError, OverflowError):
-        raise SourceError("the operator's `run_for` is no number of seconds.", todo="Correct the DAG.") from None
+        raise SourceError(f"the operator's `{name}` is no number of seconds.", todo="Correct the DAG.") from None

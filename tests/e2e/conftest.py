@@ -22,6 +22,12 @@ from tests.loopback import LoopbackApi
 
 PROJECT = Path(__file__).resolve().parents[2]
 SOURCES = ("plain", "killed", "login", "edited", "sliced")
+# A DAG of a person's own: slices of a second, where the template has half an hour.
+SLICED = """
+import os
+from airflow_extract_provider.dag_templates import make_dags
+globals().update(make_dags(os.environ["EXTRACT_SOURCES"] + "_sliced", default_args={"run_for": 1, "pause": 5}))
+"""
 SECRET = "marked-secret-4711"
 PAGE = 50
 
@@ -92,21 +98,24 @@ def _store_connection(dsn: str) -> str:
 def world(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Airflow, its metadata and the store on a real Postgres, and an API for each source."""
     home = tmp_path_factory.mktemp("airflow")
-    sources = home / "sources"
+    sources, sliced = home / "sources", home / "sources_sliced"
     sources.mkdir()
+    sliced.mkdir()
     shutil.copytree(PROJECT / "dags", home / "dags")
+    (home / "dags" / "sliced.py").write_text(SLICED)
     store = postgres_server.create_database(f"e2e_{os.getpid()}_store")
     with contextlib.ExitStack() as running:
         apis = {name: running.enter_context(LoopbackApi()) for name in SOURCES}
         environment = {"AIRFLOW_CONN_EXTRACT_STORE": _store_connection(store), "EXTRACT_SOURCES": str(sources)}
         for name, api in apis.items():
-            (sources / f"{name}.yaml").write_text(_source(name))
+            ((sliced if name == "sliced" else sources) / f"{name}.yaml").write_text(_source(name))
             found = {"conn_type": "rest_api", "host": api.url, "password": SECRET}
             environment[f"AIRFLOW_CONN_{name.upper()}_API"] = json.dumps(found)
         airflow = AirflowStack(home, postgres_server, f"e2e_{os.getpid()}_airflow", home / "dags", environment)
         running.callback(airflow.stop)
         airflow.launch()
-        airflow.command("extract", "migrate", "--sources", str(sources))
+        for folder in (sources, sliced):
+            airflow.command("extract", "migrate", "--sources", str(folder))
         airflow.wait_until_healthy()
         for name in SOURCES:
             airflow.api.wait_for_dag(f"{name}_backfill")

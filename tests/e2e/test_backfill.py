@@ -74,6 +74,23 @@ def test_a_killed_task_goes_on_behind_its_last_committed_page(world: World) -> N
     assert task.try_number == 2
 
 
+def test_a_long_walk_works_in_slices(world: World) -> None:
+    """Slices of a second: the task gives its slot back between them, uses up no try, and no page is read twice."""
+    api = world.apis["sliced"]
+    records = _fill(api, 15 * PAGE)
+    api.delay = 0.2
+    run, state = world.backfill("sliced")
+    assert (state, world.copy("sliced")) == ("success", records)
+    asked = [request.params.get("starting_after") for request in api.asked]
+    # A slice's last request may still be under way when it ends; then the next slice sends it again.
+    slices = world.log("sliced", run).count("sliced/things backfill   paused")
+    assert slices >= 2
+    assert len(asked) <= len(set(asked)) + slices
+    (task,) = world.api.task_instances("sliced_backfill", run)
+    assert task.try_number == 1
+    assert world.api.xcom("sliced_backfill", run, task.task_id)["complete"] is True
+
+
 def test_an_error_is_told_in_a_few_lines_and_not_retried(world: World) -> None:
     """A refused login: the named error with its remedy, no traceback, no secret, no second try."""
     world.apis["login"].fault = lambda number, asked: Fault(401, f'{{"error": "bad key {SECRET}"}}'.encode())
