@@ -14,6 +14,7 @@ from airflow_extract_provider.extract.errors import CursorAheadError, CursorInva
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.fence import Fence, hold
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
+from airflow_extract_provider.extract.store.storable import unstorable
 
 __all__ = ["Books", "begin", "show"]
 
@@ -124,6 +125,9 @@ def _append(books: Books, entry: Entry, what: str) -> Cursor:
 
 def _parsed(books: Books, text: str) -> Cursor:
     try:
+        # It is looked up in Postgres: what that cannot hold, or a name that stands twice, was never shown by us.
+        if why := unstorable(text.encode()):
+            raise ValueError(why)
         return Cursor.from_text(text)
     except ValueError:
         raise CursorInvalidError(

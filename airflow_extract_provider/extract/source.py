@@ -130,6 +130,16 @@ class ApiObject(_Frozen):
         return _plain(value)
 
     @model_validator(mode="after")
+    def _fields_stand_apart(self) -> ApiObject:
+        if len({*self.key}) < len(self.key):
+            raise ValueError("key names a field twice")
+        fields = {*self.key, *([self.version] if self.version else []), *([self.order.field] if self.order else [])}
+        for field in fields:
+            if any(field[:length] in fields for length in range(1, len(field))):
+                raise ValueError(f"{'.'.join(field)} lies below a field that is itself a key, version or order")
+        return self
+
+    @model_validator(mode="after")
     def _last_key_is_one_field(self) -> ApiObject:
         if self.pages.by == "last_key" and len(self.key) != 1:
             raise ValueError("pages.by: last_key sends one key, but `key` has several fields")
@@ -160,6 +170,8 @@ class Source(_Frozen):
             return data
         data = dict(data)
         defaults = data.pop("defaults", None) or {}
+        if not isinstance(defaults, Mapping):
+            raise ValueError("`defaults` is no mapping")
         objects = data.get("objects")
         if isinstance(objects, Mapping):
             data["objects"] = {
@@ -206,6 +218,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is no plain word", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
             seen.add(key.value)
@@ -223,7 +237,7 @@ def load_source(path: Path) -> Source:
         raise SourceError(
             f"{path.name} cannot be read ({exc.strerror}).", todo="Check the path and its rights."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+    except (yaml.YAMLError, ValueError) as exc:  # ValueError: no UTF-8, a date that does not exist, a huge number
         raise SourceError(f"{path.name} is no YAML{_yaml_place(exc)}.", todo="Correct the file.") from None
     return parse_source(data, path.name)
 
@@ -232,10 +246,10 @@ def parse_source(data: Any, name: str) -> Source:
     """The source described by what a YAML file holds; ``name`` is the file's, for messages."""
     if not isinstance(data, dict):
         raise SourceError(f"{name} holds no mapping with `source`, `connection` and `objects`.", todo="See the README.")
-    preset = data.pop("extends", None)
+    preset = data.get("extends")
     if preset is not None:
         data = _laid_over(_preset(preset, name), data)
-    data["objects"] = _without_none(data.get("objects"))
+    data = {key: _without_none(value) if key == "objects" else value for key, value in data.items() if key != "extends"}
     try:
         return Source.model_validate(data)
     except ValidationError as exc:

@@ -21,7 +21,7 @@ from airflow_extract_provider.extract.cursor import Cursor, Position
 from airflow_extract_provider.extract.errors import ExtractError
 from airflow_extract_provider.extract.pipeline import Settings, Summary, run
 from airflow_extract_provider.extract.source import Source, parse_source
-from airflow_extract_provider.extract.store.connection import Connect
+from airflow_extract_provider.extract.store.connection import Connect, Connection
 from airflow_extract_provider.extract.store.migrate import migrate
 from tests.loopback import LoopbackApi
 
@@ -81,6 +81,7 @@ class Scene:
         self.books = books or f"{self.name}_books"
         self.session = requests.Session()
         self.tries = 2
+        self._looking: Connection | None = None
 
     @property
     def source(self) -> Source:
@@ -120,15 +121,13 @@ class Scene:
     def stored(self) -> dict[str, Any]:
         """The record table: each key with its record."""
         table = sql.Identifier(*self.source.table(self.object))
-        with self.connect() as conn:
-            found = conn.execute(sql.SQL("select key, data::text from {}").format(table)).fetchall()
+        found = self._look(sql.SQL("select key, data::text from {}").format(table))
         return {key: exact(data) for key, data in found}
 
     def revisions(self) -> set[int]:
         """Which revisions the stored records have."""
         table = sql.Identifier(*self.source.table(self.object))
-        with self.connect() as conn:
-            return {row[0] for row in conn.execute(sql.SQL("select revision from {}").format(table))}
+        return {row[0] for row in self._look(sql.SQL("select revision from {}").format(table))}
 
     def served(self) -> dict[str, Any]:
         """What the API holds: each key with its record."""
@@ -136,9 +135,8 @@ class Scene:
 
     def ledger(self) -> list[Cursor]:
         """The rows of the ledger, oldest first."""
-        text = sql.SQL("select sequence, position from {}.ledger where source = %s order by sequence")
-        with self.connect() as conn:
-            found = conn.execute(text.format(sql.Identifier(self.books)), [self.name]).fetchall()
+        text = sql.SQL("select sequence, position from {}.ledger where source = {} order by sequence")
+        found = self._look(text.format(sql.Identifier(self.books), self.name))
         return [Cursor(sequence, Position.from_json(position)) for sequence, position in found]
 
     def assert_whole(self) -> None:
@@ -163,8 +161,16 @@ class Scene:
         return summary
 
     def close(self) -> None:
-        """Close the session."""
+        """Close the session and the connection."""
         self.session.close()
+        if self._looking is not None:
+            self._looking.close()
+
+    def _look(self, query: sql.Composed) -> list[tuple[Any, ...]]:
+        if self._looking is None:
+            self._looking = self.connect()
+            self._looking.autocommit = True
+        return self._looking.execute(query).fetchall()
 
 
 def _check_telling(exc: ExtractError) -> None:

@@ -101,11 +101,11 @@ ANSWERS: Mapping[str, tuple[Fault, type[ExtractError]]] = {
 }
 
 
-@pytest.mark.parametrize("page", [1, 3])
+@pytest.mark.parametrize(("spec", "page"), [(KEYED, 3), (TOKENS, 1)], ids=["keyed, page 3", "tokens, page 1"])
 @pytest.mark.parametrize("name", ANSWERS)
-def test_an_answer_that_is_none(name: str, page: int, any_scene: Scene) -> None:
+def test_an_answer_that_is_none(name: str, spec: Mapping[str, Any], page: int, make_scene: MakeScene) -> None:
     """Whatever comes instead of a page stops the run with its own error; the pages before it stay, exactly."""
-    scene, (fault, kind) = any_scene, ANSWERS[name]
+    scene, (fault, kind) = make_scene(spec), ANSWERS[name]
     scene.api.rows = rows(45)
     scene.api.fault = lambda number, asked: fault if number >= page else None
 

@@ -210,10 +210,6 @@ def _struct(paths: tuple[FieldPath, ...]) -> tuple[Any, Mapping[FieldPath, Field
     attributes: dict[FieldPath, FieldPath] = {}
     for number, name in enumerate(dict.fromkeys(path[0] for path in paths)):
         below = tuple(path[1:] for path in paths if path[0] == name)
-        if () in below and len(below) > 1:
-            raise BadRecordError(
-                f"`{name}` cannot be a value and hold others.", todo="Correct `key`, `version`, `order`."
-            )
         inner, ways = (msgspec.Raw, {(): ()}) if below == ((),) else _struct(below)
         kind = inner if below == ((),) else inner | None
         fields.append((f"f{number}", kind | msgspec.UnsetType, msgspec.field(name=name, default=msgspec.UNSET)))
