@@ -14,7 +14,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from airflow_extract_provider.testing import postgres as launcher
+from airflow_extract_provider.testing import postgres_binaries as binaries_finder
 from airflow_extract_provider.testing.postgres import (
     EmbeddedPostgres,
     PostgresServer,
@@ -125,9 +125,9 @@ def test_binaries_nobody_can_reach_are_copied_once(reachable_folder: Path, monke
     """With a virtual environment below a closed folder, the server runs from a copy below TMPDIR."""
     package = find_binaries().parents[1]
     monkeypatch.setattr(tempfile, "tempdir", str(reachable_folder))
-    copy = launcher._copy_of_wheel(package)
+    copy = binaries_finder._copy_of_wheel(package)
     assert copy.is_relative_to(reachable_folder)
-    assert launcher._copy_of_wheel(package) == copy
+    assert binaries_finder._copy_of_wheel(package) == copy
     monkeypatch.setenv("EXTRACT_POSTGRES_BIN", str(copy / "pginstall" / "bin"))
     with EmbeddedPostgres(reachable_folder / "pg", QUICK) as server:
         assert ask(server.dsn(), "select 1") == 1
@@ -156,20 +156,22 @@ def test_an_ordinary_user_can_start_one(reachable_folder: Path) -> None:
     os.chown(reachable_folder, nobody.pw_uid, nobody.pw_gid)
     binaries = find_binaries()  # those which others may read, even if this checkout is closed to them
     script = f"""
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("launcher", {str(reachable_folder / "launcher.py")!r})
-launcher = importlib.util.module_from_spec(spec); spec.loader.exec_module(launcher)
+from airflow_extract_provider.testing import postgres as launcher
 with launcher.EmbeddedPostgres({str(reachable_folder / "pg")!r}) as server:
     print(launcher.psycopg.connect(server.dsn()).execute("select current_user::text").fetchone()[0])
 """
-    shutil.copy(PROJECT / "airflow_extract_provider/testing/postgres.py", reachable_folder / "launcher.py")
+    package = reachable_folder / "airflow_extract_provider"
+    shutil.copytree(PROJECT / package.name / "testing", package / "testing")
+    shutil.copy(PROJECT / package.name / "__init__.py", package)
+    for path in (package, *package.rglob("*")):
+        path.chmod(0o755)
     done = subprocess.run(
         [sys.executable, "-c", script],
         user="nobody",
         group=nobody.pw_gid,
         extra_groups=[],
         cwd="/",
-        env={**os.environ, "EXTRACT_POSTGRES_BIN": str(binaries), "HOME": str(reachable_folder)},
+        env={**os.environ, "EXTRACT_POSTGRES_BIN": str(binaries), "PYTHONPATH": str(reachable_folder)},
         capture_output=True,
         text=True,
         check=False,
