@@ -237,6 +237,19 @@ def test_a_row_locked_by_somebody_else(applier: MakeApplier, conn: Connection, d
     assert waiting.result(10) == ({"updated": 1} if differs else {"unchanged": 1})
 
 
+def test_rows_are_locked_in_key_order(applier: MakeApplier, conn: Connection) -> None:
+    """Whatever the order on the page: a batch that waits for a row holds those with smaller keys and no other."""
+    one, keys = applier("plain"), [f"k{number}" for number in (7, 2, 9, 5, 1, 8, 3, 6, 4)]
+    one.apply([a_record(key, "a") for key in keys])
+    with conn.transaction():
+        conn.execute("select 1 from shop.plain where key = 'k5' for update")
+        waiting = in_thread(lambda: one.apply([a_record(key, "b") for key in keys]))
+        wait_until_blocked(conn, one.pid)
+        free = conn.execute("select key from shop.plain order by key for update skip locked").fetchall()
+        assert [row[0] for row in free] == ["k5", "k6", "k7", "k8", "k9"]
+    assert waiting.result(10) == {"updated": 9}
+
+
 def test_changed_by_somebody_while_waiting(applier: MakeApplier, conn: Connection) -> None:
     """What is compared is the row as it is once the lock is held, not as it was read before."""
     one, two = applier("things", "one"), applier("things", "two")
