@@ -32,7 +32,7 @@ class BackfillOperator(BaseOperator):
 
     The walk is committed page by page: retries, later slices and later runs go on where it stands. A walk longer than
     ``run_for`` is cut into slices; between two of them the task is rescheduled, which frees its slot for the source's
-    other objects, costs no retry and needs no triggerer.
+    other objects, costs no try and needs no triggerer.
 
     The summary of the last slice goes to XCom. An error of the engine is logged in a few lines, without a traceback
     unless debug logging is on, and is retried only where that can help.
@@ -98,6 +98,8 @@ class BackfillOperator(BaseOperator):
         with told_in_few_lines():
             if not _flag("selected", self.selected):
                 raise AirflowSkipException(f"{self.object} is not among the objects that were selected")
+            # Read before anything is done: a slice that has run should not end in an error of the DAG.
+            pause = _interval("pause", self.pause)
             # Made here, not in __init__: an event holds a lock, which cannot be copied with the DAG.
             stop = self._stop = threading.Event()
             try:
@@ -115,8 +117,8 @@ class BackfillOperator(BaseOperator):
                     walk=summary.walk,
                 )
         if not summary.complete:
-            then = datetime.now(timezone.utc) + (_interval("pause", self.pause) or timedelta())
-            raise AirflowRescheduleException(then)  # type: ignore[no-untyped-call]  # Airflow's
+            due = datetime.now(timezone.utc) + pause
+            raise AirflowRescheduleException(due)  # type: ignore[no-untyped-call]  # Airflow's
         return summary.as_dict()
 
     def on_kill(self) -> None:
@@ -142,7 +144,7 @@ class BackfillOperator(BaseOperator):
             cursor=VariableCursors(),
             reset=_flag("reset", self.reset),
             take_over=_flag("take_over", self.take_over),
-            run_for=_interval("run_for", self.run_for),
+            run_for=None if self.run_for is None else _interval("run_for", self.run_for),
             stop=stop,
         )
 
@@ -166,8 +168,8 @@ def _flag(name: str, value: bool | str) -> bool:
     return found
 
 
-def _interval(name: str, value: timedelta | float | str | None) -> timedelta | None:
-    if value is None or isinstance(value, timedelta):
+def _interval(name: str, value: timedelta | float | str) -> timedelta:
+    if isinstance(value, timedelta):
         return value
     try:
         return timedelta(seconds=float(value))
