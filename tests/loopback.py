@@ -90,11 +90,10 @@ class LoopbackApi:
             self.asked.append(asked)
             number = len(self.asked)
             self.before(number, asked)
-            right = self.right(asked)
             ordered = self.fault(number, asked)
-        if ordered is None:
-            return right
-        body = right.body if ordered.body is None else ordered.body
+            if ordered is None:
+                return self.right(asked)
+            body = self.right(asked).body if ordered.body is None else ordered.body
         return Fault(ordered.status, body, ordered.headers, ordered.cut)
 
     def right(self, asked: Asked) -> Fault:

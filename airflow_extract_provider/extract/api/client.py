@@ -145,6 +145,19 @@ class _Unanswered(Exception):
         self.what, self.request, self.pause = what, request, pause
 
 
+class _WithoutAddress(logging.Filter):
+    """urllib3 warns of broken headers and of retries with the whole URL, secrets among its parameters: cut that off."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        words, _, address = str(record.msg).partition(" (")
+        if address and words in ("Failed to parse headers", "Retrying"):
+            record.msg, record.args, record.exc_info = words, (), None
+        return True
+
+
+for _name in ("urllib3.connection", "urllib3.connectionpool"):
+    logging.getLogger(_name).addFilter(_WithoutAddress())
+
 _backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=20.0)
 
 

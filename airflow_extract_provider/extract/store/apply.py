@@ -227,7 +227,8 @@ def first_unreadable(conn: Connection, batches: Sequence[Batch]) -> BadRecordErr
                 with conn.transaction():
                     conn.execute("select %b::text::jsonb", [record.raw.decode()])
             except psycopg.DataError as exc:
-                why = exc.diag.message_primary or type(exc).__name__
+                # Behind a colon Postgres quotes the value.
+                why = (exc.diag.message_primary or type(exc).__name__).partition(":")[0]
                 return _bad(_coming(batch, record, number), why)
     return None
 

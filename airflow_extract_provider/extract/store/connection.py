@@ -39,8 +39,8 @@ def connecting(conninfo: str) -> Connect:
 def named_errors(**place: Any) -> Iterator[None]:
     """Turn Postgres's errors into named ones.
 
-    The server's detail, hint and context are left out: they quote values. Its main message and code are kept, except
-    where it was the server's address or login that failed, of which only the kind is told.
+    The server's detail, hint and context are left out: they quote values. Its main message is kept only where it names
+    nothing but tables and columns.
     """
     try:
         yield
@@ -65,7 +65,12 @@ def named_errors(**place: Any) -> Iterator[None]:
                 todo="Check the connection of the store: its host, port and options.",
                 **place,
             ) from None
-        raise ExtractError(f"Postgres refuses a statement: {_primary(exc)} ({exc.sqlstate}).", **place) from None
+        rule = f" by {exc.diag.constraint_name}" if exc.diag.constraint_name else ""
+        raise ExtractError(
+            f"Postgres refuses a statement{rule} ({type(exc).__name__}, SQLSTATE {exc.sqlstate}).",
+            todo="Read the server's own log; its words are not shown here, since they may quote records.",
+            **place,
+        ) from None
 
 
 def _primary(exc: psycopg.Error) -> str:
