@@ -227,18 +227,16 @@ BAD_KEYS: Mapping[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", BAD_KEYS)
-@pytest.mark.parametrize("place", [(1, 1), (2, 4)], ids=["first record", "page 2"])
-def test_a_record_without_a_usable_key(name: str, place: tuple[int, int], make_scene: MakeScene) -> None:
+def test_a_record_without_a_usable_key(name: str, make_scene: MakeScene) -> None:
     """A record whose key cannot be one stops the walk, names page and record, and nothing of its page is stored."""
-    scene, (page, record) = make_scene(TOKENS), place
+    scene = make_scene(TOKENS)
     scene.api.rows = rows(25)
-    at = (page - 1) * 10 + record - 1
-    right, scene.api.rows[at] = scene.api.rows[at], BAD_KEYS[name]
+    right, scene.api.rows[13] = scene.api.rows[13], BAD_KEYS[name]
 
     exc = scene.stops(BadRecordError)
 
-    assert (exc.page, exc.record) == (page, record)
-    scene.api.rows[at] = right
+    assert (exc.page, exc.record) == (2, 4)
+    scene.api.rows[13] = right
     scene.assert_whole()
     scene.assert_exact_after_repair()
 
@@ -506,7 +504,7 @@ def test_fresh_tokens_for_the_same_page(make_scene: MakeScene) -> None:
 
 
 @pytest.mark.parametrize("more", ["has_more", None], ids=["has_more", "no has_more"])
-@pytest.mark.parametrize("count", [2, 3, 10, 11, 25])
+@pytest.mark.parametrize("count", [2, 10, 11])
 def test_a_paging_parameter_that_the_api_ignores(more: str | None, count: int, make_scene: MakeScene) -> None:
     """A misspelt `send` gives the first page for ever: never taken for the whole unless it is."""
     misspelt = _more(KEYED["pages"], send="startingafter", more=more)
@@ -623,7 +621,7 @@ def test_tokens_may_be_numbers(make_scene: MakeScene) -> None:
     scene.assert_exact()
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 40])
+@pytest.mark.parametrize("count", [1, 8, 40])
 @pytest.mark.parametrize("cap", [7, 2])
 @pytest.mark.parametrize("more", ["has_more", None], ids=["has_more", "no has_more"])
 def test_the_server_caps_pages(cap: int, count: int, more: str | None, make_scene: MakeScene) -> None:

@@ -299,6 +299,7 @@ GARBAGE: Mapping[str, Callable[[str], str]] = {
 }
 
 
+@pytest.mark.parametrize("walked", ["keyed"], indirect=True)
 @pytest.mark.parametrize("name", GARBAGE)
 def test_edited_to_garbage(name: str, walked: Walked) -> None:
     """What is no cursor is refused before anything is read; put right, the walk goes on where it stood."""

@@ -140,20 +140,18 @@ REFUSED: Mapping[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-@pytest.mark.parametrize("page", [1, 2])
-def test_what_cannot_be_held_is_refused(name: str, page: int, tokens: Scene) -> None:
+def test_what_cannot_be_held_is_refused(name: str, tokens: Scene) -> None:
     """What `jsonb` cannot hold, or would change in silence, stops the run; nothing of its page is stored."""
     tokens.api.rows = [b'{"id": "r%d", "v": 1}' % number for number in range(20)]
-    at = 10 * (page - 1) + 4
-    right, tokens.api.rows[at] = tokens.api.rows[at], b'{"id": "r%d", "v": ' % at + REFUSED[name] + b"}"
+    right, tokens.api.rows[14] = tokens.api.rows[14], b'{"id": "r14", "v": ' + REFUSED[name] + b"}"
 
     exc = tokens.stops(BadRecordError)
 
-    assert exc.page == page
+    assert exc.page == 2
     # How deep a body is nested is known before it is cut into records.
     assert exc.record == (None if "nested" in name else 5)
-    assert len(tokens.stored()) == tokens.ledger()[-1].position.records <= 10 * (page - 1)
-    tokens.api.rows[at] = right
+    assert len(tokens.stored()) == tokens.ledger()[-1].position.records <= 10
+    tokens.api.rows[14] = right
     tokens.assert_exact_after_repair()
 
 
