@@ -181,6 +181,7 @@ models = st.builds(
 
 @search
 @given(model=models, more=st.booleans())
+@example(model=ModelApi(7, [7], changes=[[], [], [("insert", 0, 1), ("delete", 0, 6)], [("delete", 1, 1)]]), more=False)
 def test_keyed_walk_skips_nothing(model: ModelApi, more: bool) -> None:
     """Every record that was there from the first request to the last is yielded, or the walk says that it lost its
     anchors; whatever is deleted and inserted meanwhile, it ends, and never takes that for a broken order."""

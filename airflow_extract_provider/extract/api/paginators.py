@@ -94,6 +94,7 @@ def _size(size: PageSize | None) -> dict[str, str]:
 
 _SPACING = (65, 33, 17, 9, 5, 3, 2, 1)
 _RESTARTS = 3
+_IDLE = 4  # twice, since what came after the last record may be gone again
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +122,9 @@ class LastKey:
         known, index = _known(place), _index(place)
         keys = tuple(record.key for record in page.records)
         self._check_anchor(known[index] if index >= 0 else None, keys)
-        if place.idle == 1:
+        if place.idle % 2 == 1:
             # Asked after the very last one: nothing is the end, and anything has no overlap to prove it.
-            return Turn((), (), place, complete=True) if not keys else Turn((), (), replace(place, idle=2))
+            return Turn((), (), place, complete=True) if not keys else Turn((), (), replace(place, idle=place.idle + 1))
         later = {*known[index + 1 :]}
         seen = max((at for at, key in enumerate(keys) if key in later), default=-1)
         # Only one record is known: whether the API goes on behind it or starts again at record one, nothing is between.
@@ -166,9 +167,9 @@ class LastKey:
         elif place.back > 0 or early:
             self._check_restarts(place)
             return False, 0
-        elif more is None and place.idle == 0:
+        elif more is None and place.idle < _IDLE:
             # Servers send as few as they like: only an empty page after the last record is the end.
-            return False, 1
+            return False, place.idle + 1
         raise RepeatedPageError(
             "the page holds nothing new, but the API does not say that it was the last.",
             todo="If the API sends one record a page, let it send more (pages.size): pages must overlap by a record.",
@@ -178,7 +179,7 @@ class LastKey:
         place = _after_key(place)
         if _index(place) < 0:
             raise _request_refused(refusal)
-        return replace(place, idle=2) if place.idle == 1 else self._back(place)
+        return replace(place, idle=place.idle + 1) if place.idle % 2 == 1 else self._back(place)
 
     def _back(self, place: AfterKey) -> AfterKey:
         """One anchor further back; raises when that has led to the beginning too often."""
@@ -220,9 +221,9 @@ def _known(place: AfterKey) -> tuple[str, ...]:
 def _index(place: AfterKey) -> int:
     """Which of the known keys to ask after: the last but one, or as many further back as failed; -1: the beginning.
 
-    After a page that held nothing new it is the last one, once, to see the end."""
+    After a page that held nothing new it is the last one, to see the end."""
     known = _known(place)
-    if place.idle == 1:
+    if place.idle % 2 == 1:
         return len(known) - 1
     return max(max(len(known) - 2, 0) - place.back, -1) if known else -1
 
