@@ -84,6 +84,8 @@ def stop_all(children: Iterable[Child], patience: float) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
+    for process in sessions.values():
+        process.wait()  # a zombie does not count above, and must be collected all the same
 
 
 def members(sessions: Mapping[int, "subprocess.Popen[bytes]"]) -> list[int]:

@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -32,7 +32,7 @@ from airflow_extract_provider.extract.errors import (
     FencedError,
     StoreUnavailableError,
 )
-from airflow_extract_provider.extract.progress import Progress, Summary
+from airflow_extract_provider.extract.progress import Progress, Summary, counted
 from airflow_extract_provider.extract.reader import Arrived, Client, LowerClock, Reader
 from airflow_extract_provider.extract.resume import Books, begin, show, tell_unshown
 from airflow_extract_provider.extract.source import Source
@@ -174,9 +174,9 @@ class _Run:
         self._progress = Progress(what, settings.log_every.total_seconds())
         self._beat_every = settings.silent_after.total_seconds() / 5
         self._beaten = self._shown = time.monotonic()
+        self._sent = client.requests
 
     def run(self, reset: bool, run_for: timedelta | None, stop: threading.Event) -> Summary:
-        asked = self._client.requests
         before = self._at = begin(self._books, beginning(self._object), reset=reset)
         clock = LowerClock(self._beat())
         walk = backfill(self._object, before.position)
@@ -190,9 +190,8 @@ class _Run:
             raise exc.at(kept=self._kept(), position=self._at.position.as_json()) from None
         finally:
             reader.stop()
-        requests = self._client.requests - asked
-        self._progress.end(self._at.position, requests, "stopped" if stop.is_set() else "paused")
-        return self._summary(before, requests)
+        self._progress.end(self._at.position, "stopped" if stop.is_set() else "paused")
+        return self._summary(before)
 
     def _follow(self, reader: Reader, clock: LowerClock, run_for: timedelta | None, stop: threading.Event) -> None:
         """Apply what arrives until the walk is complete or the time is up."""
@@ -208,19 +207,27 @@ class _Run:
 
     def _commit(self, arrived: list[Arrived], clock: LowerClock) -> None:
         """Apply pages in one transaction; then, and only then, tell of them."""
-        applied = self._applied([self._batch(item) for item in arrived])
+        batches = self._batches(arrived)
+        applied = self._applied(batches)
         clock.set(applied.clock)
         self._beaten = time.monotonic()
         self._at = Cursor(applied.sequence, arrived[-1].step.position)
-        records = sum(len(item.step.records) for item in arrived)
-        self._progress.add(len(arrived), records, applied.counts, self._at.position)
+        self._progress.add([batch.entry.records for batch in batches], applied.counts, self._at.position)
         if time.monotonic() - self._shown >= self._settings.cursor_every.total_seconds():
             self._show_now()
 
-    def _batch(self, item: Arrived) -> Batch:
-        records = item.step.records
-        entry = Entry("page", item.step.position, self._books.runner, item.sent_at, len(records))
-        return Batch(records, item.sent_at, entry)
+    def _batches(self, arrived: list[Arrived]) -> list[Batch]:
+        """The pages with their ledger rows. A row counts what is new to the walk: pages overlap by a record."""
+        batches, before = [], self._at.position.records
+        for item in arrived:
+            position = item.step.position
+            entry = Entry("page", position, self._books.runner, item.sent_at, position.records - before)
+            batches.append(Batch(item.step.records, item.sent_at, entry))
+            before = position.records
+        # What was sent since the last commit, retries included, so that a run can be added up over its slices.
+        sent, self._sent = self._client.requests - self._sent, self._client.requests
+        batches[-1] = replace(batches[-1], entry=replace(batches[-1].entry, counts={"requests": sent}))
+        return batches
 
     def _applied(self, batches: list[Batch]) -> Applied:
         """Apply; once more when Postgres chose this transaction to end a deadlock. Nothing was written then."""
@@ -261,21 +268,22 @@ class _Run:
         position = self._at.position
         if not position.pages:
             return "nothing was read or written before."
-        read = f"{position.pages:,} pages, {position.records:,} records"
+        read = f"{counted(position.pages, 'page')}, {counted(position.records, 'record')}"
         return f"{read}; the cursor stands behind them, nothing was skipped."
 
-    def _summary(self, before: Cursor, requests: int) -> Summary:
-        position, progress = self._at.position, self._progress
+    def _summary(self, before: Cursor) -> Summary:
+        position, ledger = self._at.position, self._books.ledger
+        totals = ledger.totals(self._books.conn, self._books.runner)
         return Summary(
             source=self._target.source,
             object=self._target.object,
-            walk=self._books.ledger.walk,
+            walk=ledger.walk,
             complete=position.complete,
-            pages=progress.pages,
-            requests=requests,
-            records=progress.records,
-            counts=dict(progress.counts),
-            seconds=progress.seconds,
+            pages=totals["pages"],
+            requests=totals["requests"],
+            records=totals["records"],
+            counts=totals,
+            seconds=self._progress.seconds,
             cursor_before=before.position.as_json(),
             cursor_after=position.as_json(),
             complete_to=position.began_at if position.complete else None,

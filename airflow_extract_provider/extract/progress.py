@@ -5,25 +5,34 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from airflow_extract_provider.extract.cursor import AfterKey, Position
 
-__all__ = ["Progress", "Summary"]
+__all__ = ["KINDS", "Progress", "Summary", "counted"]
 
 _log = logging.getLogger(__name__)
+
+KINDS = ("created", "updated", "undeleted", "unchanged", "stale", "refetch")
+"""The kinds of change, in the order in which people read them."""
+
+
+def counted(count: int, what: str) -> str:
+    """A number with its noun: ``1 page``, ``1,200 pages``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
     """What a run did.
 
-    ``pages``, ``requests`` (retries included), ``records`` (those read again included) and ``counts`` (changes by kind)
-    are this run's; ``seconds`` is its wall time. ``complete``: the walk has reached the end, and the copy is complete
-    up to ``complete_to`` (aware; None before the end). ``cursor_before`` and ``cursor_after`` are positions as JSON.
+    ``pages``, ``requests`` (retries included), ``records`` and ``counts`` (changes by kind) are those of the runner: of
+    all tries and slices of a task instance, as its ledger rows add them up. ``seconds`` is the wall time of the last of
+    them. ``complete``: the walk has reached the end, and the copy is complete up to ``complete_to`` (aware; None before
+    the end). ``cursor_before`` and ``cursor_after`` are positions as JSON.
     """
 
     source: str
@@ -41,7 +50,6 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as JSON values, the changes by kind among them; small enough for XCom."""
-        kinds = ("created", "updated", "undeleted", "unchanged", "stale", "refetch")
         return {
             "source": self.source,
             "object": self.object,
@@ -50,7 +58,7 @@ class Summary:
             "pages": self.pages,
             "requests": self.requests,
             "records": self.records,
-            **{kind: self.counts.get(kind, 0) for kind in kinds},
+            **{kind: self.counts.get(kind, 0) for kind in KINDS},
             "seconds": round(self.seconds, 3),
             "cursor_before": dict(self.cursor_before),
             "cursor_after": dict(self.cursor_after),
@@ -75,10 +83,10 @@ class Progress:
         """Wall time since the run began."""
         return time.monotonic() - self.began
 
-    def add(self, pages: int, records: int, counts: Mapping[str, int], position: Position) -> None:
-        """Count what was committed, and say it if it is time."""
-        self.pages += pages
-        self.records += records
+    def add(self, records: Sequence[int], counts: Mapping[str, int], position: Position) -> None:
+        """Count the records of each page that was committed, and the changes; say it if it is time."""
+        self.pages += len(records)
+        self.records += sum(records)
         self.counts.update(counts)
         if time.monotonic() - self._said >= self.every:
             self._said = time.monotonic()
@@ -91,14 +99,15 @@ class Progress:
             ]
             _log.info("%s   %s", self.what, " · ".join([*parts, *_place(position)]))
 
-    def end(self, position: Position, requests: int, stopped: str) -> None:
+    def end(self, position: Position, stopped: str) -> None:
         """Say how the run ended; ``stopped`` tells why when the walk is not complete."""
         if position.complete and position.began_at and not self.pages:
             at = f"{position.began_at:%Y-%m-%dT%H:%M:%SZ}"
             _log.info("%s   nothing to do: complete to %s; `reset` reads everything again", self.what, at)
             return
-        seen = f"{self.records:,} records, {self.pages:,} pages, {requests:,} requests, {self.seconds:.1f} s"
-        parts = [seen, self._changes()]
+        read = [counted(self.records, "record"), counted(self.pages, "page")]
+        read.append(counted(self.counts["requests"], "request"))
+        parts = [f"{', '.join(read)}, {self.seconds:.1f} s", self._changes()]
         if position.complete and position.began_at:
             parts.append(f"complete to {position.began_at:%Y-%m-%dT%H:%M:%SZ}")
         elif not position.complete:
@@ -106,7 +115,7 @@ class Progress:
         _log.info("%s   %s: %s", self.what, "done" if position.complete else stopped, " · ".join(parts))
 
     def _changes(self) -> str:
-        told = " ".join(f"{count:,} {kind}" for kind, count in self.counts.items() if count)
+        told = " ".join(f"{self.counts[kind]:,} {kind}" for kind in KINDS if self.counts[kind])
         return told or "no change"
 
 

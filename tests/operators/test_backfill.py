@@ -308,7 +308,8 @@ def test_a_stopped_task_is_no_success(shop: Shop) -> None:
     shop.api.before = lambda number, asked: None
     assert shop.run(try_number=2).state is TaskInstanceState.SUCCESS
     assert shop.copied() == 50
-    assert shop.xcom()["created"] < 50
+    # The summary adds up the tries of a task instance.
+    assert shop.xcom()["created"] == 50
 
 
 def test_the_operator_can_be_copied_before_and_after_a_run(shop: Shop) -> None:

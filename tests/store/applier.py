@@ -69,8 +69,8 @@ class Applier:
     def apply(self, *pages: Sequence[Record], sent_at: datetime | None = None) -> dict[str, int]:
         """Apply pages in one transaction, sent just now unless told otherwise; returns the changes by kind."""
         sent = sent_at or clock(self.conn)
-        entry = Entry("page", Position(AfterKey("x")), "test", sent)
-        batches = [Batch(tuple(page), sent, entry) for page in pages]
+        where = Position(AfterKey("x"))
+        batches = [Batch(tuple(page), sent, Entry("page", where, "test", sent, len(page))) for page in pages]
         return dict(+apply(self.conn, self.target, self.fence, self.ledger, batches).counts)
 
     def table(self) -> dict[str, tuple[Any, int]]:

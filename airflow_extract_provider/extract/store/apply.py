@@ -7,7 +7,7 @@ note what must be read again, add the ledger rows. Records that have not changed
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -42,7 +42,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The records of one page, as it came; ``entry`` is its ledger row, ``sent_at`` as in :class:`Coming`."""
+    """The records of one page, as it came; ``entry`` is its ledger row, whose counts are added to those of apply."""
 
     records: tuple[Record, ...]
     sent_at: datetime
@@ -78,7 +78,9 @@ def apply(conn: Connection, target: Target, fence: Fence, ledger: Ledger, batche
             totals += changes
             undecided |= notes
         _note(conn, target, sorted(undecided))
-        totals["unchanged"] += sum(len(batch.records) for batch in batches) - totals.total()
+        # Of what is new to the walk: a record read again with its page's neighbour is not counted a second time.
+        totals["unchanged"] = max(sum(batch.entry.records for batch in batches) - totals.total(), 0)
+        totals += _sum(batch.entry.counts for batch in batches)
         sequences = [ledger.append(conn, _with_counts(batch.entry, totals, last)) for batch, last in _marked(batches)]
     return Applied(sequences[-1], totals, clock)
 
@@ -86,6 +88,10 @@ def apply(conn: Connection, target: Target, fence: Fence, ledger: Ledger, batche
 def limit_idling(conn: Connection, target: Target) -> None:
     """Let Postgres end this transaction if its process stops in the middle of it."""
     conn.execute(_statement("limits", target), {"idle": f"{target.idle_timeout.total_seconds() * 1000:.0f}ms"})
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    return sum((Counter(count) for count in counts), Counter())
 
 
 def _marked(batches: Sequence[Batch]) -> Iterable[tuple[Batch, bool]]:

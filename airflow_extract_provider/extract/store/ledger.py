@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -76,6 +77,10 @@ class Ledger:
         asked = {**self._whose(), "after": after, "complete": Jsonb(position.complete)}
         row = conn.execute(self._statement("covered"), asked).fetchone()
         return None if row is None else Cursor(row[0], Position.from_json(row[1]))
+
+    def totals(self, conn: Connection, cause: str) -> Counter[str]:
+        """Pages, records, requests and changes by kind of one task instance, over all its tries and slices."""
+        return Counter(dict(conn.execute(self._statement("totals"), {**self._whose(), "cause": cause}).fetchall()))
 
     def was_reset_by(self, conn: Connection, cause: str) -> bool:
         """Whether this task instance has already started the walk over, in an earlier try."""

@@ -36,6 +36,17 @@ where source = %(source)s and object = %(object)s and walk = %(walk)s and part =
   and coalesce(position -> 'place' -> 'after', position -> 'place' -> 'token') = %(after)s
 order by sequence desc limit 1;
 
+-- name: totals
+-- What one task instance has done, over all its tries and slices.
+with own as (
+    select records, counts from {extract}.ledger
+    where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and cause = %(cause)s
+      and kind = 'page'
+)
+select 'pages', count(*) from own
+union all select 'records', coalesce(sum(records), 0)::bigint from own
+union all select name, sum(count::bigint)::bigint from own, jsonb_each_text(counts) as told (name, count) group by name;
+
 -- name: reset_by
 select 1 from {extract}.ledger
 where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and kind = 'reset' and cause = %(cause)s

@@ -77,7 +77,9 @@ def _columns(conn: Connection, schema: str, table: tuple[str, str]) -> set[str]:
 def _books(conn: Connection, schema: str) -> list[str]:
     if conn.execute("select to_regnamespace(%s)", [sql.Identifier(schema).as_string(conn)]).fetchone() == (None,):
         conn.execute(statement(_FILE, "schema", schema))
-    conn.execute(statement(_FILE, "book", schema))
+    # Only what is missing: even `if not exists` needs the right to create.
+    if not _columns(conn, schema, (schema, "migration")):
+        conn.execute(statement(_FILE, "book", schema))
     applied = {row[0] for row in conn.execute(statement(_FILE, "applied", schema))}
     done = []
     for number, name, text in _migrations():
