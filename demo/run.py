@@ -8,6 +8,7 @@ Whatever happens, no process is left behind. With KEEP=1 all stays up until Ctrl
 import argparse
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -277,12 +278,19 @@ def remove(path: Path) -> None:
 
 def ignore_signals() -> None:
     """Let nothing interrupt what follows."""
-    for number in SIGNALS:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in (*SIGNALS, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    ignore_signals()
+    # An exception raised in a destructor or in a library's callback is lost: raised again each second, it arrives.
+    signal.signal(signal.SIGALRM, functools.partial(_raise_stopped, number))
+    signal.setitimer(signal.ITIMER_REAL, 1, 1)
+    raise StoppedError(number)
+
+
+def _raise_stopped(number: int, alarm: int, frame: FrameType | None) -> NoReturn:
     raise StoppedError(number)
 
 
