@@ -71,7 +71,7 @@ class BackfillOperator(BaseOperator):
         store_conn_id: str = "extract_store",
         api_conn_id: str | None = None,
         run_for: timedelta | float | str | None = timedelta(minutes=30),
-        pause: timedelta | float | str = timedelta(seconds=30),
+        pause: timedelta | float | str = timedelta(seconds=60),
         selected: bool | str = True,
         reset: bool | str = False,
         take_over: bool | str = False,

@@ -26,7 +26,7 @@ SOURCES = ("plain", "killed", "login", "edited", "sliced")
 SLICED = """
 import os
 from airflow_extract_provider.dag_templates import make_dags
-globals().update(make_dags(os.environ["EXTRACT_SOURCES"] + "_sliced", default_args={"run_for": 1, "pause": 5}))
+globals().update(make_dags(os.environ["EXTRACT_SOURCES"] + "_sliced", default_args={"run_for": 1, "pause": 15}))
 """
 SECRET = "marked-secret-4711"
 PAGE = 50
