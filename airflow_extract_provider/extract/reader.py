@@ -21,7 +21,10 @@ __all__ = ["Arrived", "Client", "LowerClock", "Reader"]
 class Client(Protocol):
     """What fetches pages. Only one thread uses it at a time."""
 
-    requests: int
+    @property
+    def requests(self) -> int:
+        """How many requests went out, retries included."""
+        ...
 
     def fetch(self, object: ApiObject, request: Request) -> Reply:
         """The reply to a request, or one of the errors that `ApiClient.fetch` raises."""
