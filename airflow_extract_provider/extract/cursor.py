@@ -47,12 +47,13 @@ class AfterToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     """Where the page token ``token`` leads; None: before the first page.
 
     ``tokens`` watches for tokens that come again, ``pages`` for pages: an API that ignores the token may give a fresh
-    one with the same page each time.
+    one with the same page each time. ``empty`` counts the pages in a row without a record.
     """
 
     token: str | None = None
     tokens: Lap = Lap()
     pages: Lap = Lap()
+    empty: Count = 0
 
 
 Place: TypeAlias = AfterKey | AfterToken
@@ -64,7 +65,10 @@ class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``pages`` and ``records`` count what was read since the walk began, pages and records read again included.
     ``began_at`` is an instant certainly before the first page was looked up by the API: once the walk is complete, the
     copy is complete up to it (law: hand-off). ``order`` is the order field's value, as text, of the last record,
-    against which the next page is checked.
+    against which the next page is checked, and ``ordered_by`` that field: a value of another one says nothing.
+
+    ``key`` names the key fields, and ``made`` is a digest of all else that decides which records are copied and where
+    to, as the source file said when the walk began. None: not known.
     """
 
     place: Place
@@ -73,6 +77,9 @@ class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     complete: bool = False
     began_at: Instant | None = None
     order: str | None = None
+    ordered_by: str | None = None
+    key: str | None = None
+    made: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The position as JSON values."""

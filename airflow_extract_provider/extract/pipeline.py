@@ -104,7 +104,7 @@ def run(
         source.object(object)
         with _walk_held(source, object, walk, postgres, runner, take_over, settings) as (conn, fence):
             ledger = Ledger(settings.schema, source.source, object, walk)
-            books = Books(conn, settings.schema, fence, ledger, cursor, runner.identity)
+            books = Books(conn, settings.schema, fence, ledger, source.table(object), cursor, runner.identity)
             job = _Run(source, object, books, client, settings)
             return job.run(reset, run_for, stop or threading.Event())
     except ExtractError as exc:
@@ -125,9 +125,15 @@ def _walk_held(
     try:
         conn.autocommit = True
         check(conn, settings.schema, source.table(object))
-        silent = settings.silent_after
         fence = acquire(
-            conn, settings.schema, scope, runner.identity, runner.label, silent_after=silent, take_over=take_over
+            conn,
+            settings.schema,
+            scope,
+            runner.identity,
+            runner.label,
+            silent_after=settings.silent_after,
+            take_over=take_over,
+            idle_timeout=settings.idle_timeout,
         )
         yield conn, fence
     except psycopg.Error as exc:
@@ -153,6 +159,7 @@ def _named(exc: psycopg.Error, postgres: Connect, settings: Settings, fence: Fen
             return lost
         try:
             with named_errors(), postgres() as conn:
+                conn.autocommit = True
                 hold(conn, settings.schema, fence)
         except FencedError as fenced:
             return fenced
@@ -168,8 +175,9 @@ class _Run:
 
     def __init__(self, source: Source, object: str, books: Books, client: Client, settings: Settings) -> None:
         self._object = source.object(object)
+        self._beginning = beginning(self._object, source.made(object))
         self._books, self._client, self._settings = books, client, settings
-        self._target = Target(settings.schema, source.source, object, source.table(object), settings.idle_timeout)
+        self._target = Target(settings.schema, source.source, object, source.table(object))
         what = f"{source.source}/{object} {books.ledger.walk}"
         self._progress = Progress(what, settings.log_every.total_seconds())
         self._beat_every = settings.silent_after.total_seconds() / 5
@@ -177,7 +185,7 @@ class _Run:
         self._sent = client.requests
 
     def run(self, reset: bool, run_for: timedelta | None, stop: threading.Event) -> Summary:
-        before = self._at = begin(self._books, beginning(self._object), reset=reset)
+        before = self._at = begin(self._books, self._beginning, reset=reset)
         clock = LowerClock(self._beat())
         walk = backfill(self._object, before.position)
         reader = Reader(self._object, walk, self._client, clock, self._settings.ahead)

@@ -10,9 +10,14 @@ import logging
 from dataclasses import dataclass
 
 from airflow_extract_provider.extract.cursor import Cursor, CursorStore, Position, cursor_key
-from airflow_extract_provider.extract.errors import CursorAheadError, CursorInvalidError, CursorUnreadableError
+from airflow_extract_provider.extract.errors import (
+    CursorAheadError,
+    CursorInvalidError,
+    CursorUnreadableError,
+    PositionMismatchError,
+)
 from airflow_extract_provider.extract.store.connection import Connection
-from airflow_extract_provider.extract.store.fence import Fence, hold
+from airflow_extract_provider.extract.store.fence import Fence, hold, holding
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
 from airflow_extract_provider.extract.store.storable import unstorable
 
@@ -29,6 +34,7 @@ class Books:
     schema: str
     fence: Fence
     ledger: Ledger
+    table: tuple[str, str]
     cursors: CursorStore | None
     runner: str
 
@@ -47,6 +53,7 @@ def begin(books: Books, beginning: Position, *, reset: bool) -> Cursor:
     """Where this run begins, committed to the ledger and shown in the cursor before the first request.
 
     Raises CursorInvalidError, CursorAheadError: the cursor was edited into something that cannot be followed.
+    Raises PositionMismatchError: what was copied so far was copied as another source file says, or is gone.
     Raises CursorUnreadableError, CursorShadowedError: as the cursor store. FencedError: the walk was taken over.
     """
     found = _found(books, beginning, reset)
@@ -62,39 +69,34 @@ def show(books: Books, cursor: Cursor) -> None:
     if books.cursors is not None:
         hold(books.conn, books.schema, books.fence)
         books.cursors.write(books.key, cursor.as_text())
-        with books.conn.transaction():
-            hold(books.conn, books.schema, books.fence)
+        with holding(books.conn, books.schema, books.fence):
             books.ledger.show(books.conn, cursor.sequence)
 
 
 def _found(books: Books, beginning: Position, reset: bool) -> Cursor:
-    head = books.ledger.head(books.conn)
+    _check_key(books, beginning)
     # A retry of the task that asked for the reset goes on from where its earlier try has come.
     if reset and not books.ledger.was_reset_by(books.conn, books.runner):
         return _append(books, Entry("reset", beginning, books.runner), "starts over, as asked")
-    if books.cursors is None:
-        return head or _append(books, Entry("start", beginning, books.runner), "starts")
-    text = books.cursors.read(books.key)
-    if text is None:
-        return _without_cursor(books, head, beginning)
-    shown = _parsed(books, text)
-    if head is None:
-        if shown.position.place != beginning.place:
-            raise _ahead(books, "the ledger of this store knows nothing of this walk")
+    text = None if books.cursors is None else books.cursors.read(books.key)
+    # Its absence is proven: it was deleted, or, if it was never there, a run died before writing it.
+    if text is None and books.cursors is not None and books.ledger.shown(books.conn) is not None:
+        what = f"starts over: the Variable {books.key} was deleted"
+        return _append(books, Entry("reset", beginning, books.runner), what)
+    shown = None if text is None else _parsed(books, text)
+    head = books.ledger.head(books.conn)
+    if head is None and shown is not None and shown.position.place != beginning.place:
+        raise _ahead(books, "the ledger of this store knows nothing of this walk")
+    # A walk without a page begins as the source file says now: the mistake that stopped it may have been corrected.
+    if head is None or (not head.position.pages and head.position != beginning):
         return _append(books, Entry("start", beginning, books.runner), "starts")
-    return _with_cursor(books, head, shown)
+    at = head if shown is None else _place_shown(books, head, shown)
+    _check_made(books, at.position, beginning)
+    return head if at is head else _follow(books, at)
 
 
-def _without_cursor(books: Books, head: Cursor | None, beginning: Position) -> Cursor:
-    """The cursor's absence is proven: it was deleted, or, if it was never there, a run died before writing it."""
-    if head is None:
-        return _append(books, Entry("start", beginning, books.runner), "starts")
-    if books.ledger.shown(books.conn) is None:
-        return head
-    return _append(books, Entry("reset", beginning, books.runner), f"starts over: the Variable {books.key} was deleted")
-
-
-def _with_cursor(books: Books, head: Cursor, shown: Cursor) -> Cursor:
+def _place_shown(books: Books, head: Cursor, shown: Cursor) -> Cursor:
+    """The ledger's head if the cursor was not edited, else the row to go back to."""
     row = books.ledger.row(books.conn, shown.sequence)
     if row is not None and row[0] == shown.position:
         newest = books.ledger.shown(books.conn)
@@ -102,11 +104,43 @@ def _with_cursor(books: Books, head: Cursor, shown: Cursor) -> Cursor:
             # Not edited. It may lag behind the ledger: the Variable is written after the commit, and seldom.
             return head
         if row[1]:
-            return _follow(books, Cursor(shown.sequence, row[0]))
+            return Cursor(shown.sequence, row[0])
     covered = books.ledger.covered(books.conn, shown.position)
     if covered is None:
         raise _ahead(books, "the ledger holds no such place since the walk last started over")
-    return _follow(books, covered)
+    return covered
+
+
+def _check_key(books: Books, beginning: Position) -> None:
+    """Under another key each record would be stored a second time, and the first copies would never be touched again:
+    not even starting over would help."""
+    before = books.ledger.key(books.conn)
+    if before not in (None, beginning.key) and not books.ledger.is_empty(books.conn, books.table):
+        raise _mismatch(
+            books,
+            f"`key` was {before} when the table {'.'.join(books.table)} was filled, and is {beginning.key} now.",
+            "Put `key` back; or empty the table, or declare another `table` and migrate; then start over with `reset`.",
+        )
+
+
+def _check_made(books: Books, position: Position, beginning: Position) -> None:
+    """What the ledger says was copied must be a part of what is asked for now, and still be there."""
+    if position.made not in (None, beginning.made):
+        raise _mismatch(
+            books,
+            "the object's path, params, records or table are not those with which the walk began.",
+            "Put them back, or start over with `reset`.",
+        )
+    if position.records and books.ledger.is_empty(books.conn, books.table):
+        raise _mismatch(
+            books,
+            f"the table {'.'.join(books.table)} is empty, but the ledger says that records were stored in it.",
+            "Restore the table, or start over with `reset`.",
+        )
+
+
+def _mismatch(books: Books, what: str, todo: str) -> PositionMismatchError:
+    return PositionMismatchError(what, kept="everything; nothing was read.", todo=todo, **books.place)
 
 
 def _follow(books: Books, back_to: Cursor) -> Cursor:
@@ -116,8 +150,7 @@ def _follow(books: Books, back_to: Cursor) -> Cursor:
 
 
 def _append(books: Books, entry: Entry, what: str) -> Cursor:
-    with books.conn.transaction():
-        hold(books.conn, books.schema, books.fence)
+    with holding(books.conn, books.schema, books.fence):
         sequence = books.ledger.append(books.conn, entry)
     _log.info("%s/%s %s   %s", books.ledger.source, books.ledger.object, books.ledger.walk, what)
     return Cursor(sequence, entry.position)

@@ -6,6 +6,8 @@ that is not known is an error, and so is everything that would have to be guesse
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from importlib import resources
@@ -193,6 +195,12 @@ class Source(_Frozen):
         """Schema and table of an object's records."""
         found = self.object(name)
         return found.schema_ or self.source, found.table or found.name
+
+    def made(self, name: str) -> str:
+        """A digest of what decides which records an object's copy holds, and where: not of how they are paged."""
+        found = self.object(name)
+        told = [found.path, sorted(found.params.items()), found.records, self.table(name)]
+        return hashlib.blake2b(json.dumps(told).encode(), digest_size=8).hexdigest()
 
     def object(self, name: str) -> ApiObject:
         """An object by name.

@@ -1,4 +1,4 @@
-"""The stripe preset on a real API that nobody here wrote: `starting_after` a deleted record, it starts at record one."""
+"""The stripe preset on a real API that nobody here wrote; after a deleted record it starts again at record one."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,10 +19,13 @@ from airflow_extract_provider.extract.errors import (
     CursorShadowedError,
     CursorUnreadableError,
     ExtractError,
+    FencedError,
 )
 from airflow_extract_provider.extract.pipeline import Runner
+from airflow_extract_provider.extract.store.ledger import Ledger
 from tests.extract.scene import KEYED, TOKENS, Scene, rows
 from tests.loopback import Fault
+from tests.store.applier import in_thread
 
 
 class Killed(BaseException):
@@ -507,3 +511,29 @@ def test_the_cursors_name_is_no_secret() -> None:
     name = cursor_key("crm", "contacts", "backfill")
     assert name == "extract_crm_contacts_backfill_cursor"
     assert not [word for word in ("token", "key", "secret", "password", "passphrase", "auth") if word in name]
+
+
+@pytest.mark.parametrize("where", ["append", "show"])
+def test_stopped_in_the_books(where: str, walked: Walked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is stopped while it writes the books is cut off too: it does not keep the next one out for ever."""
+    stopped, wake, right = threading.Event(), threading.Event(), getattr(Ledger, where)
+
+    def stops(ledger: Ledger, *arguments: Any) -> Any:
+        found = right(ledger, *arguments)
+        if not stopped.is_set():
+            stopped.set()
+            wake.wait(20)
+        return found
+
+    monkeypatch.setattr(Ledger, where, stops)
+    settings = walked.scene.settings(idle_timeout=timedelta(seconds=0.3))
+    first = in_thread(lambda: walked.run(settings=settings))
+    assert stopped.wait(10)
+    second = in_thread(lambda: walked.run(take_over=True))
+    try:
+        second.result(timeout=10)
+    finally:
+        wake.set()
+    with pytest.raises(FencedError):
+        first.result(timeout=10)
+    walked.assert_done()

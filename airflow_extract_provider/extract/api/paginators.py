@@ -94,6 +94,7 @@ def _size(size: PageSize | None) -> dict[str, str]:
 
 _SPACING = (65, 33, 17, 9, 5, 3, 2, 1)
 _RESTARTS = 3
+_EMPTY = 1000  # an API that filters after cutting pages may send many
 _IDLE = 4  # twice, since what came after the last record may be gone again
 
 
@@ -257,10 +258,16 @@ class Token:
             raise _in_a_circle("the page token that it was just sent")
         tokens = _onward(place.tokens, token, "a page token that it had given before")
         pages = place.pages
+        empty = 0 if page.records else place.empty + 1
+        if empty > _EMPTY:
+            raise RepeatedPageError(
+                f"the API gave {_EMPTY:,} pages in a row without a record, and a new token with each.",
+                todo="Most often such a token is meant for a later visit: see how this API marks its last page.",
+            )
         if page.records:  # pages without records are all alike: an API may filter after cutting pages
             keys = "\0".join(record.key for record in page.records)
             pages = _onward(pages, keys, "a page that it had given before, under another token")
-        return Turn(page.records, page.records, AfterToken(token, tokens, pages))
+        return Turn(page.records, page.records, AfterToken(token, tokens, pages, empty))
 
     def refused(self, place: Place, refusal: Refused) -> Place:
         if _after_token(place).token is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any
 
 import psycopg
@@ -18,13 +18,13 @@ import xxhash
 from airflow_extract_provider.extract.errors import BadRecordError, DoubledKeyError
 from airflow_extract_provider.extract.page import Record
 from airflow_extract_provider.extract.store.connection import Connection
-from airflow_extract_provider.extract.store.fence import Fence, hold
+from airflow_extract_provider.extract.store.fence import Fence, holding
 from airflow_extract_provider.extract.store.judge import Coming, Stored, judge
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
 from airflow_extract_provider.extract.store.statements import statement
 from airflow_extract_provider.extract.store.storable import unstorable
 
-__all__ = ["Applied", "Batch", "Target", "apply", "first_unreadable", "limit_idling"]
+__all__ = ["Applied", "Batch", "Target", "apply", "first_unreadable"]
 
 _FILE = "apply.sql"
 
@@ -37,7 +37,6 @@ class Target:
     source: str
     object: str
     table: tuple[str, str]
-    idle_timeout: timedelta = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +65,7 @@ def apply(conn: Connection, target: Target, fence: Fence, ledger: Ledger, batche
     """
     rounds = _rounds(batches)
     twice = {key for later in rounds[1:] for key in later}
-    with conn.transaction():
-        # The fence comes first: everything after it is written by the one who may (law: one runner per walk).
-        limit_idling(conn, target)
-        clock = hold(conn, target.schema, fence)
+    with holding(conn, target.schema, fence) as clock:
         totals: Counter[str] = Counter()
         undecided: set[str] = set()
         for coming in rounds:
@@ -83,11 +79,6 @@ def apply(conn: Connection, target: Target, fence: Fence, ledger: Ledger, batche
         totals += _sum(batch.entry.counts for batch in batches)
         sequences = [ledger.append(conn, _with_counts(batch.entry, totals, last)) for batch, last in _marked(batches)]
     return Applied(sequences[-1], totals, clock)
-
-
-def limit_idling(conn: Connection, target: Target) -> None:
-    """Let Postgres end this transaction if its process stops in the middle of it."""
-    conn.execute(_statement("limits", target), {"idle": f"{target.idle_timeout.total_seconds() * 1000:.0f}ms"})
 
 
 def _sum(counts: Iterable[Mapping[str, int]]) -> Counter[str]:

@@ -1,8 +1,3 @@
--- name: limits
--- A stopped holder must not keep row locks for ever; set in the transaction, since a session's settings do not survive
--- a pooler.
-select set_config('idle_in_transaction_session_timeout', %(idle)s, true);
-
 -- name: read
 -- Without locks: most records have not changed, and a lock writes the row's header.
 select key, raw_hash, deleted_at from {table} where key = any(%(keys)b::text[]);

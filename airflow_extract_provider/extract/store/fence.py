@@ -7,6 +7,8 @@ survive a pooler, and a stopped process would hold them for ever.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,7 +17,7 @@ from airflow_extract_provider.extract.errors import FencedError, WalkBusyError
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import statement
 
-__all__ = ["Fence", "Scope", "acquire", "check_held", "hold", "release"]
+__all__ = ["Fence", "Scope", "acquire", "hold", "holding", "release"]
 
 _FILE = "fence.sql"
 
@@ -32,10 +34,14 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """The right to commit for a scope, as long as ``number`` is the newest."""
+    """The right to commit for a scope, as long as ``number`` is the newest.
+
+    ``idle_timeout`` is how long Postgres lets a transaction live whose process has stopped in the middle of it.
+    """
 
     scope: Scope
     number: int
+    idle_timeout: timedelta = timedelta(seconds=60)
 
     def parameters(self) -> dict[str, Any]:
         """The fence as parameters of its statements."""
@@ -51,19 +57,34 @@ def acquire(
     *,
     silent_after: timedelta,
     take_over: bool = False,
+    idle_timeout: timedelta = timedelta(seconds=60),
 ) -> Fence:
     """Take the fence: when it is free, when the same ``runner`` (a retry of the task) held it, when its holder has been
-    silent for longer than ``silent_after``, or in any case with ``take_over``. Commits.
+    silent for longer than ``silent_after``, or in any case with ``take_over``. The connection commits each statement:
+    a process that stops between two must not keep the row locked.
 
     Raises WalkBusyError: somebody else holds it and is alive.
     """
     asked = {**asdict(scope), "runner": runner, "label": label, "silent_after": silent_after, "take_over": take_over}
-    with conn.transaction():
-        row = conn.execute(statement(_FILE, "acquire", schema), asked).fetchone()
-        if row is not None:
-            return Fence(scope, row[0])
-        holder = conn.execute(statement(_FILE, "holder", schema), asdict(scope)).fetchone()
+    row = conn.execute(statement(_FILE, "acquire", schema), asked).fetchone()
+    if row is not None:
+        return Fence(scope, row[0], idle_timeout)
+    holder = conn.execute(statement(_FILE, "holder", schema), asdict(scope)).fetchone()
     raise _busy(scope, holder, silent_after)
+
+
+@contextmanager
+def holding(conn: Connection, schema: str, fence: Fence) -> Iterator[datetime]:
+    """A transaction that only the fence's holder can commit. Gives Postgres's clock.
+
+    The fence comes first: everything after it is written by the one who may (law: one runner per walk). If the process
+    stops in the middle of it, Postgres ends it: its locks would keep the next runner out for ever.
+
+    Raises FencedError: the walk was taken over.
+    """
+    with conn.transaction():
+        conn.execute(statement(_FILE, "limit", schema), {"idle": f"{fence.idle_timeout.total_seconds() * 1000:.0f}ms"})
+        yield hold(conn, schema, fence)
 
 
 def hold(conn: Connection, schema: str, fence: Fence) -> datetime:
@@ -72,11 +93,6 @@ def hold(conn: Connection, schema: str, fence: Fence) -> datetime:
     Raises FencedError: the walk was taken over.
     """
     row = conn.execute(statement(_FILE, "hold", schema), fence.parameters()).fetchone()
-    return check_held(fence, row)
-
-
-def check_held(fence: Fence, row: tuple[Any, ...] | None) -> datetime:
-    """The clock that the statement `hold` returned; raises FencedError when it found no row."""
     if row is None:
         scope = fence.scope
         raise FencedError(
@@ -91,9 +107,8 @@ def check_held(fence: Fence, row: tuple[Any, ...] | None) -> datetime:
 
 
 def release(conn: Connection, schema: str, fence: Fence) -> None:
-    """Give the fence back, if it is still ours. Commits."""
-    with conn.transaction():
-        conn.execute(statement(_FILE, "release", schema), fence.parameters())
+    """Give the fence back, if it is still ours."""
+    conn.execute(statement(_FILE, "release", schema), fence.parameters())
 
 
 def _busy(scope: Scope, holder: tuple[Any, ...] | None, silent_after: timedelta) -> WalkBusyError:

@@ -14,6 +14,11 @@ returning number;
 select label, heartbeat, clock_timestamp() - heartbeat from {extract}.fence
 where source = %(source)s and object = %(object)s and walk = %(walk)s and part = %(part)s;
 
+-- name: limit
+-- A stopped holder must not keep row locks for ever; set in the transaction, since a session's settings do not survive
+-- a pooler.
+select set_config('idle_in_transaction_session_timeout', %(idle)s, true);
+
 -- name: hold
 -- An update, not a read: the row lock is what keeps a takeover out until this transaction has ended.
 update {extract}.fence set heartbeat = clock_timestamp()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from psycopg.types.json import Jsonb
 
 from airflow_extract_provider.extract.cursor import AfterKey, Cursor, Position
+from airflow_extract_provider.extract.errors import PositionMismatchError
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import statement
 
@@ -37,7 +38,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The ledger rows of one walk. Methods take the connection, and never commit on their own."""
+    """The ledger rows of one walk. Methods take the connection, and never commit on their own.
+
+    Those that return a position raise PositionMismatchError when it is none to this version of the package.
+    """
 
     schema: str
     source: str
@@ -47,7 +51,18 @@ class Ledger:
     def head(self, conn: Connection) -> Cursor | None:
         """Where the walk stands, with the sequence number of that row; None: it never began."""
         row = conn.execute(self._statement("head"), self._whose()).fetchone()
-        return None if row is None else Cursor(row[0], Position.from_json(row[2]))
+        return None if row is None else Cursor(row[0], _position(row[2]))
+
+    def key(self, conn: Connection) -> str | None:
+        """The key fields by which records were stored last, as a position names them; None: not known."""
+        row = conn.execute(self._statement("head"), self._whose()).fetchone()
+        found = row[2].get("key") if row is not None and isinstance(row[2], dict) else None
+        return found if isinstance(found, str) else None
+
+    def is_empty(self, conn: Connection, table: tuple[str, str]) -> bool:
+        """Whether the record table holds nothing at all."""
+        row = conn.execute(statement(_FILE, "empty", self.schema, table)).fetchone()
+        return row == (True,)
 
     def append(self, conn: Connection, entry: Entry) -> int:
         """Add a row to the current transaction; returns its sequence number."""
@@ -59,7 +74,7 @@ class Ledger:
     def row(self, conn: Connection, sequence: int) -> tuple[Position, bool] | None:
         """The position after one row of this walk, and whether it lies behind the last reset; None: no such row."""
         row = conn.execute(self._statement("row"), {**self._whose(), "sequence": sequence}).fetchone()
-        return None if row is None else (Position.from_json(row[0]), row[1])
+        return None if row is None else (_position(row[0]), row[1])
 
     def shown(self, conn: Connection) -> int | None:
         """The newest row that is known to have been in the cursor; None: none ever was."""
@@ -76,7 +91,7 @@ class Ledger:
         after = Jsonb(place.after if isinstance(place, AfterKey) else place.token)
         asked = {**self._whose(), "after": after, "complete": Jsonb(position.complete)}
         row = conn.execute(self._statement("covered"), asked).fetchone()
-        return None if row is None else Cursor(row[0], Position.from_json(row[1]))
+        return None if row is None else Cursor(row[0], _position(row[1]))
 
     def totals(self, conn: Connection, cause: str) -> Counter[str]:
         """Pages, records, requests and changes by kind of one task instance, over all its tries and slices."""
@@ -102,3 +117,14 @@ class Ledger:
             "records": entry.records,
             "counts": Jsonb(dict(entry.counts)),
         }
+
+
+def _position(value: Any) -> Position:
+    try:
+        return Position.from_json(value)
+    except ValueError:
+        raise PositionMismatchError(
+            "the ledger holds a position that this version of the package does not understand.",
+            kept="everything; nothing was read.",
+            todo="Run the version that wrote it, or start over with `reset`.",
+        ) from None

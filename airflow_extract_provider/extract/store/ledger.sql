@@ -51,3 +51,6 @@ union all select name, sum(count::bigint)::bigint from own, jsonb_each_text(coun
 select 1 from {extract}.ledger
 where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and kind = 'reset' and cause = %(cause)s
 limit 1;
+
+-- name: empty
+select not exists (select from {table});

@@ -17,9 +17,9 @@ from airflow_extract_provider.extract.walks.step import Step, Walk
 __all__ = ["backfill", "beginning"]
 
 
-def beginning(object: ApiObject) -> Position:
-    """The position before the first request."""
-    return Position(paginator(object).start())
+def beginning(object: ApiObject, made: str | None = None) -> Position:
+    """The position before the first request; ``made`` as :meth:`Source.made` tells it."""
+    return Position(paginator(object).start(), key=", ".join(".".join(path) for path in object.key), made=made)
 
 
 def backfill(object: ApiObject, position: Position) -> Walk:
@@ -50,15 +50,22 @@ def _request(object: ApiObject, place: Place, position: Position) -> Request:
 
 
 def _after(object: ApiObject, position: Position, turn: Turn, page: Page) -> Position:
-    return Position(
+    before = position.order if position.ordered_by == _ordered_by(object) else None
+    return replace(
+        position,
         place=turn.place,
         pages=position.pages + 1,
         records=position.records + len(turn.fresh),
         complete=turn.complete,
         # The first page's instant, for good: whatever changes after it is for the walks that come later.
         began_at=position.began_at or page.began_at,
-        order=_checked_order(object, None if turn.again else position.order, turn),
+        order=_checked_order(object, None if turn.again else before, turn),
+        ordered_by=_ordered_by(object),
     )
+
+
+def _ordered_by(object: ApiObject) -> str | None:
+    return None if object.order is None else ".".join(object.order.field)
 
 
 def _checked_order(object: ApiObject, before: str | None, turn: Turn) -> str | None:

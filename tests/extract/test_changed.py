@@ -1,0 +1,160 @@
+"""What changes between two runs beside the API: the source file, the tables, the package. Never silently wrong."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from psycopg import sql
+
+from airflow_extract_provider.extract.errors import (
+    ApiUnavailableError,
+    PositionMismatchError,
+    RepeatedPageError,
+    UnorderedStreamError,
+)
+from tests.extract.scene import TOKENS, Scene, rows
+from tests.loopback import Fault
+
+MakeScene = Callable[..., Scene]
+
+
+def execute(scene: Scene, text: str) -> None:
+    """Run a statement with the names of the scene's schemas."""
+    books, schema = sql.Identifier(scene.books), sql.Identifier(scene.name)
+    with scene.connect() as conn:
+        conn.execute(sql.SQL(text).format(books=books, schema=schema))
+
+
+def until(scene: Scene, page: int) -> None:
+    """Run until this page is committed; then the API is gone."""
+    asked = len(scene.api.asked)
+    scene.api.fault = lambda number, each: Fault(500) if number > asked + page else None
+    scene.stops(ApiUnavailableError)
+    scene.api.fault = lambda number, each: None
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("how", ["truncated", "dropped and made anew", "another table", "another schema"])
+def test_the_table_is_empty(how: str, complete: bool, any_scene: Scene) -> None:
+    """A table emptied, remade or moved under a walk stops it by name; starting over makes the copy exact."""
+    scene = any_scene
+    scene.api.rows = rows(25)
+    scene.run() if complete else until(scene, 2)
+    match how:
+        case "truncated":
+            execute(scene, "truncate {schema}.things")
+        case "dropped and made anew":
+            execute(scene, "drop table {schema}.things")
+        case "another table":
+            scene.spec["table"] = "others"
+        case "another schema":
+            scene.spec["schema"] = f"{scene.name}_other"
+    scene.migrate()
+    scene.stops(PositionMismatchError)
+    scene.run(reset=True)
+    scene.assert_exact()
+
+
+@pytest.mark.parametrize("page", [0, 2])
+def test_another_key(page: int, make_scene: MakeScene) -> None:
+    """Another `key` stops a walk that has stored records, even a reset, until the table is empty."""
+    scene = make_scene(TOKENS)
+    scene.api.rows = rows(25)
+    until(scene, page)
+    scene.spec["key"] = ["id", "n"]
+    if page:
+        scene.stops(PositionMismatchError)
+        scene.stops(PositionMismatchError, reset=True)
+        execute(scene, "truncate {schema}.things")
+        scene.run(reset=True)
+    else:
+        scene.run()
+    assert len(scene.stored()) == 25
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"params": {"status": "all"}},
+        {"path": "/tokens/"},
+    ],
+    ids=str,
+)
+def test_other_records(change: dict[str, Any], make_scene: MakeScene) -> None:
+    """A walk over other records than those it began with stops by name, rather than call the old copy complete."""
+    scene = make_scene(TOKENS)
+    scene.api.rows = rows(25)
+    scene.run()
+    scene.spec |= change
+    scene.stops(PositionMismatchError)
+    scene.run(reset=True)
+    scene.assert_exact()
+
+
+def test_another_order_field(any_scene: Scene) -> None:
+    """A corrected `order` is not checked against the values of the field before."""
+    scene = any_scene
+    scene.api.rows = [
+        b'{"id": "r%d", "n": %d, "at": "2026-01-%02dT00:00:00Z"}' % (n, n // 15, 1 + n) for n in range(28)
+    ]
+    scene.api.rows = [row.replace(b'"n": 1', b'"n": -1') for row in scene.api.rows]
+    scene.spec["order"] = ["n"]
+    scene.stops(UnorderedStreamError)
+    scene.spec["order"] = ["at"]
+    scene.assert_exact_after_repair()
+
+
+@pytest.mark.parametrize("position", ["{{}}", '{{"place": {{"by": "offset", "offset": 7}}}}', "null"])
+def test_a_position_of_another_version(position: str, any_scene: Scene) -> None:
+    """A position this version does not understand is a named error; starting over makes the copy exact."""
+    scene = any_scene
+    scene.api.rows = rows(25)
+    until(scene, 2)
+    execute(scene, "update {books}.ledger set position = '" + position + "' where source = '" + scene.name + "'")
+    scene.stops(PositionMismatchError)
+    scene.run(reset=True)
+    scene.assert_exact()
+
+
+def test_fresh_tokens_without_records(make_scene: MakeScene) -> None:
+    """Empty pages with a new token each are an error at last, not a walk without end."""
+    scene = make_scene(TOKENS)
+    scene.api.rows = rows(25)
+    scene.api.fault = lambda number, asked: (
+        Fault(200, b'{"data": [], "next_cursor": "f%d"}' % number) if number > 2 else None
+    )
+
+    stop = threading.Event()
+    threading.Timer(15, stop.set).start()
+    scene.stops(RepeatedPageError, stop=stop)
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Mon, 01 Jan 2026 00:00:00 +99999999999",
+        "Mon, 01 Jan 2026 00:00:00 +9999",
+        "Mon, 01 Jan 0001 00:00:00 GMT",
+        "Fri, 31 Dec 9999 23:59:59 -2300",
+    ],
+)
+def test_a_date_of_nonsense(date: str, any_scene: Scene) -> None:
+    """A `Date` header that is no instant is passed over."""
+    scene = any_scene
+    scene.api.rows = rows(25)
+    scene.api.fault = lambda number, asked: Fault(headers={"Date": date})
+    scene.run()
+    scene.assert_exact()
+
+
+@pytest.mark.parametrize("date", ["Mon, 01 Jan 2026 00:00:00 +99999999999", "Fri, 31 Dec 9999 23:59:59 -2300"])
+def test_a_retry_after_of_nonsense(date: str, any_scene: Scene) -> None:
+    """A `Retry-After` header that is no instant is passed over."""
+    scene = any_scene
+    scene.api.rows = rows(25)
+    scene.api.fault = lambda number, asked: Fault(503, b"", {"Retry-After": date}) if number == 1 else None
+    scene.run()
+    scene.assert_exact()
