@@ -102,7 +102,7 @@ def run(
     place = {"source": source.source, "object": object, "walk": walk}
     try:
         source.object(object)
-        with _walk_held(source, object, walk, postgres, runner, take_over, settings) as (conn, fence):
+        with _walk_held(source, object, postgres, runner, take_over, settings) as (conn, fence):
             ledger = Ledger(settings.schema, source.source, object, walk)
             books = Books(conn, settings.schema, fence, ledger, source.table(object), cursor, runner.identity)
             job = _Run(source, object, books, client, settings)
@@ -113,12 +113,12 @@ def run(
 
 @contextmanager
 def _walk_held(
-    source: Source, object: str, walk: str, postgres: Connect, runner: Runner, take_over: bool, settings: Settings
+    source: Source, object: str, postgres: Connect, runner: Runner, take_over: bool, settings: Settings
 ) -> Iterator[tuple[Connection, Fence]]:
     """A checked connection, with the fence held; given back at the end, whatever the end is."""
-    # Without versions two concurrent looks at a record cannot be told apart (A, B, A): one walk at a time per object.
-    versioned = source.object(object).version is not None
-    scope = Scope(source.source, object, walk if versioned else "*")
+    # One walk at a time per object: without versions two concurrent looks at a record cannot be told apart (A, B, A).
+    # With them too, since `version` may be added or taken away while a run lives, and both must meet at one fence.
+    scope = Scope(source.source, object, "*")
     fence: Fence | None = None
     with named_errors():
         conn = postgres()

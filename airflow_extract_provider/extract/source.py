@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias
@@ -20,7 +20,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from airflow_extract_provider.extract.errors import SourceError
 from airflow_extract_provider.extract.page import FieldPath
 
-__all__ = ["ApiObject", "LastKeyPages", "PageSize", "Pages", "Source", "TokenPages", "load_source", "load_sources"]
+__all__ = [
+    "ApiObject",
+    "LastKeyPages",
+    "PageSize",
+    "Pages",
+    "Source",
+    "TokenPages",
+    "check_tables_differ",
+    "load_source",
+    "load_sources",
+]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _FIELD = re.compile(r"[A-Za-z_$@][A-Za-z0-9_$@-]*")
@@ -278,7 +288,23 @@ def load_sources(folder: Path) -> Mapping[str, Source]:
         if found.source in sources:
             raise SourceError(f"{path.name} describes {found.source} a second time.", todo="Keep one of the two files.")
         sources[found.source] = found
+    check_tables_differ(sources.values())
     return dict(sorted(sources.items()))
+
+
+def check_tables_differ(sources: Iterable[Source]) -> None:
+    """See that no two objects of any source share a table: they would overwrite each other's records.
+
+    Raises SourceError: two do.
+    """
+    owners: dict[tuple[str, str], str] = {}
+    for source in sources:
+        for name in source.objects:
+            table, owner = source.table(name), f"{source.source}/{name}"
+            if (other := owners.setdefault(table, owner)) != owner:
+                raise SourceError(
+                    f"{other} and {owner} share the table {'.'.join(table)}.", todo="Give one of them another `table`."
+                )
 
 
 def _preset(preset: Any, name: str) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from airflow_extract_provider.extract.errors import (
     PositionMismatchError,
     RepeatedPageError,
     UnorderedStreamError,
+    WalkBusyError,
 )
 from tests.extract.scene import TOKENS, Scene, rows
 from tests.loopback import Fault
+from tests.store.applier import in_thread
 
 MakeScene = Callable[..., Scene]
 
@@ -128,8 +130,10 @@ def test_fresh_tokens_without_records(make_scene: MakeScene) -> None:
     )
 
     stop = threading.Event()
-    threading.Timer(15, stop.set).start()
+    timer = threading.Timer(15, stop.set)
+    timer.start()
     scene.stops(RepeatedPageError, stop=stop)
+    timer.cancel()
 
 
 @pytest.mark.parametrize(
@@ -157,4 +161,32 @@ def test_a_retry_after_of_nonsense(date: str, any_scene: Scene) -> None:
     scene.api.rows = rows(25)
     scene.api.fault = lambda number, asked: Fault(503, b"", {"Retry-After": date}) if number == 1 else None
     scene.run()
+    scene.assert_exact()
+
+
+@pytest.mark.parametrize("before", [None, "at"])
+def test_version_declared_while_a_run_lives(before: str | None, make_scene: MakeScene) -> None:
+    """A run under the source file of before and one under that of now meet at one fence."""
+    scene = make_scene(TOKENS)
+    scene.api.rows = [b'{"id": "r%d", "at": "2026-01-01T00:00:00Z"}' % number for number in range(25)]
+    scene.spec |= {"version": before} if before else {}
+    entered, leave = threading.Event(), threading.Event()
+
+    def wait(number: int, asked: object) -> None:
+        if number == 2:
+            entered.set()
+            leave.wait(20)
+
+    scene.api.before = wait
+    first = in_thread(scene.run)
+    assert entered.wait(10)
+    if before:
+        del scene.spec["version"]
+    else:
+        scene.spec["version"] = "at"
+    try:
+        scene.stops(WalkBusyError)
+    finally:
+        leave.set()
+    first.result(timeout=20)
     scene.assert_exact()

@@ -315,3 +315,18 @@ def test_sources_from_python() -> None:
     assert made.object("contacts").records == ()
     with pytest.raises(SourceError, match="Choose one of: contacts"):
         made.object("deals")
+
+
+def test_two_sources_with_one_table(tmp_path: Path) -> None:
+    """Objects of two sources that would overwrite each other's records are refused, by both names."""
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"""
+source: {name}
+connection: api
+objects:
+  things: {{path: /things, records: data, key: id, schema: shared, pages: {{by: last_key, send: after}}}}
+"""
+        )
+    with pytest.raises(SourceError, match=r"one/things and two/things share the table shared\.things"):
+        load_sources(tmp_path)

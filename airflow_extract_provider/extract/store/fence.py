@@ -24,7 +24,7 @@ _FILE = "fence.sql"
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a fence guards. ``walk`` is ``*`` for an object without versions: only one of its walks runs at a time."""
+    """What a fence guards. ``walk`` is ``*`` for all walks of an object: only one of them runs at a time."""
 
     source: str
     object: str

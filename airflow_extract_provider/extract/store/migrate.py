@@ -8,7 +8,7 @@ from importlib import resources
 from psycopg import sql
 
 from airflow_extract_provider.extract.errors import SchemaMissingError
-from airflow_extract_provider.extract.source import Source
+from airflow_extract_provider.extract.source import Source, check_tables_differ
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.statements import statement, statements
 
@@ -25,8 +25,10 @@ def migrate(connect: Connect, sources: Iterable[Source], schema: str = "extract"
     Run again, it does nothing. Two at once wait for each other.
 
     Raises StoreRightsError: the role may not create them. Raises SchemaMissingError: a table of that name exists, but
-    is none of ours. Raises StoreUnavailableError.
+    is none of ours. Raises SourceError: two objects share a table. Raises StoreUnavailableError.
     """
+    sources = list(sources)
+    check_tables_differ(sources)
     with named_errors(), connect() as conn:
         conn.execute(statement(_FILE, "lock", schema))
         done = _books(conn, schema)

@@ -21,7 +21,7 @@ comment on table {extract}.ledger is 'One row per committed page: what has been 
 create table {extract}.fence (
     source     text collate "C" not null,
     object     text collate "C" not null,
-    walk       text collate "C" not null,                  -- '*' for objects without versions: one walk at a time
+    walk       text collate "C" not null,                  -- '*' for all of the object's walks: one at a time
     part       text collate "C" not null default '',
     number     bigint not null,                            -- grows with every takeover
     runner     text,                                       -- the task instance; null: free
