@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,8 @@ from airflow_extract_provider.extract.store.ledger import Ledger
 from tests.extract.scene import KEYED, TOKENS, Scene, rows
 from tests.loopback import Fault
 from tests.store.applier import in_thread
+
+OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 
 
 class Killed(BaseException):
@@ -186,6 +190,20 @@ def test_put_back_to_an_older_value(page: int, walked: Walked) -> None:
     walked.until(4)
     walked.text = walked.at(page)
     assert walked.run() == walked.whole[page:]
+    walked.assert_done()
+
+
+def test_put_back_from_the_ledger(walked: Walked) -> None:
+    """The query of docs/operations.md gives older values as the Variable had them."""
+    (query,) = re.findall(r"```sql\n(select committed_at.*?)```", OPERATIONS.read_text(encoding="utf-8"), re.DOTALL)
+    scene = walked.scene
+    for written, here in (("extract.", f"{scene.books}."), ("'crm'", f"'{scene.name}'"), ("contacts", scene.object)):
+        query = query.replace(written, here)
+    walked.until(4)
+    with scene.connect() as conn:
+        found = [value for _, value in conn.execute(query.encode())]
+    walked.text = json.dumps(next(value for value in found if value["pages"] == 2))
+    assert walked.run() == walked.whole[2:]
     walked.assert_done()
 
 

@@ -18,6 +18,7 @@ from airflow_extract_provider.extract.source import (
     TokenPages,
     load_source,
 )
+from airflow_extract_provider.hooks import login
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,6 +26,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def _blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_every_field_of_a_connection_is_explained() -> None:
+    """Each key that its extra may hold has its place in docs/operations.md."""
+    explained = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert [key for key in (*login._FIELDS, *login._NETWORK) if f"`{key}`" not in explained] == []
 
 
 @pytest.mark.parametrize("block", _blocks("yaml"), ids=lambda block: block.splitlines()[0])
