@@ -89,14 +89,14 @@ def _backfill_form(source: Source) -> dict[str, Param]:
             False,
             type="boolean",
             title="Start over",
-            description="Read from the first page again, instead of going on where the walk stands. Nothing is stored "
-            "twice.",
+            description="Read from the first page again, instead of going on. Needed to bring changes once an object "
+            "is complete. Nothing is stored twice.",
         ),
         "take_over": Param(
             False,
             type="boolean",
             title="Take over",
-            description="Take the walk from another run that holds it. That run ends with FencedError.",
+            description="Go on in place of another run that reads the same object now. That run ends with FencedError.",
         ),
     }
 
@@ -110,7 +110,8 @@ Copies each selected object into Postgres, from the first page to the last, in t
 
 - **Nothing is skipped:** the walk moves past a page only when its records are committed. When that cannot be kept, the
   task stops with an error that says why, and holds its cursor.
-- **Trigger it again at any time:** it goes on where it stands. A page that is read twice changes nothing.
+- **Trigger it again at any time:** it goes on where it stands. A page that is read twice changes nothing. Once an
+  object is complete there is nothing to do: *Start over* reads it again, to bring what has changed since.
 - **Where it stands** is in the Variables `extract_{source.source}_<object>_backfill_cursor`. Edit one back to an
   earlier value, and the walk goes on from there; delete it, and the walk starts over.
 - **Long walks** work in slices, between which other tasks get their turn (`up_for_reschedule`).

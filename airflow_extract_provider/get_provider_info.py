@@ -55,7 +55,7 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": {
                     "auth": {
                         "label": "Login by",
-                        "description": "bearer: the token in `Authorization: Bearer`; basic: user name and password; "
+                        "description": "bearer: the token in the header Authorization; basic: user name and password; "
                         "header: a header of its own; none: no login.",
                         "schema": {
                             "type": "string",

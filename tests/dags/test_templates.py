@@ -115,6 +115,12 @@ def test_default_args_lie_over_the_retries(folder: Path) -> None:
     assert (task.retries, task.owner, task.retry_exponential_backoff) == (0, "me", 2.0)
 
 
+def test_default_args_set_the_slices(folder: Path) -> None:
+    """As docs/operations.md says."""
+    tasks = make_dags(folder / "sources", default_args={"run_for": 600, "pause": 120})["shop_backfill"].tasks
+    assert {(task.run_for, task.pause) for task in tasks if isinstance(task, BackfillOperator)} == {(600, 120)}
+
+
 @pytest.mark.parametrize("conf", [{}, {"objects": ["lines"]}, {"reset": True, "take_over": True}])
 def test_the_form_accepts(folder: Path, conf: dict[str, Any]) -> None:
     """All objects unless some are taken away."""
