@@ -43,7 +43,13 @@ class Lap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     power: Count = 1
 
 
-class AfterToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="token"):
+# Airflow masks what stands under a name with "token" in it: the cursor could not be put back.
+_UNMASKED = {"token": "next", "tokens": "passed"}
+
+
+class AfterToken(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="token", rename=_UNMASKED
+):
     """Where the page token ``token`` leads; None: before the first page.
 
     ``tokens`` watches for tokens that come again, ``pages`` for pages: an API that ignores the token may give a fresh
@@ -83,7 +89,8 @@ class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def as_json(self) -> dict[str, Any]:
         """The position as JSON values."""
-        found: dict[str, Any] = msgspec.to_builtins(self)
+        # Lists, no tuples: Airflow's XCom would keep a tuple as a text.
+        found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         return found
 
     @classmethod

@@ -182,7 +182,7 @@ class Stage:
         record but one as its anchor; found from the list of keys, not by the walk's own rules."""
         place, limit = self.place(), {"limit": str(PAGE)}
         if self.object == "tokens":
-            return {**limit, "cursor": place["token"]} if place.get("token") else limit
+            return {**limit, "cursor": place["next"]} if place.get("next") else limit
         if place.get("after") is None:
             return limit
         return {**limit, "starting_after": self.keys[self.keys.index(place["after"]) - 1]}

@@ -125,7 +125,7 @@ class Walked:
 
     @property
     def field(self) -> str:
-        return "after" if self.scene.spec["path"] == "/keyed" else "token"
+        return "after" if self.scene.spec["path"] == "/keyed" else "next"
 
     def assert_done(self) -> None:
         """The walk is complete, the copy exact, the cursor shows the ledger's last row; replays changed nothing."""
@@ -284,7 +284,7 @@ def _with(**changes: Any) -> Callable[[str], str]:
 def _placed(**changes: Any) -> Callable[[str], str]:
     def changed(text: str) -> str:
         value = json.loads(text)
-        field = "after" if "after" in value["place"] else "token"
+        field = "after" if "after" in value["place"] else "next"
         value["place"].update({field if name == "here" else name: each for name, each in changes.items()})
         return json.dumps(value)
 
@@ -555,3 +555,12 @@ def test_stopped_in_the_books(where: str, walked: Walked, monkeypatch: pytest.Mo
     with pytest.raises(FencedError):
         first.result(timeout=10)
     walked.assert_done()
+
+
+@pytest.mark.parametrize("place", [AfterKey("b", ("a",)), AfterToken("t")], ids=lambda place: type(place).__name__)
+def test_a_cursor_is_plain_json_without_masked_names(place: AfterKey | AfterToken) -> None:
+    """It survives XCom and Airflow's REST API: lists, no tuples, and no name at which Airflow shows only stars."""
+    value = Position(place).as_json()
+    assert json.loads(json.dumps(value)) == value
+    assert Position.from_json(value) == Position(place)
+    assert [name for name in (*value, *value["place"]) if "token" in name or "secret" in name] == []
