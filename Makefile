@@ -15,12 +15,12 @@ export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick lint bench lock clean
+.PHONY: help demo test quick lint bench mutants lock clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY)  ## Copy a real API into Postgres with Airflow, and prove it (KEEP=1: leave all running)
+demo: $(READY)  ## Copy two real APIs into Postgres with Airflow while they change, and prove it (KEEP=1: leave all running)
 	@$(PY) -m demo.run $(if $(KEEP),--keep) $(if $(SMALL),--small)
 
 test: lint  ## Everything that must be true
@@ -37,6 +37,9 @@ lint: $(READY)  ## Style, types, layers
 
 bench: $(READY)  ## The project's own measurements
 	@for each in benchmarks/*.py; do echo "== $$each"; $(PY) $$each || exit 1; done
+
+mutants: $(READY)  ## Break the laws one line at a time: each must turn the tests red
+	@$(PY) -m tests.mutants
 
 lock: $(READY)  ## Choose versions anew within pyproject.toml; UPGRADE=1 takes the newest
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --generate-hashes \

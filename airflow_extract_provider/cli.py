@@ -2,81 +2,93 @@
 
 from __future__ import annotations
 
-import sys
-from argparse import Namespace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand, lazy_load_command
 
-if TYPE_CHECKING:
-    from airflow_extract_provider.extract.source import Source
-    from airflow_extract_provider.extract.store.connection import Connection
-
-__all__ = ["get_extract_cli_commands", "migrate"]
+__all__ = ["get_extract_cli_commands"]
 
 
-def _argument(flag: str, **kwargs: Any) -> Arg:
-    return Arg((flag,), **kwargs)  # type: ignore[no-untyped-call]  # Airflow's class has no types
+def _argument(name: str, **kwargs: Any) -> Arg:
+    return Arg((name,), **kwargs)  # type: ignore[no-untyped-call]  # Airflow's class has no types
 
+
+_CONN_ID = _argument("--conn-id", default="extract_store", help="the Postgres connection (default: %(default)s)")
+_SCHEMA = _argument("--schema", default="extract", help="the schema of the bookkeeping (default: %(default)s)")
+_STORE = (_CONN_ID, _SCHEMA)
 
 _MIGRATE = ActionCommand(
     name="migrate",
     help="Make or upgrade the tables in Postgres",
     description="Makes or upgrades the bookkeeping schema and the record tables of the sources, in one transaction. "
     "Run again, it does nothing.",
-    func=lazy_load_command("airflow_extract_provider.cli.migrate"),
+    func=lazy_load_command("airflow_extract_provider.commands.migrate"),
     args=(
         _argument("--sources", help="the folder with the sources' YAML files; without it only the bookkeeping is made"),
-        _argument("--conn-id", default="extract_store", help="the Postgres connection (default: %(default)s)"),
-        _argument("--schema", default="extract", help="the schema of the bookkeeping (default: %(default)s)"),
+        *_STORE,
         _argument("--sql", action="store_true", help="print the SQL for an empty database instead of running it"),
     ),
+)
+
+_COVERAGE = ActionCommand(
+    name="coverage",
+    help="Show what is complete up to when, and the gaps",
+    description="Shows for which instants the copy of an object is complete, and the gaps in between.",
+    func=lazy_load_command("airflow_extract_provider.commands.coverage"),
+    args=(
+        _argument("source", nargs="?", help="only this source"),
+        _argument("object", nargs="?", help="only this object"),
+        *_STORE,
+    ),
+)
+
+_FOLD = ActionCommand(
+    name="fold",
+    help="Fold old ledger rows into few",
+    description="Folds the ledger's rows of old pages into few, so that it does not grow for ever. Coverage stays the "
+    "same, and walks may run meanwhile.",
+    func=lazy_load_command("airflow_extract_provider.commands.fold"),
+    args=(
+        _argument("--older-than", default="30d", help="how old pages must be, such as 30d or 12h (default: 30d)"),
+        *_STORE,
+    ),
+)
+
+_LIST = ActionCommand(
+    name="list",
+    help="Show what could not be stored, and why",
+    description="Shows the records that could not be stored: where they were seen, how often, and why. Their values "
+    "are shown only with --raw.",
+    func=lazy_load_command("airflow_extract_provider.commands.quarantine_list"),
+    args=(
+        _argument("--source", help="only this source"),
+        _argument("--object", help="only this object"),
+        _argument("--limit", default="100", help="at most so many (default: %(default)s)"),
+        _argument("--raw", action="store_true", help="show the records too: they may hold personal data"),
+        *_STORE,
+    ),
+)
+
+_REPLAY = ActionCommand(
+    name="replay",
+    help="Store what can be read now",
+    description="Reads the quarantined records of an object again, as the source file says now, and stores those that "
+    "can be read. Nothing newer is written over; no walk of the object may run meanwhile.",
+    func=lazy_load_command("airflow_extract_provider.commands.quarantine_replay"),
+    args=(
+        _argument("source", help="the source"),
+        _argument("object", help="the object"),
+        _argument("--sources", required=True, help="the folder with the sources' YAML files"),
+        *_STORE,
+    ),
+)
+
+_QUARANTINE = GroupCommand(
+    name="quarantine", help="Records that could not be stored as they are", subcommands=(_LIST, _REPLAY)
 )
 
 
 def get_extract_cli_commands() -> list[CLICommand]:
     """What this package adds to the `airflow` command."""
-    return [GroupCommand(name="extract", help="Copy REST APIs into Postgres", subcommands=(_MIGRATE,))]
-
-
-def migrate(args: Namespace) -> None:
-    """Run `airflow extract migrate`; ends the process with code 1 and a few lines when it fails."""
-    from airflow_extract_provider.extract.errors import ExtractError
-
-    try:
-        for line in _migrated(args):
-            print(line)
-    except ExtractError as exc:
-        print(f"{type(exc).__name__}: {exc}", file=sys.stderr)
-        raise SystemExit(1) from None
-
-
-def _migrated(args: Namespace) -> list[str]:
-    from airflow_extract_provider.extract.store.migrate import migrate, script
-
-    sources = _sources(args.sources)
-    if args.sql:
-        return [script(sources, args.schema)]
-    done = migrate(lambda: _connect(args.conn_id), sources, args.schema)
-    return done or ["Nothing to do: the schema and the tables are of this version."]
-
-
-def _sources(folder: str | None) -> list[Source]:
-    from airflow_extract_provider.extract.source import load_sources
-
-    return [] if folder is None else list(load_sources(Path(folder)).values())
-
-
-def _connect(conn_id: str) -> Connection:
-    """A connection to the store. A command runs beside Airflow's database: unlike in a task, that is where to look."""
-    from airflow.models.connection import Connection as StoredConnection
-    from airflow.sdk.exceptions import AirflowNotFoundException
-
-    from airflow_extract_provider.hooks.store import StoreHook
-
-    try:
-        found = StoredConnection.get_connection_from_secrets(conn_id)
-    except AirflowNotFoundException:
-        found = None  # StoreHook says what to do about it
-    return StoreHook(conn_id, connection=found).connect()
+    commands = (_COVERAGE, _FOLD, _MIGRATE, _QUARANTINE)
+    return [GroupCommand(name="extract", help="Copy REST APIs into Postgres", subcommands=commands)]

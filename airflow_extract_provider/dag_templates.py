@@ -10,13 +10,19 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Param, TaskGroup
 
-from airflow_extract_provider.extract.source import ApiObject, Source, load_sources
+from airflow_extract_provider.extract.source import ApiObject, Source
+from airflow_extract_provider.extract.sourcefile import load_sources
 from airflow_extract_provider.operators.backfill import BackfillOperator
+from airflow_extract_provider.operators.by_key import ByKeyOperator
+from airflow_extract_provider.operators.incremental import IncrementalOperator
+from airflow_extract_provider.operators.walk import WalkOperator
+from airflow_extract_provider.schedule import next_run, schedule_of
 
 __all__ = ["make_dags"]
 
@@ -31,7 +37,8 @@ _RETRIES: Mapping[str, Any] = {
 def make_dags(
     sources: str | os.PathLike[str] | Mapping[str, Source], *, default_args: Mapping[str, Any] | None = None
 ) -> dict[str, DAG]:
-    """The DAGs of some sources, by id; at present one backfill DAG each.
+    """The DAGs of some sources, by id: of each one its ``{source}_sync``, which runs by the source's `schedule`, and
+    its ``{source}_backfill``, which runs when somebody asks for it.
 
     ``sources``: a folder of YAML files, relative to the file that calls, or sources by name. ``default_args`` are for
     all tasks, over the retries that are set here. Use it in a DAG file as ``globals().update(make_dags("sources"))``.
@@ -42,8 +49,85 @@ def make_dags(
         # The caller's file, not the working directory, which differs between Airflow's components.
         beside = Path(sys._getframe(1).f_globals.get("__file__", "")).parent
         sources = load_sources(beside / sources)
-    made = [_backfill_dag(source, {**_RETRIES, **(default_args or {})}) for source in sources.values()]
+    arguments = {**_RETRIES, **(default_args or {})}
+    made = [make(source, arguments) for source in sources.values() for make in (_sync_dag, _backfill_dag)]
     return {dag.dag_id: dag for dag in made}
+
+
+def _sync_dag(source: Source, default_args: Mapping[str, Any]) -> DAG:
+    schedule = schedule_of(source.source, source.schedule)
+    # Whether it is paused at first is left to Airflow, by default it is: it acts on its own, and should not before the
+    # connections and tables are there. One run at a time: a second one would find its objects held by the first.
+    with DAG(
+        dag_id=f"{source.source}_sync",
+        schedule=schedule,
+        catchup=False,
+        max_active_runs=1,
+        # No backfill over intervals: it would ignore the bound above, and no task looks at an interval.
+        allowed_run_types=["scheduled", "manual"],  # type: ignore[list-item]  # texts are converted
+        default_args=dict(default_args),
+        user_defined_macros={"next_run": partial(next_run, schedule)},
+        tags=["extract", source.source, "sync"],
+        description=f"Keeps the copy of {source.source} in Postgres equal to the API",
+        doc_md=_sync_doc(source),
+    ) as dag:
+        for name, found in source.objects.items():
+            with TaskGroup(name):
+                _chain(source, name, found)
+    return dag
+
+
+def _chain(source: Source, name: str, found: ApiObject) -> None:
+    """An object's tasks, one after the other. What cannot be done now is left to the next run, so that neither a long
+    walk nor a run of the backfill DAG keeps the source's other objects waiting."""
+    given: dict[str, Any] = {
+        "source": source,
+        "object": name,
+        "next_run_at": "{{ next_run(dag_run.run_after, dag.timezone) }}",
+    }
+    last: WalkOperator = BackfillOperator(task_id="backfill", **given)
+    if found.incremental:
+        changes = IncrementalOperator(task_id="incremental", **given)
+        last >> changes
+        last = changes
+    if found.by_key is not None:
+        # What was noted is read also while the backfill is not complete and the task before is skipped.
+        last >> ByKeyOperator(task_id="by_key", trigger_rule="none_failed", **given)
+
+
+def _sync_doc(source: Source) -> str:
+    rows = "\n".join(_sync_row(name, found) for name, found in source.objects.items())
+    return f"""\
+### {source.source}: sync
+
+Keeps the copy in Postgres equal to the API, by the schedule `{source.schedule}`. Switch it on once the connections and
+the tables are there.
+
+- **`backfill`** copies an object from its first page to its last. Once that is done it does nothing.
+- **`incremental`** brings what has changed since the last run, from a little before the instant up to which the copy is
+  complete. Its result in XCom tells that instant (`complete_to`), the lag, and what it has created and updated.
+- **`by_key`** reads records again of which a list could not tell the newest state.
+
+One object's failure does not stop the others. A walk that takes longer works in slices and, when the next run is due,
+leaves the rest to it; a task is *skipped* while another run, such as one of `{source.source}_backfill`, holds its
+object. The log says so. For a first copy without such breaks, trigger `{source.source}_backfill`.
+
+**Where each walk stands** is in the Variables `extract_{source.source}_<object>_<walk>_cursor`. Set `closed` of an
+incremental one back to an earlier instant, and the next run brings again what has changed since then.
+
+API: connection `{source.connection}`. Store: connection `extract_store`, with tables made by `airflow extract migrate`.
+
+| object | new and changed records | deleted records | read again by key |
+|---|---|---|---|
+{rows}
+"""
+
+
+def _sync_row(name: str, found: ApiObject) -> str:
+    changed = "by `incremental`" if found.incremental else "**not seen** after the backfill: the API cannot be asked"
+    # A tombstone comes with the changes: without these nobody asks for it.
+    deleted = f"those with `{'.'.join(found.deleted)}`" if found.deleted and found.incremental else "**not seen**"
+    return f"| {name} | {changed} | {deleted} | {'yes' if found.by_key else 'no'} |"
 
 
 def _backfill_dag(source: Source, default_args: Mapping[str, Any]) -> DAG:
@@ -88,15 +172,16 @@ def _backfill_form(source: Source) -> dict[str, Param]:
         "reset": Param(
             False,
             type="boolean",
-            title="Start over",
-            description="Read from the first page again, instead of going on. Needed to bring changes once an object "
-            "is complete. Nothing is stored twice.",
+            title="Start over (reset)",
+            description="Read from the first page again, instead of going on: for what the sync does not see. "
+            "Nothing is stored twice.",
         ),
         "take_over": Param(
             False,
             type="boolean",
-            title="Take over",
-            description="Go on in place of another run that reads the same object now. That run ends with FencedError.",
+            title="Take over (take_over)",
+            description="Go on in place of another run that holds an object, instead of waiting for it. That run ends "
+            "with FencedError.",
         ),
     }
 
@@ -111,7 +196,10 @@ Copies each selected object into Postgres, from the first page to the last, in t
 - **Nothing is skipped:** the walk moves past a page only when its records are committed. When that cannot be kept, the
   task stops with an error that says why, and holds its cursor.
 - **Trigger it again at any time:** it goes on where it stands. A page that is read twice changes nothing. Once an
-  object is complete there is nothing to do: *Start over* reads it again, to bring what has changed since.
+  object is complete there is nothing to do: what has changed since is brought by `{source.source}_sync`, as far as the
+  API can be asked for it. *Start over* reads everything again.
+- **While another run holds an object,** such as one of the sync, its task waits (`up_for_reschedule`) and its log says
+  for whom. *Take over* does not wait.
 - **Where it stands** is in the Variables `extract_{source.source}_<object>_backfill_cursor`. Edit one back to an
   earlier value, and the walk goes on from there; delete it, and the walk starts over.
 - **Long walks** work in slices, between which other tasks get their turn (`up_for_reschedule`).

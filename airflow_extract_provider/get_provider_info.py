@@ -32,7 +32,11 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": "REST API",
-                "python-modules": ["airflow_extract_provider.operators.backfill"],
+                "python-modules": [
+                    "airflow_extract_provider.operators.backfill",
+                    "airflow_extract_provider.operators.by_key",
+                    "airflow_extract_provider.operators.incremental",
+                ],
             },
         ],
         "connection-types": [

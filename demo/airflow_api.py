@@ -80,6 +80,12 @@ class AirflowApi:
         found: dict[str, Any] = self._call("GET", f"/dags/{dag}/dagRuns/{_part(run)}")
         return found
 
+    def runs(self, dag: str, most: int = 100) -> list[dict[str, Any]]:
+        """Return the newest runs of a DAG, newest first, as :meth:`run` does."""
+        place = f"/dags/{dag}/dagRuns?order_by=-run_after&limit={most}"
+        found: list[dict[str, Any]] = self._call("GET", place)["dag_runs"]
+        return found
+
     def wait_for_run(self, dag: str, run: str, seconds: float = 300) -> str:
         """Return the state in which the run ended: success or failed."""
         until = time.monotonic() + seconds

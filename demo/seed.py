@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import requests
 
@@ -47,9 +48,20 @@ class Stripe:
         """Make one object and return its id."""
         return self._id(self._session.post(f"{self._url}/v1/{objects}", json=content, timeout=30))
 
+    def change(self, objects: str, key: str, content: dict[str, object]) -> str:
+        """Change some fields of one object and return its id."""
+        return self._id(self._session.post(f"{self._url}/v1/{objects}/{key}", json=content, timeout=30))
+
     def delete(self, objects: str, key: str) -> str:
         """Delete one object (cancel, if it is a subscription) and return its id."""
         return self._id(self._session.delete(f"{self._url}/v1/{objects}/{key}", timeout=30))
+
+    def everything(self, objects: str) -> list[dict[str, Any]]:
+        """Return all objects of a kind: localstripe takes any limit."""
+        answer = self._session.get(f"{self._url}/v1/{objects}", params={"limit": "100000"}, timeout=60)
+        answer.raise_for_status()
+        found: list[dict[str, Any]] = answer.json()["data"]
+        return found
 
     def _id(self, answer: requests.Response) -> str:
         answer.raise_for_status()

@@ -16,6 +16,8 @@ import psycopg
 import requests
 from psycopg import sql
 
+from demo.kinto_contacts import truth_over_http
+
 # What each object needs to be listed in full: Stripe leaves canceled subscriptions out unless told.
 LISTS: dict[str, dict[str, str]] = {
     "customers": {},
@@ -24,6 +26,7 @@ LISTS: dict[str, dict[str, str]] = {
     "subscriptions": {"status": "all"},
     "invoices": {},
 }
+DELETED_CONTACTS = "contacts, deleted"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,28 @@ def verify(url: str, dsn: str, schema: str = "stripe", objects: Sequence[str] = 
                 fingerprints(rows(connection, schema, name)),
             )
             for name in objects
+        ]
+
+
+def verify_contacts(url: str, dsn: str, schema: str = "crm") -> list[Verdict]:
+    """Compare Kinto's contacts at ``url`` with ``schema.contacts``: those that live, and the tombstones.
+
+    A tombstone is equal when the copy's row has ``deleted_at`` and the instant of the deletion as its version.
+    """
+    there = truth_over_http(url)
+    tombstones = ((key, str(instant)) for key, instant in there.deleted.items())
+    question = sql.SQL(
+        "select key, (extract(epoch from version) * 1000)::bigint from {} where deleted_at is not null"
+    ).format(sql.Identifier(schema, "contacts"))
+    with psycopg.connect(dsn) as connection:
+        deleted = ((str(key), str(instant)) for key, instant in connection.execute(question))
+        return [
+            judge(
+                "contacts",
+                fingerprints((key, canonical(record)) for key, record in there.live.items()),
+                fingerprints(rows(connection, schema, "contacts")),
+            ),
+            judge(DELETED_CONTACTS, fingerprints(tombstones), fingerprints(deleted)),
         ]
 
 

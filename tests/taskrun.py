@@ -97,7 +97,7 @@ class _Log:
         self.events: list[tuple[str, str]] = []
 
     def __getattr__(self, level: str) -> Any:
-        return lambda event, *args, **kwargs: self.events.append((level, str(event)))
+        return lambda event, *args, **more: self.events.append((level, f"{event} {more.get('reason', '')}".rstrip()))
 
 
 def run_task(
@@ -108,8 +108,11 @@ def run_task(
     try_number: int = 1,
     run_id: str = "manual__1",
     should_retry: bool = True,
+    cleared: int = 0,
 ) -> Outcome:
-    """Run a task as a worker does, up to the report of its state. ``should_retry``: tries are left."""
+    """Run a task as a worker does, up to the report of its state. ``should_retry``: tries are left. ``cleared``: so
+    many tries had been used up when the task was cleared last."""
+    max_tries = (operator.retries or 0) + cleared
     ti: Any = task_runner.RuntimeTaskInstance.model_construct(
         id=uuid.uuid4(),
         task_id=operator.task_id,
@@ -120,8 +123,8 @@ def run_task(
         dag_version_id=uuid.uuid4(),
         task=operator,
         bundle_instance=SimpleNamespace(name="test", version=None),
-        _ti_context_from_server=_run_context(operator.dag_id, run_id, conf, should_retry),
-        max_tries=3,
+        _ti_context_from_server=_run_context(operator.dag_id, run_id, conf, should_retry, max_tries),
+        max_tries=max_tries,
         start_date=_NOW,
         state=TaskInstanceState.RUNNING,
         is_mapped=False,
@@ -136,7 +139,9 @@ def run_task(
     return Outcome(state, msg, error, log.events)
 
 
-def _run_context(dag_id: str, run_id: str, conf: Mapping[str, Any] | None, should_retry: bool) -> TIRunContext:
+def _run_context(
+    dag_id: str, run_id: str, conf: Mapping[str, Any] | None, should_retry: bool, max_tries: int
+) -> TIRunContext:
     dag_run = DagRun(
         dag_id=dag_id,
         run_id=run_id,
@@ -152,4 +157,4 @@ def _run_context(dag_id: str, run_id: str, conf: Mapping[str, Any] | None, shoul
         consumed_asset_events=[],
         partition_key=None,
     )
-    return TIRunContext(dag_run=dag_run, max_tries=3, should_retry=should_retry)
+    return TIRunContext(dag_run=dag_run, max_tries=max_tries, should_retry=should_retry)

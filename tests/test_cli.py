@@ -1,9 +1,10 @@
-"""`airflow extract migrate`, through Airflow's own parser, on a real Postgres."""
+"""The commands `airflow extract ...`, through Airflow's own parser, on a real Postgres."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import psycopg
@@ -11,6 +12,11 @@ import pytest
 from airflow.cli import cli_parser
 from psycopg.conninfo import conninfo_to_dict
 
+from airflow_extract_provider.extract.cursor import Position, Whole
+from airflow_extract_provider.extract.page import SetAside
+from airflow_extract_provider.extract.store.fence import Scope, acquire
+from airflow_extract_provider.extract.store.ledger import Entry, Ledger
+from airflow_extract_provider.extract.store.quarantine import set_aside
 from airflow_extract_provider.testing.postgres import free_port
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -98,3 +104,131 @@ def test_errors_are_a_few_lines_and_code_1(
         assert len(told.splitlines()) <= 4
         assert "Traceback" not in told
         assert SECRET not in told
+
+
+# Quarantine, coverage, folding ----------------------------------------------------------------------------------------
+
+AN_INSTANT = datetime(2026, 1, 1, tzinfo=timezone.utc)
+SHOP = """
+source: shop
+connection: shop
+objects:
+  things: {path: /things, key: id, records: data, pages: {by: last_key, send: after}}
+"""
+
+
+@pytest.fixture
+def shop(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """A folder with one source, whose tables are made in the store."""
+    (tmp_path / "shop.yaml").write_text(SHOP)
+    extract("migrate", "--sources", str(tmp_path))
+    capsys.readouterr()
+    return str(tmp_path)
+
+
+def set_some_aside(dsn: str) -> None:
+    """Two that can be read now, one that cannot, one of another object."""
+    raws = [b'{"id": "a"}', b'{"id": "b", "secret": "%s"}' % SECRET.encode(), b'{"no": "key\x1b[2J \xff"}']
+    bad = [SetAside(number, raw, "why", f"k{number}") for number, raw in enumerate(raws, start=1)]
+    with psycopg.connect(dsn) as conn:
+        set_aside(conn, "extract", "shop", "things", 7, AN_INSTANT, "test", bad)
+        set_aside(conn, "extract", "other", "things", None, AN_INSTANT, "test", bad[:1])
+
+
+def test_what_is_in_the_quarantine(store: str, shop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where, how often and why, without the records; with them, on one line each, only with `--raw`."""
+    extract("quarantine", "list")
+    assert capsys.readouterr().out == "Nothing is in the quarantine.\n"
+    set_some_aside(store)
+    extract("quarantine", "list")
+    told = capsys.readouterr().out
+    assert len(told.splitlines()) == 4
+    assert "shop/things   page 7, record 2   key k2   why   seen 1 time, last 2" in told
+    assert SECRET not in told
+    extract("quarantine", "list", "--source", "shop", "--object", "things", "--raw", "--limit", "3")
+    told = capsys.readouterr().out
+    assert len(told.splitlines()) == 6
+    assert SECRET in told
+    assert "\x1b" not in told
+    extract("quarantine", "list", "--limit", "2")
+    assert "and more" in capsys.readouterr().out
+
+
+def test_replay(store: str, shop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What can be read now is in the table; what cannot is told, and stays."""
+    set_some_aside(store)
+    extract("quarantine", "replay", "shop", "things", "--sources", shop)
+    told = capsys.readouterr().out
+    assert "2 records replayed: 2 created" in told
+    assert "1 record left" in told
+    with psycopg.connect(store) as conn:
+        assert conn.execute("select key from shop.things order by 1").fetchall() == [("a",), ("b",)]
+        assert conn.execute("select count(*) from extract.quarantine").fetchone() == (2,)
+
+
+def test_coverage(store: str, shop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is complete and the gaps between, of all or of one object."""
+    extract("coverage")
+    assert "Nothing is complete" in capsys.readouterr().out
+    with psycopg.connect(store) as conn:
+        for walk, since, closed in (("backfill", None, 1), ("incremental", 2, 3)):
+            at = [None if days is None else AN_INSTANT + timedelta(days=days) for days in (since, closed)]
+            entry = Entry("page", Position(Whole(), complete=True, since=at[0], closed=at[1]))
+            Ledger("extract", "shop", "things", walk).append(conn, entry)
+    told = [
+        "shop/things   covered   the beginning .. 2026-01-02T00:00:00Z",
+        "shop/things   GAP       2026-01-02T00:00:00Z .. 2026-01-03T00:00:00Z",
+        "shop/things   covered   2026-01-03T00:00:00Z .. 2026-01-04T00:00:00Z",
+    ]
+    for arguments in ([], ["shop"], ["shop", "things"]):
+        extract("coverage", *arguments)
+        assert capsys.readouterr().out.splitlines() == told
+    extract("coverage", "shop", "plain")
+    assert "Nothing" in capsys.readouterr().out
+
+
+def test_fold(store: str, shop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only what is older than asked; it says how much."""
+    with psycopg.connect(store) as conn:
+        ledger = Ledger("extract", "shop", "things", "backfill")
+        for _ in range(5):
+            ledger.append(conn, Entry("page", Position(Whole()), records=2))
+        conn.execute("update extract.ledger set committed_at = committed_at - interval '20 days'")
+    for arguments, count in (([], 0), (["--older-than", "30d"], 0), (["--older-than", "480h"], 3)):
+        extract("fold", *arguments)
+        assert capsys.readouterr().out.startswith(f"{count} ledger rows folded")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["fold", "--older-than", "thirty days"], "such as 30d"),
+        (["fold", "--older-than", "0d"], "such as 30d"),
+        (["quarantine", "list", "--limit", "-1"], "--limit: '-1'"),
+        (["quarantine", "replay", "nothing", "things", "--sources", "SHOP"], "Choose one of: shop"),
+        (["quarantine", "replay", "shop", "nothing", "--sources", "SHOP"], "Choose one of: things"),
+        (["quarantine", "replay", "shop", "things", "--sources", "nowhere"], "nowhere"),
+        (["quarantine", "list", "--schema", "nowhere"], "airflow extract migrate"),
+        (["coverage", "--schema", "nowhere"], "airflow extract migrate"),
+        (["fold", "--schema", "nowhere"], "airflow extract migrate"),
+    ],
+)
+def test_what_is_not_understood(shop: str, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line or two that say what is wrong, and code 1."""
+    with pytest.raises(SystemExit) as ended:
+        extract(*[shop if argument == "SHOP" else argument for argument in arguments])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert told in said
+    assert "Traceback" not in said
+
+
+def test_no_replay_beside_a_walk(store: str, shop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The walk is named, and nothing is replayed."""
+    set_some_aside(store)
+    with psycopg.connect(store, autocommit=True) as conn:
+        scope = Scope("shop", "things", "*")
+        acquire(conn, "extract", scope, "walk", "the walk", silent_after=timedelta(minutes=5))
+    with pytest.raises(SystemExit):
+        extract("quarantine", "replay", "shop", "things", "--sources", shop)
+    assert capsys.readouterr().err.startswith("WalkBusyError: shop/things: the walk is held by the walk")

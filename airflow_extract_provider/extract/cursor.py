@@ -12,7 +12,23 @@ from typing import Annotated, Any, Protocol, TypeAlias
 
 import msgspec
 
-__all__ = ["AfterKey", "AfterToken", "Cursor", "CursorStore", "Lap", "Place", "Position", "cursor_key"]
+__all__ = [
+    "AfterKey",
+    "AfterToken",
+    "AfterValue",
+    "AtIndex",
+    "AtInstant",
+    "AtPage",
+    "Cursor",
+    "CursorStore",
+    "InWindow",
+    "Lap",
+    "Pass",
+    "Place",
+    "Position",
+    "Whole",
+    "cursor_key",
+]
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 Instant: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -22,12 +38,14 @@ class AfterKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     """Behind the record with the key ``after``; None: before the first record.
 
     ``behind`` holds keys that came before ``after``, oldest first: what to ask from when ``after`` has been deleted
-    meanwhile. ``back`` counts how many of them have failed already, ``restarts`` how often all of them had. ``idle``
-    counts the pages in a row that held nothing new, where only an empty page can tell the end.
+    meanwhile. ``marks`` tells of each of them, ``after`` the last, at which value of the order it stood: at another one
+    it has moved, and proves nothing. ``back`` counts how many of them have failed already, ``restarts`` how often all
+    of them had. ``idle`` counts the pages in a row that held nothing new, where only an empty page can tell the end.
     """
 
     after: str | None = None
     behind: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
     back: Count = 0
     restarts: Count = 0
     idle: Count = 0
@@ -62,16 +80,115 @@ class AfterToken(
     empty: Count = 0
 
 
-Place: TypeAlias = AfterKey | AfterToken
+class AfterValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="value"):
+    """Behind the record with the key ``after`` and, where the API is asked by both, the version ``version`` as the API
+    wrote it; None: before the first record. ``pages`` watches for pages that come again."""
+
+    after: str | None = None
+    version: str | None = None
+    pages: Lap = Lap()
+
+
+class AtIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="index"):
+    """Behind so many records of a list whose pages move. ``known`` holds keys that were read last, oldest first, each
+    with the value of the order at which it stood: the next page must hold one of them, at that value.
+
+    ``tied`` are the keys of the last records where they share one value, ``tie``, and nothing settles their order: they
+    are read again with the next page. ``torn``: more records shared a value than fit a page, so that another pass must
+    agree.
+
+    ``back`` counts the places where they were looked for in vain, ``restarts`` how often that led to the beginning.
+    ``rows`` is the most that a page may hold, as learned; 0: not yet. ``idle`` counts pages in a row that held nothing
+    new, where only an empty page can tell the end. ``look`` is how far a look across is, where no page can overlap, and
+    ``beyond`` the first key found there.
+    """
+
+    seen: Count = 0
+    known: tuple[tuple[str, str], ...] = ()
+    tied: tuple[str, ...] = ()
+    tie: str = ""
+    torn: bool = False
+    back: Count = 0
+    restarts: Count = 0
+    rows: Count = 0
+    idle: Count = 0
+    look: Count = 0
+    beyond: str = ""
+
+
+class AtPage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="page"):
+    """Before the page ``number``; None: before the first. ``pages`` watches for pages that come again."""
+
+    number: Count | None = None
+    pages: Lap = Lap()
+
+
+class AtInstant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="since"):
+    """Every record before the instant ``anchor`` has been read; None: at the beginning.
+
+    ``inside`` is the page to read next among the records of that one instant; None: the first of them. ``running`` is a
+    digest of their keys so far in this round, in any order, ``before`` that of the round before: two must agree.
+    ``largest`` is how many rows a page is known to hold at least.
+    """
+
+    anchor: Instant | None = None
+    inside: str | None = None
+    running: Count = 0
+    before: Count | None = None
+    rounds: Count = 0
+    largest: Count = 0
+
+
+class InWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="window", rename=_UNMASKED):
+    """Within the window of time from ``start`` (None: the beginning) to ``until`` (exclusive; None: not known yet).
+
+    ``later`` are the ends of the windows still to come. Of this window's try: the page ``token``, the ``rows`` read,
+    the ``total`` that its first page told, and how many tries (``tries``) did not fit together.
+    """
+
+    start: Instant | None = None
+    until: Instant | None = None
+    later: tuple[Instant, ...] = ()
+    token: str | None = None
+    rows: Count = 0
+    total: Count | None = None
+    tries: Count = 0
+
+
+class Whole(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="single"):
+    """Nothing to remember: one answer holds everything, or the store knows what comes next."""
+
+
+Place: TypeAlias = AfterKey | AfterToken | AfterValue | AtIndex | AtPage | AtInstant | InWindow | Whole
+
+
+class Pass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One reading of the whole list. ``number`` counts from 0 within a lap, ``pages`` and ``rows`` within the pass.
+
+    ``keys`` is a digest of the keys read, whatever their order; ``before`` that of the pass before. ``total`` is the
+    least that the API told.
+    """
+
+    number: Count = 0
+    pages: Count = 0
+    rows: Count = 0
+    keys: Count = 0
+    before: Count | None = None
+    total: Count | None = None
 
 
 class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a walk stands after a page.
 
     ``pages`` and ``records`` count what was read since the walk began, pages and records read again included.
-    ``began_at`` is an instant certainly before the first page was looked up by the API: once the walk is complete, the
-    copy is complete up to it (law: hand-off). ``order`` is the order field's value, as text, of the last record,
-    against which the next page is checked, and ``ordered_by`` that field: a value of another one says nothing.
+    ``began_at`` is an instant certainly before the lap's first page was looked up by the API. ``order`` is the order
+    field's value, as text, of the last record, against which the next page is checked, and ``ordered_by`` that field: a
+    value of another one says nothing.
+
+    ``closed`` is the instant up to which the copy is complete (law: hand-off); None before the first end. ``since`` is
+    from when on this lap reads; None: from the beginning. ``lap`` is the pass it is in. ``taken_up`` is from when on it
+    reads since a page token has expired, ``restarts`` how often that did not bring it on. ``largest`` is the most rows
+    of a page, and ``nulls`` counts records without the version, which no filter finds.
 
     ``key`` names the key fields, and ``made`` is a digest of all else that decides which records are copied and where
     to, as the source file said when the walk began. None: not known.
@@ -86,6 +203,13 @@ class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ordered_by: str | None = None
     key: str | None = None
     made: str | None = None
+    closed: Instant | None = None
+    since: Instant | None = None
+    lap: Pass = Pass()
+    taken_up: Instant | None = None
+    restarts: Count = 0
+    largest: Count = 0
+    nulls: Count = 0
 
     def as_json(self) -> dict[str, Any]:
         """The position as JSON values."""

@@ -7,6 +7,7 @@
     │   ├── ApiUnavailableError      no answer, or 408 / 429 / 5xx, after the retries
     │   ├── StoreUnavailableError    Postgres cannot be reached, or went away
     │   ├── CursorUnreadableError    the cursor cannot be read now; that is not the same as "there is none"
+    │   ├── BackfillFirstError       the incremental walk begins where the backfill has ended
     │   └── WalkBusyError            another run holds the walk
     ├── FixConfig                    a person has to change a file, a connection or a right
     │   ├── SourceError              the source file
@@ -25,6 +26,9 @@
         ├── BadRecordError           a record without its key, or one Postgres cannot hold
         ├── DoubledKeyError          two different records with one key on one page
         ├── RepeatedPageError        the same page or token again
+        ├── TiedPageError            more records of one instant than a page holds, and nothing to tell them apart by
+        ├── MovingListError          a list without order keeps changing while it is read
+        ├── ShortOfTotalError        the list ends before the total that the API gives
         ├── AnchorLostError          the records the walk stood at keep disappearing
         ├── TokenExpiredError        the API no longer knows the page token
         ├── UnorderedStreamError     the API broke the order it promises
@@ -42,6 +46,7 @@ from typing import Any
 __all__ = [
     "AnchorLostError",
     "ApiUnavailableError",
+    "BackfillFirstError",
     "BadRecordError",
     "ConnectionMissingError",
     "CursorAheadError",
@@ -53,15 +58,18 @@ __all__ = [
     "FencedError",
     "FixConfig",
     "LoginError",
+    "MovingListError",
     "PositionMismatchError",
     "RecordsPathError",
     "RepeatedPageError",
     "RequestRefusedError",
     "SchemaMissingError",
+    "ShortOfTotalError",
     "SourceError",
     "StopAndLook",
     "StoreRightsError",
     "StoreUnavailableError",
+    "TiedPageError",
     "TokenExpiredError",
     "TryAgain",
     "UnorderedStreamError",
@@ -168,6 +176,12 @@ class WalkBusyError(TryAgain):
     anchor = "walk-busy"
 
 
+class BackfillFirstError(TryAgain):
+    """The incremental walk begins at what the backfill has made complete, and that has not come to its end."""
+
+    anchor = "backfill-first"
+
+
 class SourceError(FixConfig):
     """A source file says something that cannot be understood, or leaves out what must be declared."""
 
@@ -256,6 +270,24 @@ class RepeatedPageError(StopAndLook):
     """The API sent a page or token again, or a page without anything new though it says there is more."""
 
     anchor = "repeated-page"
+
+
+class TiedPageError(StopAndLook):
+    """More records share one instant than a page holds, and the API offers nothing to read past the first of them."""
+
+    anchor = "tied-page"
+
+
+class MovingListError(StopAndLook):
+    """A list without order or overlap changed in every reading: no two agreed."""
+
+    anchor = "moving-list"
+
+
+class ShortOfTotalError(StopAndLook):
+    """The list came to its end before as many records as the API says there are."""
+
+    anchor = "short-of-total"
 
 
 class AnchorLostError(StopAndLook):

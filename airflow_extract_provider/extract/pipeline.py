@@ -16,16 +16,17 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import psycopg
 import tenacity
+from msgspec.structs import replace as replace_struct
 
-from airflow_extract_provider.extract.cursor import Cursor, CursorStore
+from airflow_extract_provider.extract.cursor import Cursor, CursorStore, Position
 from airflow_extract_provider.extract.errors import (
     CursorUnreadableError,
     ExtractError,
@@ -35,15 +36,26 @@ from airflow_extract_provider.extract.errors import (
 from airflow_extract_provider.extract.progress import Progress, Summary, counted
 from airflow_extract_provider.extract.reader import Arrived, Client, LowerClock, Reader
 from airflow_extract_provider.extract.resume import Books, begin, show, tell_unshown
-from airflow_extract_provider.extract.source import Source
+from airflow_extract_provider.extract.source import ApiObject, Source
+from airflow_extract_provider.extract.store import refetch
 from airflow_extract_provider.extract.store.apply import Applied, Batch, Target, apply, first_unreadable
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire, hold, release
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
 from airflow_extract_provider.extract.store.migrate import check
 from airflow_extract_provider.extract.walks.backfill import backfill, beginning
+from airflow_extract_provider.extract.walks.by_key import by_key, noted
+from airflow_extract_provider.extract.walks.incremental import handed_off, incremental
+from airflow_extract_provider.extract.walks.step import Answer, Due, DueKey, Walk
 
-__all__ = ["Runner", "Settings", "Summary", "run"]
+__all__ = ["Runner", "Settings", "Summary", "WalkName", "run"]
+
+WalkName: TypeAlias = Literal["backfill", "incremental", "by_key"]
+_WALKS: Mapping[WalkName, Callable[[ApiObject, Position], Walk]] = {
+    "backfill": backfill,
+    "incremental": incremental,
+    "by_key": by_key,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +88,7 @@ class Settings:
 def run(
     source: Source,
     object: str,
-    walk: Literal["backfill"] = "backfill",
+    walk: WalkName = "backfill",
     *,
     postgres: Connect,
     client: Client,
@@ -89,6 +101,9 @@ def run(
     settings: Settings | None = None,
 ) -> Summary:
     """Walk one object of a source into Postgres, from where the walk stands to its end, or for a while.
+
+    ``backfill`` reads it from the beginning, ``incremental`` what has changed since, ``by_key`` what was noted to be
+    read again.
 
     ``postgres`` opens connections to the store. ``cursor`` is where the position is shown to people and may be edited;
     None: nowhere. ``reset`` starts over (once for a ``runner``: its retries go on), ``take_over`` takes the walk from
@@ -104,8 +119,9 @@ def run(
         source.object(object)
         with _walk_held(source, object, postgres, runner, take_over, settings) as (conn, fence):
             ledger = Ledger(settings.schema, source.source, object, walk)
-            books = Books(conn, settings.schema, fence, ledger, source.table(object), cursor, runner.identity)
-            job = _Run(source, object, books, client, settings)
+            shown = cursor if walk != "by_key" else None
+            books = Books(conn, settings.schema, fence, ledger, source.table(object), shown, runner.identity)
+            job = _Run(source, object, walk, books, client, settings)
             return job.run(reset, run_for, stop or threading.Event())
     except ExtractError as exc:
         raise exc.at(kept="what was committed; the walk goes on where the ledger stands.", **place) from None
@@ -173,9 +189,10 @@ def _named(exc: psycopg.Error, postgres: Connect, settings: Settings, fence: Fen
 class _Run:
     """One run of a walk: from :meth:`run` down, in the order of the data. ``at`` is what has been committed."""
 
-    def __init__(self, source: Source, object: str, books: Books, client: Client, settings: Settings) -> None:
-        self._object = source.object(object)
-        self._beginning = beginning(self._object, source.made(object))
+    def __init__(
+        self, source: Source, object: str, walk: WalkName, books: Books, client: Client, settings: Settings
+    ) -> None:
+        self._object, self._walk, self._made = source.object(object), walk, source.made(object)
         self._books, self._client, self._settings = books, client, settings
         self._target = Target(settings.schema, source.source, object, source.table(object))
         what = f"{source.source}/{object} {books.ledger.walk}"
@@ -185,13 +202,14 @@ class _Run:
         self._sent = client.requests
 
     def run(self, reset: bool, run_for: timedelta | None, stop: threading.Event) -> Summary:
-        before = self._at = begin(self._books, self._beginning, reset=reset)
+        before = self._at = begin(self._books, self._beginning(reset), reset=reset)
         clock = LowerClock(self._beat())
-        walk = backfill(self._object, before.position)
+        walk = _WALKS[self._walk](self._object, before.position)
         reader = Reader(self._object, walk, self._client, clock, self._settings.ahead)
         reader.start()
         try:
             self._follow(reader, clock, run_for, stop)
+            self._at = replace_struct(self._at, position=reader.finished or self._at.position)
             show(self._books, self._at)
         except ExtractError as exc:
             self._show_after(exc)
@@ -200,6 +218,20 @@ class _Run:
             reader.stop()
         self._progress.end(self._at.position, "stopped" if stop.is_set() else "paused")
         return self._summary(before)
+
+    def _beginning(self, reset: bool) -> Position:
+        """Where the walk begins if it has not begun, or starts over."""
+        if self._walk == "by_key":
+            return noted(self._object, self._made)
+        if self._walk == "backfill":
+            return beginning(self._object, self._made)
+        ledger = self._books.ledger
+        begun, backfilled = (replace(ledger, walk=walk).head(self._books.conn) for walk in ("incremental", "backfill"))
+        done = backfilled is not None and backfilled.position.complete
+        if begun is not None and begun.position.pages and not done and not reset:
+            # Under way: that the backfill was started over meanwhile is no matter.
+            return replace_struct(beginning(self._object, self._made), complete=True, closed=begun.position.closed)
+        return handed_off(self._object, backfilled.position if backfilled else None, self._made)
 
     def _follow(self, reader: Reader, clock: LowerClock, run_for: timedelta | None, stop: threading.Event) -> None:
         """Apply what arrives until the walk is complete or the time is up."""
@@ -210,8 +242,14 @@ class _Run:
             arrived = list(reader.arrived(self._settings.batch, seconds=min(self._beat_every, 1.0)))
             if arrived:
                 self._commit(arrived, clock)
-            elif time.monotonic() - self._beaten >= self._beat_every:
+            if reader.question is not None:
+                reader.answer(self._answer(reader.question))
+            elif not arrived and time.monotonic() - self._beaten >= self._beat_every:
                 clock.set(self._beat())
+
+    def _answer(self, question: Due) -> Answer:
+        found = refetch.due(self._books.conn, *self._target.whose, question.limit)
+        return Answer(tuple(DueKey(item.key, item.number) for item in found))
 
     def _commit(self, arrived: list[Arrived], clock: LowerClock) -> None:
         """Apply pages in one transaction; then, and only then, tell of them."""
@@ -230,7 +268,11 @@ class _Run:
         for item in arrived:
             position = item.step.position
             entry = Entry("page", position, self._books.runner, item.sent_at, position.records - before)
-            batches.append(Batch(item.step.records, item.sent_at, entry))
+            step = item.step
+            due = tuple(refetch.Due(one.key, one.number) for one in step.settled)
+            batches.append(
+                Batch(step.records, item.sent_at, entry, gone=step.gone, bad=step.bad, settled=due, by_key=bool(due))
+            )
             before = position.records
         # What was sent since the last commit, retries included, so that a run can be added up over its slices.
         sent, self._sent = self._client.requests - self._sent, self._client.requests
@@ -249,7 +291,8 @@ class _Run:
         )
         books = self._books
         try:
-            return again(apply, books.conn, self._target, books.fence, books.ledger, batches)
+            aside = self._object.on_bad_record == "quarantine"
+            return again(apply, books.conn, self._target, books.fence, books.ledger, batches, quarantine=aside)
         except psycopg.DataError as exc:
             raise first_unreadable(books.conn, batches) or exc from None
 
@@ -294,5 +337,6 @@ class _Run:
             seconds=self._progress.seconds,
             cursor_before=before.position.as_json(),
             cursor_after=position.as_json(),
-            complete_to=position.began_at if position.complete else None,
+            complete_to=position.closed if position.complete else None,
+            without_version=position.nulls,
         )

@@ -7,16 +7,26 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
-from airflow_extract_provider.extract.cursor import AfterKey, Position
+from airflow_extract_provider.extract.cursor import Position
 
 __all__ = ["KINDS", "Progress", "Summary", "counted"]
 
 _log = logging.getLogger(__name__)
 
-KINDS = ("created", "updated", "undeleted", "unchanged", "stale", "refetch")
+KINDS = (
+    "created",
+    "updated",
+    "undeleted",
+    "deleted",
+    "regressed",
+    "unchanged",
+    "stale",
+    "refetch",
+    "quarantined",
+)
 """The kinds of change, in the order in which people read them."""
 
 
@@ -47,6 +57,14 @@ class Summary:
     cursor_before: Mapping[str, Any]
     cursor_after: Mapping[str, Any]
     complete_to: datetime | None
+    without_version: int = 0
+
+    @property
+    def lag_seconds(self) -> float | None:
+        """How far the copy is behind now, by this machine's clock; None: not complete to any instant."""
+        if self.complete_to is None:
+            return None
+        return round((datetime.now(timezone.utc) - self.complete_to).total_seconds(), 3)
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as JSON values, the changes by kind among them; small enough for XCom."""
@@ -59,10 +77,12 @@ class Summary:
             "requests": self.requests,
             "records": self.records,
             **{kind: self.counts.get(kind, 0) for kind in KINDS},
+            "without_version": self.without_version,
             "seconds": round(self.seconds, 3),
             "cursor_before": dict(self.cursor_before),
             "cursor_after": dict(self.cursor_after),
             "complete_to": self.complete_to.isoformat() if self.complete_to else None,
+            "lag_seconds": self.lag_seconds,
         }
 
 
@@ -101,15 +121,17 @@ class Progress:
 
     def end(self, position: Position, stopped: str) -> None:
         """Say how the run ended; ``stopped`` tells why when the walk is not complete."""
-        if position.complete and position.began_at and not self.pages:
-            at = f"{position.began_at:%Y-%m-%dT%H:%M:%SZ}"
-            _log.info("%s   nothing to do: complete to %s; `reset` reads everything again", self.what, at)
+        if position.complete and not self.pages:
+            at = f": complete to {_second(position.closed)}; `reset` reads everything again" if position.closed else ""
+            _log.info("%s   nothing to do%s", self.what, at)
             return
         read = [counted(self.records, "record"), counted(self.pages, "page")]
         read.append(counted(self.counts["requests"], "request"))
         parts = [f"{', '.join(read)}, {self.seconds:.1f} s", self._changes()]
-        if position.complete and position.began_at:
-            parts.append(f"complete to {position.began_at:%Y-%m-%dT%H:%M:%SZ}")
+        if position.nulls:
+            parts.append(f"{position.nulls:,} without the version")
+        if position.complete and position.closed:
+            parts.append(f"complete to {_second(position.closed)}")
         elif not position.complete:
             parts += [*_place(position), "goes on from here"]
         _log.info("%s   %s: %s", self.what, "done" if position.complete else stopped, " · ".join(parts))
@@ -121,5 +143,10 @@ class Progress:
 
 def _place(position: Position) -> list[str]:
     """The place, where it means something to a person; a page token means nothing, and could be a secret."""
-    place = position.place
-    return [f"after {place.after}"] if isinstance(place, AfterKey) and place.after is not None else []
+    after = getattr(position.place, "after", None)
+    at = [] if position.order is None else [f"at {position.order.replace('+00:00', 'Z').replace(' ', 'T')}"]
+    return at if after is None else [*at, f"after {after}"]
+
+
+def _second(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%dT%H:%M:%SZ}"

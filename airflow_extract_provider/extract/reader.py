@@ -6,14 +6,16 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from airflow_extract_provider.extract.cursor import Position
 from airflow_extract_provider.extract.errors import ExtractError
 from airflow_extract_provider.extract.page import Reply, Request
 from airflow_extract_provider.extract.source import ApiObject
-from airflow_extract_provider.extract.walks.step import Step, Walk
+from airflow_extract_provider.extract.walks.step import Answer, Due, Step, Walk
 
 __all__ = ["Arrived", "Client", "LowerClock", "Reader"]
 
@@ -64,11 +66,17 @@ class Reader:
 
     def __init__(self, object: ApiObject, walk: Walk, client: Client, clock: LowerClock, ahead: int) -> None:
         self._object, self._walk, self._client, self._clock = object, walk, client, clock
-        self._queue: queue.Queue[Arrived | BaseException | None] = queue.Queue(maxsize=ahead)
+        self._queue: queue.Queue[Arrived | Due | BaseException | None] = queue.Queue(maxsize=ahead)
+        self._answers: queue.Queue[Answer] = queue.Queue(maxsize=1)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"read {object.name}", daemon=True)
         self._failed: BaseException | None = None
         self._ended = False
+        self.question: Due | None = None
+        """What the walk asks of the store; set when everything that came before it has been handed over."""
+
+        self.finished: Position | None = None
+        """The walk's last position where the store told its end: all before it was committed, and no page comes."""
 
     def start(self) -> None:
         """Send the first request."""
@@ -86,7 +94,7 @@ class Reader:
         if self._failed is not None:
             raise self._failed
         records = 0
-        while not self._ended and records < most:
+        while not self._ended and records < most and self.question is None:
             alive = self._thread.is_alive()
             try:
                 item = self._queue.get(timeout=seconds) if not records and seconds else self._queue.get_nowait()
@@ -99,9 +107,16 @@ class Reader:
                 self._ended = True
             elif isinstance(item, BaseException):
                 self._failed, self._ended = item, True
+            elif isinstance(item, Due):
+                self.question = item
             else:
                 records += len(item.step.records)
                 yield item
+
+    def answer(self, answer: Answer) -> None:
+        """Answer the walk's question: all that came before it must have been committed."""
+        self.question = None
+        self._answers.put(answer)
 
     @property
     def ended(self) -> bool:
@@ -113,11 +128,27 @@ class Reader:
             step = next(self._walk)
             while step.then is not None and not self._stop.is_set():
                 sent_at = self._clock.now()
-                step = self._walk.send(self._fetched(step.then))
-                self._put(Arrived(step, sent_at))
+                reply = self._reply(step.then)
+                if reply is None:
+                    break
+                step = self._walk.send(reply)
+                if isinstance(reply, Answer) and step.then is None:
+                    self.finished = step.position
+                elif not isinstance(reply, Answer) or not step.empty:
+                    self._put(Arrived(step, sent_at))
             self._put(None)
         except BaseException as exc:
             self._put(exc)
+
+    def _reply(self, then: Request | Due) -> Reply | Answer | None:
+        """What was asked for; None: stopped while waiting for the store's answer."""
+        if isinstance(then, Request):
+            return self._fetched(then)
+        self._put(then)
+        while not self._stop.is_set():
+            with suppress(queue.Empty):
+                return self._answers.get(timeout=0.1)
+        return None
 
     def _fetched(self, request: Request) -> Reply:
         try:
@@ -125,7 +156,7 @@ class Reader:
         except ExtractError as exc:
             raise exc.at(page=request.page) from None
 
-    def _put(self, item: Arrived | BaseException | None) -> None:
+    def _put(self, item: Arrived | Due | BaseException | None) -> None:
         """Wait for room, but not for ever: nobody may be left to take it."""
         while True:
             try:

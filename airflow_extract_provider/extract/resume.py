@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from datetime import datetime
+
+from msgspec.structs import replace
 
 from airflow_extract_provider.extract.cursor import Cursor, CursorStore, Position, cursor_key
 from airflow_extract_provider.extract.errors import (
@@ -105,10 +108,21 @@ def _place_shown(books: Books, head: Cursor, shown: Cursor) -> Cursor:
             return head
         if row[1]:
             return Cursor(shown.sequence, row[0])
+    if books.ledger.walk == "incremental" and shown.position.closed != head.position.closed:
+        return _back_to_instant(books, head, shown.position.closed)
     covered = books.ledger.covered(books.conn, shown.position)
     if covered is None:
         raise _ahead(books, "the ledger holds no such place since the walk last started over")
     return covered
+
+
+def _back_to_instant(books: Books, head: Cursor, closed: datetime | None) -> Cursor:
+    """The incremental cursor's instant was edited: whatever has changed since then is read again."""
+    if closed is None:
+        raise _ahead(books, "it holds no instant in `closed`")
+    if head.position.closed is None or closed > head.position.closed:
+        raise _ahead(books, f"{closed.isoformat()} is later than what it has made complete")
+    return Cursor(head.sequence, replace(head.position, closed=closed, complete=True))
 
 
 def _check_key(books: Books, beginning: Position) -> None:
@@ -128,7 +142,7 @@ def _check_made(books: Books, position: Position, beginning: Position) -> None:
     if position.made not in (None, beginning.made):
         raise _mismatch(
             books,
-            "the object's path, params, records or table are not those with which the walk began.",
+            "the object's request, records or table are not those with which the walk began.",
             "Put them back, or start over with `reset`.",
         )
     if position.records and books.ledger.is_empty(books.conn, books.table):
@@ -145,8 +159,9 @@ def _mismatch(books: Books, what: str, todo: str) -> PositionMismatchError:
 
 def _follow(books: Books, back_to: Cursor) -> Cursor:
     entry = Entry("edit", back_to.position, books.runner)
-    pages, records = back_to.position.pages, back_to.position.records
-    return _append(books, entry, f"follows the edited Variable {books.key}, back to page {pages} ({records:,} records)")
+    pages, records, closed = back_to.position.pages, back_to.position.records, back_to.position.closed
+    where = f"page {pages} ({records:,} records)" if books.ledger.walk == "backfill" else f"{closed}"
+    return _append(books, entry, f"follows the edited Variable {books.key}, back to {where}")
 
 
 def _append(books: Books, entry: Entry, what: str) -> Cursor:

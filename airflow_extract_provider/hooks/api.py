@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import requests
@@ -52,23 +52,37 @@ class RestApiHook(HttpHook):
         return ApiClient(source, session, login.base_url, secrets=login.secrets, timeout=login.timeout)
 
     def pages(
-        self, object: ApiObject, position: Position | None = None, *, headers: Mapping[str, str] | None = None
+        self,
+        object: ApiObject,
+        position: Position | None = None,
+        *,
+        walk: Literal["backfill", "incremental"] = "backfill",
+        headers: Mapping[str, str] | None = None,
     ) -> Iterator[Step]:
         """Read an object page by page, from a position (None: from the beginning) to its end.
 
-        Each step holds a page's records and the position after it: given back here, it goes on from there.
-        ``headers`` are sent with each request, as a source's are. Raises what the engine's backfill walk raises.
+        Each step holds a page's records and the position after it: given back here, it goes on from there. The last
+        position of a reading, given to the walk ``incremental``, brings what has changed since it began. ``headers``
+        are sent with each request, as a source's are.
+
+        Raises what the engine's walks raise; BackfillFirstError: ``incremental`` needs a position to begin at.
         """
+        from airflow_extract_provider.extract.page import Request
         from airflow_extract_provider.extract.source import Source
         from airflow_extract_provider.extract.walks.backfill import backfill, beginning
+        from airflow_extract_provider.extract.walks.incremental import handed_off, incremental
 
         alone = Source(
             source="pages", connection=self.rest_api_conn_id, headers=headers or {}, objects={object.name: object}
         )
-        client, walk = self.client(alone), backfill(object, position or beginning(object))
-        step = next(walk)
+        if walk == "backfill":
+            steps = backfill(object, position or beginning(object))
+        else:
+            steps = incremental(object, position or handed_off(object, None))
+        client, step = self.client(alone), next(steps)
         while step.then is not None:
-            step = walk.send(client.fetch(object, step.then))
+            assert isinstance(step.then, Request)  # these walks ask nothing of a store
+            step = steps.send(client.fetch(object, step.then))
             yield step
 
     def get_conn(

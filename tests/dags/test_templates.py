@@ -18,6 +18,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airflow_extract_provider.dag_templates import make_dags
 from airflow_extract_provider.extract.errors import SourceError
 from airflow_extract_provider.operators.backfill import BackfillOperator
+from airflow_extract_provider.operators.walk import WalkOperator
 
 PROJECT = Path(__file__).resolve().parents[2]
 TEMPLATE = PROJECT / "dags" / "extract.py"
@@ -62,13 +63,17 @@ def test_the_template_loads_beside_its_sources(folder: Path, monkeypatch: pytest
     monkeypatch.chdir("/")
     found = bag(folder)
     assert found.import_errors == {}
-    assert set(found.dags) == {"shop_backfill"}
+    assert set(found.dags) == {"shop_backfill", "shop_sync"}
 
 
 def test_the_folder_can_be_configured(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """EXTRACT_SOURCES leads elsewhere, and several sources give several DAGs."""
-    monkeypatch.setenv("EXTRACT_SOURCES", str(PROJECT / "demo" / "sources"))
-    assert set(bag(folder).dags) == {"stripe_backfill"}
+    others = tmp_path / "others"
+    others.mkdir()
+    for name in ("mine", "theirs"):
+        (others / f"{name}.yaml").write_text(SHOP.replace("shop", name))
+    monkeypatch.setenv("EXTRACT_SOURCES", str(others))
+    assert set(bag(folder).dags) == {"mine_backfill", "mine_sync", "theirs_backfill", "theirs_sync"}
 
 
 def test_a_wrong_source_is_an_import_error_with_its_reason(folder: Path) -> None:
@@ -101,11 +106,10 @@ def test_a_task_for_each_object(folder: Path) -> None:
     assert "| lines | `/lines` | order.id, number | `shop.order_lines` |" in (dag.doc_md or "")
 
 
-def test_the_dag_is_the_same_every_time(folder: Path) -> None:
+@pytest.mark.parametrize("dag", ["shop_backfill", "shop_sync"])
+def test_the_dag_is_the_same_every_time(dag: str, folder: Path) -> None:
     """Airflow makes a new version of a DAG whose form differs."""
-    forms = [
-        json.dumps(DagSerialization.serialize_dag(bag(folder).dags["shop_backfill"]), sort_keys=True) for _ in "12"
-    ]
+    forms = [json.dumps(DagSerialization.serialize_dag(bag(folder).dags[dag]), sort_keys=True) for _ in "12"]
     assert forms[0] == forms[1]
 
 
@@ -117,8 +121,9 @@ def test_default_args_lie_over_the_retries(folder: Path) -> None:
 
 def test_default_args_set_the_slices(folder: Path) -> None:
     """As docs/operations.md says."""
-    tasks = make_dags(folder / "sources", default_args={"run_for": 600, "pause": 120})["shop_backfill"].tasks
-    assert {(task.run_for, task.pause) for task in tasks if isinstance(task, BackfillOperator)} == {(600, 120)}
+    dags = make_dags(folder / "sources", default_args={"run_for": 600, "pause": 120})
+    tasks = [task for dag in dags.values() for task in dag.tasks]
+    assert {(task.run_for, task.pause) for task in tasks if isinstance(task, WalkOperator)} == {(600, 120)}
 
 
 @pytest.mark.parametrize("conf", [{}, {"objects": ["lines"]}, {"reset": True, "take_over": True}])

@@ -10,7 +10,8 @@ import requests
 from airflow_extract_provider.extract.api.client import ApiClient
 from airflow_extract_provider.extract.page import Reply, Request
 from airflow_extract_provider.extract.pipeline import run
-from airflow_extract_provider.extract.source import ApiObject, load_source
+from airflow_extract_provider.extract.source import ApiObject
+from airflow_extract_provider.extract.sourcefile import load_source
 from airflow_extract_provider.extract.store.connection import Connect
 from airflow_extract_provider.extract.store.migrate import migrate
 from demo.localstripe_server import LocalStripe

@@ -60,9 +60,18 @@ def left_of(known: list[psutil.Process]) -> list[str]:
 
 
 def works_in_demo(process: psutil.Process) -> bool:
-    """Tell whether a process has its working directory in the demo's folder, as all but localstripe have."""
+    """Tell whether a process has its working directory in the demo's folder, as all but the two APIs have."""
     with contextlib.suppress(psutil.Error):
         return Path(process.cwd()).is_relative_to(FOLDER)
+    return False
+
+
+def is_among(processes: list[psutil.Process], module: str) -> bool:
+    """Tell whether one of these runs a module."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if module in process.cmdline():
+                return True
     return False
 
 
@@ -72,13 +81,18 @@ def works_in_demo(process: psutil.Process) -> bool:
         ("filling it", signal.SIGTERM),  # a database, the API and its seeding; Airflow about to start
         ("localstripe holds", signal.SIGHUP),  # all components half up
         (" running", signal.SIGINT),  # tasks at work
+        ("round 2", signal.SIGTERM),  # writers at work too, the sync on its schedule
     ],
 )
 def test_a_signal_leaves_no_process(demo: "subprocess.Popen[str]", words: str, how: signal.Signals) -> None:
     """Ctrl-C, ``kill`` or a closed terminal, early or late: all is gone, and the exit code says why."""
     read_until(demo, words)
+    if words == "round 2":
+        read_until(demo, "triggered")
     known = descendants(demo)
     assert len(known) > 2
+    assert is_among(known, "demo.localstripe_server")
+    assert is_among(known, "demo.kinto_server") == (words != "filling it")
     demo.send_signal(how)
     time.sleep(0.3)
     demo.send_signal(how)  # an impatient person
@@ -88,8 +102,9 @@ def test_a_signal_leaves_no_process(demo: "subprocess.Popen[str]", words: str, h
 
 def test_a_killed_demo_takes_its_children_with_it(demo: "subprocess.Popen[str]") -> None:
     """Even ``kill -9``, after which the demo itself can do nothing any more, leaves no process."""
-    read_until(demo, "filling it")
+    read_until(demo, "Kinto is up")
     known = descendants(demo)
+    assert is_among(known, "demo.kinto_server")
     demo.kill()
     until = time.monotonic() + PATIENCE
     while (left := left_of(known)) and time.monotonic() < until:

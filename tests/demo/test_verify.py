@@ -1,5 +1,6 @@
 """The judge: it must see every way in which a copy can differ, or the demo proves nothing."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from decimal import Decimal
@@ -9,9 +10,13 @@ import pytest
 import requests
 from psycopg import sql
 
+from airflow_extract_provider.testing.postgres import PostgresServer
+from demo.kinto_contacts import truth, write_batches
+from demo.kinto_server import Kinto
 from demo.localstripe_server import LocalStripe
 from demo.seed import Amounts, seed
-from demo.verify import LISTS, Verdict, canonical, canonical_number, verify
+from demo.verify import LISTS, Verdict, canonical, canonical_number, verify, verify_contacts
+from tests.kinto_stage import start_kinto
 
 AMOUNTS = Amounts(customers=110, products=5, plans=3, subscriptions=20, canceled=4)
 
@@ -83,6 +88,62 @@ def test_a_damaged_copy_is_not(stripe: LocalStripe, copy: str, damage: str, comp
     verdict = customers(stripe.url, copy)
     assert not verdict.equal
     assert complaint in verdict.complaint()
+
+
+@pytest.fixture(scope="module")
+def kinto(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer) -> Iterator[Kinto]:
+    """A Kinto with a few contacts, some of them deleted."""
+    with start_kinto(tmp_path_factory.mktemp("kinto"), postgres_server) as served:
+        write_batches(served.url, 0, 1, batches=15)
+        yield served
+
+
+@pytest.fixture
+def contacts(kinto: Kinto, dsn: str) -> str:
+    """A database that holds the contacts as Kinto's own table has them."""
+    there = truth(kinto.dsn)
+    instant = "to_timestamp(0) + %s * interval '1 millisecond'"
+    with psycopg.connect(dsn) as connection:
+        connection.execute("create schema crm")
+        connection.execute(
+            "create table crm.contacts (key text primary key, data jsonb, version timestamptz, deleted_at timestamptz)"
+        )
+        for key, record in there.live.items():
+            row = f"insert into crm.contacts values (%s, %s::jsonb, {instant})"
+            connection.execute(row.encode(), [key, json.dumps(record, default=number), record["last_modified"]])
+        for key, modified in there.deleted.items():
+            row = f"insert into crm.contacts values (%s, '{{}}', {instant}, now())"
+            connection.execute(row.encode(), [key, modified])
+    return dsn
+
+
+def number(value: object) -> float:
+    """Few digits only, but for one number that no float holds."""
+    assert isinstance(value, Decimal)
+    return int(value) if value == int(value) else float(value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaints"),
+    [
+        ("select 1", ["", ""]),
+        ("update crm.contacts set data = data || '{\"visits\": 1.5}' where deleted_at is null", ["different", ""]),
+        ("update crm.contacts set deleted_at = null where deleted_at is not null", ["surplus", "missing"]),
+        ("delete from crm.contacts where deleted_at is not null", ["", "missing"]),
+        ("update crm.contacts set deleted_at = now()", ["missing", "surplus"]),
+        ("update crm.contacts set version = version + interval '1 millisecond'", ["", "different"]),
+    ],
+)
+def test_contacts_are_judged_with_their_tombstones(
+    kinto: Kinto, contacts: str, damage: str, complaints: list[str]
+) -> None:
+    """A deletion that was missed or made up, another instant of it, and one changed field are seen."""
+    with psycopg.connect(contacts) as connection:
+        connection.execute(damage.encode())
+    verdicts = verify_contacts(kinto.url, contacts)
+    assert all(verdict.in_api > 3 for verdict in verdicts)
+    assert [verdict.equal for verdict in verdicts] == [not each for each in complaints]
+    assert all(each in verdict.complaint() for verdict, each in zip(verdicts, complaints, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from airflow_extract_provider.testing.hostile import HostileApi
 from airflow_extract_provider.testing.postgres import PostgresServer
 from demo.airflow_api import AirflowApi
 from demo.airflow_stack import AirflowStack
+from tests.hazards.kinds import KINDS
 from tests.loopback import LoopbackApi
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -30,15 +32,19 @@ globals().update(make_dags(os.environ["EXTRACT_SOURCES"] + "_sliced", default_ar
 """
 SECRET = "marked-secret-4711"
 PAGE = 50
+# Served by a HostileApi, and kept by its sync DAG: the first run is due at once, the next one a day later.
+SYNCED = "synced"
+CHANGING = KINDS["page updated"]
 
 
 @dataclass(frozen=True)
 class World:
-    """What an end-to-end test finds running."""
+    """What an end-to-end test finds running. ``changing`` is the API of the source `synced`."""
 
     airflow: AirflowStack
     store: str
     apis: Mapping[str, LoopbackApi]
+    changing: HostileApi
 
     @property
     def api(self) -> AirflowApi:
@@ -87,6 +93,13 @@ objects:
 """
 
 
+def _synced() -> str:
+    """A source that can be asked for changes and read by key; JSON is YAML, too."""
+    things = CHANGING.described(by_key={"path": "/things/{{ key }}", "record": "@"})
+    source = {"source": SYNCED, "connection": f"{SYNCED}_api", "schedule": "1d", "objects": {"things": things}}
+    return json.dumps(source)
+
+
 def _store_connection(dsn: str) -> str:
     parts = conninfo_to_dict(dsn)
     found = {"host": parts.get("host"), "port": parts.get("port"), "login": parts.get("user")}
@@ -106,10 +119,18 @@ def world(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
     store = postgres_server.create_database(f"e2e_{os.getpid()}_store")
     with contextlib.ExitStack() as running:
         apis = {name: running.enter_context(LoopbackApi()) for name in SOURCES}
-        environment = {"AIRFLOW_CONN_EXTRACT_STORE": _store_connection(store), "EXTRACT_SOURCES": str(sources)}
-        for name, api in apis.items():
+        changing = running.enter_context(HostileApi(listings={"/things": CHANGING.served()}))
+        environment = {
+            "AIRFLOW_CONN_EXTRACT_STORE": _store_connection(store),
+            "EXTRACT_SOURCES": str(sources),
+            # As it is by default: no sync starts on its own.
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
+        }
+        (sources / f"{SYNCED}.yaml").write_text(_synced())
+        for name in SOURCES:
             ((sliced if name == "sliced" else sources) / f"{name}.yaml").write_text(_source(name))
-            found = {"conn_type": "rest_api", "host": api.url, "password": SECRET}
+        for name, url in [*((name, api.url) for name, api in apis.items()), (SYNCED, changing.url)]:
+            found = {"conn_type": "rest_api", "host": url, "password": SECRET}
             environment[f"AIRFLOW_CONN_{name.upper()}_API"] = json.dumps(found)
         airflow = AirflowStack(home, postgres_server, f"e2e_{os.getpid()}_airflow", home / "dags", environment)
         running.callback(airflow.stop)
@@ -120,4 +141,5 @@ def world(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
         for name in SOURCES:
             airflow.api.wait_for_dag(f"{name}_backfill")
             airflow.api.unpause(f"{name}_backfill")
-        yield World(airflow, store, apis)
+        airflow.api.wait_for_dag(f"{SYNCED}_sync")
+        yield World(airflow, store, apis, changing)

@@ -20,9 +20,11 @@ from airflow_extract_provider.extract.api.client import ApiClient
 from airflow_extract_provider.extract.cursor import Cursor, Position
 from airflow_extract_provider.extract.errors import ExtractError
 from airflow_extract_provider.extract.pipeline import Settings, Summary, run
-from airflow_extract_provider.extract.source import Source, parse_source
+from airflow_extract_provider.extract.source import Source
+from airflow_extract_provider.extract.sourcefile import parse_source
 from airflow_extract_provider.extract.store.connection import Connect, Connection
 from airflow_extract_provider.extract.store.migrate import migrate
+from airflow_extract_provider.testing.hostile import HostileApi
 from tests.loopback import LoopbackApi
 
 __all__ = ["KEYED", "TOKENS", "Scene", "exact", "rows"]
@@ -73,9 +75,12 @@ class Scene:
 
     object = "things"
 
-    def __init__(self, api: LoopbackApi, connect: Connect, spec: Mapping[str, Any], books: str | None = None) -> None:
+    def __init__(
+        self, api: LoopbackApi | HostileApi, connect: Connect, spec: Mapping[str, Any], books: str | None = None
+    ) -> None:
         number = next(_numbers)
-        self.api, self.connect = api, connect
+        self.api: Any = api
+        self.connect = connect
         self.spec: dict[str, Any] = dict(spec)
         self.name = f"scene{number}"
         self.books = books or f"{self.name}_books"

@@ -87,6 +87,11 @@ ANSWERS: Mapping[str, tuple[Fault, type[ExtractError]]] = {
     "error object": (Fault(body=b'{"error": {"message": "rate limited"}}'), WrongAnswerError),
     "error text beside records": (Fault(body=b'{"data": [{"id": "r1"}], "error": "partial"}'), WrongAnswerError),
     "errors": (Fault(body=b'{"errors": [{"code": 1}], "data": null}'), WrongAnswerError),
+    "two lists": (Fault(body=b'{"data": [{"id": "r1"}], "data": [], "has_more": false}'), WrongAnswerError),
+    "two ends": (
+        Fault(body=b'{"data": [], "has_more": true, "has_more": false, "next_cursor": null}'),
+        WrongAnswerError,
+    ),
     "nested beyond all measure": (Fault(body=DEEP), BadRecordError),
     "null": (Fault(body=b"null"), RecordsPathError),
     "a number": (Fault(body=b"12"), RecordsPathError),
@@ -187,7 +192,7 @@ def test_nobody_answers(scene: Scene, connect: Connect) -> None:
     class Gone:
         url = f"http://127.0.0.1:{free_port()}"
 
-    served, scene.api = scene.api, Gone()  # type: ignore[assignment]
+    served, scene.api = scene.api, Gone()
     exc = scene.stops(ApiUnavailableError)
     assert "refused" in str(exc)
     scene.api = served
@@ -365,6 +370,30 @@ def test_a_version_that_is_no_instant(version: bytes, make_scene: MakeScene) -> 
     exc = scene.stops(BadRecordError)
     assert (exc.page, exc.record, exc.key) == (1, 2, "b")
     assert scene.stored() == {}
+
+
+@pytest.mark.parametrize(
+    ("timestamps", "good", "wrong"),
+    [
+        ({"zone": "Europe/Berlin"}, '"2026-01-01T00:00:00"', '"2026-10-25T02:30:00"'),
+        ({"zone": "Europe/Berlin"}, '"2026-01-01T00:00:00"', '"2026-03-29T02:30:00"'),
+        ({"zone": "Europe/Berlin"}, '"2026-01-01T00:00:00"', '"20260101"'),
+        ({"format": "unix"}, "1767225600", "1767225600000"),
+        ({"format": "unix"}, '"1767225600"', '"2026-01-01T00:00:00Z"'),
+        ({"format": "unix_ms"}, "1767225600000", '"1.767e12"'),
+        ({"format": "%d/%m/%Y", "zone": "UTC"}, '"31/12/2026"', '"12/31/2026"'),
+    ],
+)
+def test_a_version_that_is_not_as_declared(timestamps: Any, good: str, wrong: str, make_scene: MakeScene) -> None:
+    """What `timestamps` declares is read so; another spelling, a local time that is twice or never stop the run."""
+    scene = make_scene(TOKENS, version="at", timestamps=timestamps)
+    scene.api.rows = [b'{"id": "%s", "at": %s}' % (key, at.encode()) for key, at in ((b"a", good), (b"b", wrong))]
+    exc = scene.stops(BadRecordError)
+    assert (exc.page, exc.record, exc.key) == (1, 2, "b")
+    assert wrong.strip('"') not in str(exc)
+    assert scene.stored() == {}
+    scene.api.rows[1] = b'{"id": "b", "at": %s}' % good.encode()
+    scene.assert_exact_after_repair()
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])

@@ -6,7 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from airflow_extract_provider.extract.errors import (
 from airflow_extract_provider.extract.pipeline import Runner
 from airflow_extract_provider.extract.store.ledger import Ledger
 from tests.extract.scene import KEYED, TOKENS, Scene, rows
+from tests.extract.shown import Shown
 from tests.loopback import Fault
 from tests.store.applier import in_thread
 
@@ -34,32 +35,6 @@ OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 
 class Killed(BaseException):
     """The process ends here."""
-
-
-@dataclass
-class Shown:
-    """Cursors in memory. ``failing`` maps the number of a read or write, from 1, to what is raised instead of it."""
-
-    texts: dict[str, str] = field(default_factory=dict)
-    written: list[str] = field(default_factory=list)
-    reads: int = 0
-    failing_reads: BaseException | None = None
-    failing_writes: Mapping[int, BaseException] = field(default_factory=dict)
-    after_write: bool = False
-
-    def read(self, key: str) -> str | None:
-        self.reads += 1
-        if self.failing_reads is not None:
-            raise self.failing_reads
-        return self.texts.get(key)
-
-    def write(self, key: str, text: str) -> None:
-        self.written.append(text)
-        failure = self.failing_writes.get(len(self.written))
-        if failure is None or self.after_write:
-            self.texts[key] = text
-        if failure is not None:
-            raise failure
 
 
 @dataclass
@@ -121,6 +96,7 @@ class Walked:
     def place_at(self, page: int) -> Any:
         """The value that a person would edit: the last key, or the token, after a page."""
         place = Cursor.from_text(self.at(page)).position.place
+        assert isinstance(place, AfterKey | AfterToken)
         return place.after if isinstance(place, AfterKey) else place.token
 
     @property

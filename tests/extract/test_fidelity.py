@@ -170,6 +170,23 @@ def test_half_a_pair_beside_the_records(body: bytes, tokens: Scene) -> None:
     assert tokens.stored() == {}
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"data": [{"id": "a"}], "data": [{"id": "b"}], "next_cursor": null}',
+        b'{"data": [{"id": "a"}], "next_cursor": null, "\\u0064ata": []}',
+        b'{"data": [{"id": "a"}], "next_cursor": "t1", "next_cursor": null}',
+    ],
+)
+def test_a_name_twice_beside_the_records(body: bytes, tokens: Scene) -> None:
+    """One of two lists, or of two tokens, would be lost in silence: the answer is refused."""
+    tokens.api.fault = lambda number, asked: Fault(body=body)
+    exc = tokens.stops(WrongAnswerError)
+    assert (exc.page, exc.record) == (1, None)
+    assert "twice" in str(exc)
+    assert tokens.stored() == {}
+
+
 # --- Any JSON value: it arrives equal, or its page is refused -------------------------------------------------------
 
 _CHARACTERS = st.one_of(

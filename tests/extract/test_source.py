@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,9 @@ from pydantic import ValidationError
 
 import airflow_extract_provider
 from airflow_extract_provider.extract.errors import SourceError
-from airflow_extract_provider.extract.source import (
-    LastKeyPages,
-    PageSize,
-    Source,
-    TokenPages,
-    load_source,
-    load_sources,
-    parse_source,
-)
+from airflow_extract_provider.extract.paging import LastKeyPages, PageSize, TokenPages
+from airflow_extract_provider.extract.source import Source
+from airflow_extract_provider.extract.sourcefile import load_source, load_sources, parse_source
 
 ROOT = Path(airflow_extract_provider.__file__).resolve().parents[1]
 FILES = [*(ROOT / "airflow_extract_provider" / "sources").glob("*.yaml"), *(ROOT / "demo" / "sources").glob("*.yaml")]
@@ -123,6 +118,7 @@ objects:
     one, two = source.object("one"), source.object("two")
     assert (one.key, two.key) == ((("a",), ("b",)), (("id",),))
     assert (dict(one.params), dict(two.params)) == ({"x": "1", "y": "true"}, {"x": "1", "y": "false"})
+    assert isinstance(one.pages, TokenPages)
     assert isinstance(two.pages, TokenPages)
     assert (one.pages.send, two.pages.send, two.pages.take, two.pages.last) == (
         "cursor",
@@ -152,12 +148,24 @@ def _crm(old: str, new: str) -> str:
     return CRM.replace(old, new)
 
 
+def _pages(spec: str) -> str:
+    return _crm("{by: token, take: next_cursor, send: cursor, size: {send: limit, max: 100}}", spec)
+
+
+def _also(*lines: str) -> str:
+    """The object with further keys."""
+    return CRM + "".join(f"    {line}\n" for line in lines)
+
+
 BAD = {
-    "an unknown key": (CRM + "    swep: {every: 1d}\n", "`objects.contacts.swep` is no known key; known here: key, "),
+    "an unknown key": (
+        CRM + "    swep: {every: 1d}\n",
+        "`objects.contacts.swep` is no known key; known here: body, by_key, deleted, headers, key, ",
+    ),
     "an unknown key at the top": (CRM + "limits: 20/s\n", "`limits` is no known key; known here: connection, defaults"),
     "a misspelt paginator": (
         _crm("by: token", "by: tokens"),
-        "`objects.contacts.pages.by` is none of: last_key, token",
+        "`objects.contacts.pages.by` is none of: last_key, key, page, offset, token, next_link, link_header, position",
     ),
     "a misspelt pages": (_crm("pages:", "page:"), "`objects.contacts.pages` is missing"),
     "no paginator": (CRM.replace(CRM[CRM.index("    pages") :], ""), "`objects.contacts.pages` is missing"),
@@ -174,7 +182,6 @@ BAD = {
         _crm("send: cursor", "send: cursor, sent: x"),
         "`objects.contacts.pages.sent` is no known key",
     ),
-    "a paginator's missing key": (_crm("take: next_cursor, ", ""), "`objects.contacts.pages.take` is missing"),
     "a size of one": (_crm("max: 100", "max: 1"), "`objects.contacts.pages.size.max`"),
     "a size's unknown key": (
         _crm("max: 100", "maximum: 100"),
@@ -218,8 +225,10 @@ BAD = {
     ),
     "a key and a value below it": (_crm("key: id", "key: [a, a.b]"), "lies below a field"),
     "the same key twice": (_crm("key: id", "key: [a, a]"), "key names a field twice"),
-    "two orders": (CRM + "    order: [a, b]\n", "order takes one field"),
-    "a parameter that pages send": (CRM + "    params: {limit: 5}\n", "which `pages` sends itself"),
+    "three orders": (CRM + "    order: [a, b, c]\n", "order takes one field, or two"),
+    "two orders, one falling": (CRM + "    order: [-a, b]\n", "order takes two fields only where both rise"),
+    "an order of numbers": (CRM + "    order: [1]\n", "order takes one field, or two"),
+    "a parameter that pages send": (CRM + "    params: {limit: 5}\n", "which `pages` or `since` sends itself"),
     "a parameter that is a list": (CRM + "    params: {a: [1]}\n", "`objects.contacts.params.a`"),
     "a parameter that is null": (CRM + "    params: {a: }\n", "`objects.contacts.params.a`"),
     "an upper-case source": (_crm("source: crm", "source: CRM"), "use a lower-case letter"),
@@ -251,6 +260,218 @@ def test_what_is_not_understood(name: str, write: Write) -> None:
     assert caught.value.todo
     assert len(told.splitlines()) <= 5
     assert len(told) < 1000
+
+
+VERSION = "version: at"
+BAD_PROMISES = {
+    "a token from nowhere": (_crm("take: next_cursor, ", ""), "either `take`, a path in the answer, or `header`"),
+    "a token from two places": (_crm("take: next_cursor", "take: next, header: X-Next"), "either `take`, a path"),
+    "a token sent nowhere": (_crm("send: cursor, ", ""), "pages.send is missing, and no template uses token"),
+    "a token sent twice": (_also("params: {at: '{{ token }}'}"), "`token` is sent as cursor and by a template"),
+    "a link from nowhere": (_pages("{by: next_link}"), "either `take`, a path in the answer, or `header`"),
+    "a link that is sent": (_pages("{by: link_header, send: x}"), "`objects.contacts.pages.send` is no known key"),
+    "pages counted from 2": (_pages("{by: page, send: page, first: 2}"), "`objects.contacts.pages.first`"),
+    "a page sent nowhere": (_pages("{by: page}"), "pages.send is missing, and no template uses page"),
+    "an offset sent nowhere": (_pages("{by: offset}"), "pages.send is missing, and no template uses offset"),
+    "a last key sent nowhere": (_pages("{by: last_key}"), "pages.send is missing, and no template uses after"),
+    "a key filter without order": (_pages("{by: key, send: id_gt}"), "pages.by: key needs `order` rising by the key"),
+    "a key filter, falling": (
+        _pages("{by: key, send: id_gt}") + "    order: [-id]\n",
+        "needs `order` rising by the key",
+    ),
+    "a position without version": (
+        _pages("{by: position}") + "    params: {q: '{{ after.key }}'}\n",
+        "pages.by: position needs `version`, and `order: [<version>, <key>]`",
+    ),
+    "a position sent nowhere": (
+        _pages("{by: position}") + "    version: at\n    order: [at, id]\n",
+        "no template uses after",
+    ),
+    "a position of several keys": (
+        _pages("{by: position}").replace("key: id", "key: [a, b]") + "    params: {q: '{{ after.key }}'}\n",
+        "pages.by: position sends one key, but `key` has several fields",
+    ),
+    "no pages but since, without since": (_pages("{by: since}"), "pages.by: since needs `since`, and `order` rising"),
+    "a cap without since": (_crm("send: cursor,", "send: cursor, cap: 100,"), "pages.cap needs `since` with `until`"),
+    "a cap without until": (
+        _crm("send: cursor,", "send: cursor, cap: 100,")
+        + "    version: at\n    total: total\n    since: {send: a, inclusive: true}\n",
+        "pages.cap needs `since` with `until`, and `total`",
+    ),
+    "a cap without total": (
+        _crm("send: cursor,", "send: cursor, cap: 100,")
+        + "    version: at\n    since: {send: a, until: b, inclusive: true}\n",
+        "pages.cap needs `since` with `until`, and `total`",
+    ),
+    "since sent nowhere": (_also(VERSION, "since: {inclusive: true}"), "since.send is missing, and no template"),
+    "since without what it compares": (
+        _also("since: {send: a, inclusive: true}"),
+        "since needs `version`, or a `field`",
+    ),
+    "since that may include": (_also(VERSION, "since: {send: a}"), "`objects.contacts.since.inclusive` is missing"),
+    "since and its unknown key": (
+        _also(VERSION, "since: {send: a, inclusive: true, presicion: 1s}"),
+        "`objects.contacts.since.presicion` is no known key; known here: field, format, inclusive, precision",
+    ),
+    "since without precision": (
+        _also(VERSION, "since: {send: a, inclusive: true, precision: 0s}"),
+        "`objects.contacts.since.precision`",
+    ),
+    "since from an instant without zone": (
+        _also(VERSION, "since: {send: a, inclusive: true, start: 2020-01-01T00:00:00}"),
+        "`objects.contacts.since.start`: start needs a zone",
+    ),
+    "since in an unknown format": (
+        _also(VERSION, "since: {send: a, inclusive: true, format: iso}"),
+        "`objects.contacts.since.format`: 'iso' is none of rfc3339, unix, unix_ms, unix_us, nor a pattern with %",
+    ),
+    "since in a pattern without zone": (
+        _also(VERSION, "since: {send: a, inclusive: true, format: '%Y-%m-%d'}"),
+        "since.format without %z needs timestamps.zone",
+    ),
+    "since sent beside a parameter": (
+        _also(VERSION, "params: {a: 1}", "since: {send: a, inclusive: true}"),
+        "params sets ['a'], which `pages` or `since` sends itself",
+    ),
+    "since in a template only": (
+        _also("params: {a: '{{ since }}'}"),
+        "uses since or until, but `since` is not declared",
+    ),
+    "until in a template only": (
+        _also("params: {a: '{{ until }}'}"),
+        "uses since or until, but `since` is not declared",
+    ),
+    "a duration in words": (_also("late: soon"), "`objects.contacts.late`: 'soon' is no duration: write a number with"),
+    "a duration without unit": (_also("late: 30"), "`objects.contacts.late`: 30 is no duration"),
+    "a duration that is yes": (_also("late: yes"), "`objects.contacts.late`: True is no duration"),
+    "a duration below zero": (_also("lookback: -30s"), "`objects.contacts.lookback`: '-30s' is no duration"),
+    "a duration in weeks": (_also("lookback: 1 week"), "`objects.contacts.lookback`: '1 week' is no duration"),
+    "an unknown format": (_also("timestamps: {format: iso}"), "'iso' is none of rfc3339, unix, unix_ms, unix_us"),
+    "an unknown zone": (_also("timestamps: {zone: Mars/Olympus}"), "'Mars/Olympus' is no zone of the time zone"),
+    "a zone by path": (_also("timestamps: {zone: ../UTC}"), "`objects.contacts.timestamps.zone`"),
+    "a pattern without zone": (_also("timestamps: {format: '%d/%m/%Y'}"), "a pattern without %z needs `zone`"),
+    "a pattern with a zone's name": (_also("timestamps: {format: '%Y %Z', zone: UTC}"), "(%Z) cannot be read"),
+    "a misspelt format": (
+        _also("timestamps: {fromat: unix}"),
+        "`objects.contacts.timestamps.fromat` is no known key; known here: format, zone",
+    ),
+    "an unknown value": (_also("params: {a: '{{ account }}'}"), "a template uses ['account']; known are ['after', "),
+    "an unknown value in the path": (_crm("/v1/contacts", "'/{{ nope }}'"), "a template uses ['nope']"),
+    "an unknown value in a header": (_also("headers: {a: '{{ nope }}'}"), "a template uses ['nope']"),
+    "an unknown value in the body": (
+        _crm("path: /v1/contacts", "request: POST /v1/search") + "    body: '{{ nope }}'\n",
+        "a template uses ['nope']",
+    ),
+    "an open template": (_also("params: {a: '{{ token'}"), "a template is wrong in its line 1: unexpected end"),
+    "an unknown filter": (_also("params: {a: '{{ page | secnods }}'}"), "No filter named 'secnods'"),
+    "a read by no key": (_also("by_key: {path: /v1/contacts}"), "by_key.path is a template over `key`, such as"),
+    "a read by something else": (_also("by_key: {path: '/{{ token }}'}"), "by_key.path is a template over `key`"),
+    "a read by key without path": (_also("by_key: {record: a}"), "`objects.contacts.by_key.path` is missing"),
+    "a read by key from elsewhere": (_also("by_key: {path: 'v1/{{ key }}'}"), "`objects.contacts.by_key.path`"),
+    "a read by key, misspelt": (
+        _also("by_key: {path: '/{{ key }}', records: a}"),
+        "`objects.contacts.by_key.records` is no known key; known here: path, record",
+    ),
+    "a read by key in a word": (_also("by_key: '/{{ key }}'"), "`objects.contacts.by_key`"),
+    "a method that changes": (_crm("path: /v1/contacts", "request: DELETE /v1/c"), "request takes a method and a path"),
+    "a request without path": (_crm("path: /v1/contacts", "request: POST"), "request takes a method and a path"),
+    "a request beside a path": (_also("request: POST /v1/c"), "such as POST /v1/search, instead of `path`"),
+    "a body that is not posted": (_also("body: '{}'"), "a body is sent only with POST"),
+    "bad records passed over": (_also("on_bad_record: skip"), "`objects.contacts.on_bad_record`"),
+    "a tombstone below the key": (_also("deleted: id.gone"), "id.gone lies below a field"),
+    "a total that is no path": (_also("total: 'count(data)'"), "`objects.contacts.total`: 'count(data)' is no path"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PROMISES)
+def test_promises_that_do_not_fit_together(name: str, write: Write) -> None:
+    """What is promised but not complete, or said in two ways, is told when the file is read, not at the first page."""
+    text, words = BAD_PROMISES[name]
+    with pytest.raises(SourceError) as caught:
+        load_source(write(text))
+    told = str(caught.value)
+    assert words in told
+    assert "crm.yaml" in told
+    assert len(told.splitlines()) <= 5
+    assert len(told) < 1000
+
+
+PAGES = {
+    "last_key": "{by: last_key, send: after, more: has_more}",
+    "key": "{by: key, send: id_gt}",
+    "page": "{by: page, send: page, first: 0}",
+    "offset": "{by: offset, send: skip, size: {send: limit, max: 50}}",
+    "token": "{by: token, header: X-Next, send: cursor, last: [absent, empty], stable: false}",
+    "next_link": "{by: next_link, take: paging.next, last: absent}",
+    "link_header": "{by: link_header, stable: true, size: {send: per_page, max: 100}}",
+    "position": "{by: position, size: {max: 2000}}",
+    "since": "{by: since, size: {send: limit, max: 10}}",
+    "single": "{by: single}",
+}
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_pages_of_every_kind(kind: str, write: Write) -> None:
+    """Each kind of pages is read from a line, with what it needs of the other promises."""
+    order = "order: [id]" if kind == "key" else "order: [at, id]"
+    lines = [VERSION, order, "params: {q: '{{ after.key }} {{ size }}'}" if kind == "position" else "params: {}"]
+    lines += ["since: {send: since, inclusive: false}"] if kind == "since" else []
+    source = load_source(write(_pages(PAGES[kind]) + "".join(f"    {line}\n" for line in lines)))
+    assert source.object("contacts").pages.by == kind
+
+
+def test_a_search_in_the_body(write: Write) -> None:
+    """A search by POST, its values in the body, is what HubSpot's looks like."""
+    text = """
+source: hubspot
+connection: hubspot
+objects:
+  contacts:
+    request: POST /crm/v3/objects/contacts/search
+    body: |
+      {"from": {{ since | ms }}, "to": {{ until | ms }}, "limit": {{ size }}, "after": {{ token | json }}}
+    records: results
+    key: id
+    version: properties.lastmodifieddate
+    deleted: archived
+    total: total
+    pages: {by: token, take: paging.next.after, size: {max: 200}, cap: 10000, last: absent}
+    since: {inclusive: true, precision: 1ms, field: properties.lastmodifieddate, format: unix_ms, start: 2006-01-01}
+    timestamps: {zone: UTC}
+    late: 1h
+    lookback: 1.5d
+    by_key: {path: "/crm/v3/objects/contacts/{{ key }}", record: "@"}
+    on_bad_record: quarantine
+"""
+    with pytest.raises(SourceError, match=r"since\.start"):
+        load_source(write(text))
+    contacts = load_source(write(text.replace("2006-01-01", "2006-01-01T01:00:00+01:00"))).object("contacts")
+    assert (contacts.method, contacts.path) == ("POST", "/crm/v3/objects/contacts/search")
+    assert contacts.used() == {"since", "until", "size", "token"}
+    assert (contacts.late, contacts.lookback) == (timedelta(hours=1), timedelta(hours=36))
+    assert contacts.since is not None
+    assert contacts.since.precision == timedelta(milliseconds=1)
+    assert contacts.since.start == datetime(2006, 1, 1, tzinfo=timezone.utc)
+    assert contacts.since_field == ("properties", "lastmodifieddate")
+    assert contacts.by_key is not None
+    assert contacts.by_key.record == ()
+    assert (contacts.on_bad_record, contacts.deleted) == ("quarantine", ("archived",))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30), ("250ms", 0.25), ("5us", 0.000005), ("1.5h", 5400), ("7d", 604_800), ("'10 m'", 600), ("0s", 0)],
+)
+def test_durations(text: str, seconds: float, write: Write) -> None:
+    """A duration is a number with its unit."""
+    assert load_source(write(_also(f"late: {text}"))).object("contacts").late == timedelta(seconds=seconds)
+
+
+def test_an_order_of_two_fields(write: Write) -> None:
+    """The second field of an order settles ties of the first."""
+    order = load_source(write(_also("order: [updated_at, id]"))).object("contacts").order
+    assert order is not None
+    assert (order.field, order.then, order.falling) == (("updated_at",), (("id",),), False)
 
 
 def test_many_mistakes_at_once(write: Write) -> None:

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from airflow_extract_provider.extract.errors import ConnectionMissingError
+from airflow_extract_provider.extract.errors import BackfillFirstError, ConnectionMissingError
 from airflow_extract_provider.extract.page import Page, Request
-from airflow_extract_provider.extract.source import parse_source
+from airflow_extract_provider.extract.sourcefile import parse_source
 from airflow_extract_provider.hooks.api import RestApiHook
+from airflow_extract_provider.testing.hostile import HostileApi
+from tests.extract.scene import KEYED
+from tests.hazards.kinds import KINDS
 from tests.loopback import Fault, LoopbackApi
 from tests.taskrun import ApiServer
 
@@ -22,19 +25,7 @@ SOURCE = parse_source(
         "source": "shop",
         "connection": "shop_api",
         "headers": {"Shop-Version": "7"},
-        "objects": {
-            "things": {
-                "path": "/keyed",
-                "records": "data",
-                "key": "id",
-                "pages": {
-                    "by": "last_key",
-                    "send": "starting_after",
-                    "more": "has_more",
-                    "size": {"send": "limit", "max": 10},
-                },
-            }
-        },
+        "objects": {"things": KEYED},
     },
     "shop.yaml",
 )
@@ -178,6 +169,28 @@ def test_pages_go_on_from_a_position(api: LoopbackApi) -> None:
     assert sorted(set(keys)) == [f"r{number:02}" for number in range(25)]
     assert rest[-1].position.complete
     assert api.asked[-1].headers["Shop-Version"] == "8"
+
+
+def test_pages_bring_what_has_changed_since() -> None:
+    """The last position of a reading is where the changes begin; without one there is no telling since when."""
+    kind = KINDS["page updated"]
+    things = parse_source(
+        {"source": "shop", "connection": "shop_api", "objects": {"things": kind.described()}}, "x.yaml"
+    )
+    with HostileApi(listings={"/things": kind.served()}) as hostile:
+        hostile.insert(25)
+        hostile.clock.advance(5)
+        known = {"conn_type": "rest_api", "host": hostile.url, "password": SECRET}
+        with ApiServer(connections={"shop_api": known}).serving():
+            hook, found = RestApiHook("shop_api"), things.object("things")
+            with pytest.raises(BackfillFirstError):
+                next(hook.pages(found, walk="incremental"))
+            *_, last = hook.pages(found)
+            hostile.update(7)
+            hostile.insert()
+            changed = list(hook.pages(found, last.position, walk="incremental"))
+    assert {record.key for step in changed for record in step.records} == {"7", "26"}
+    assert changed[-1].position.complete
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from airflow_extract_provider.extract.source import (
-    ApiObject,
-    LastKeyPages,
-    PageSize,
-    Source,
-    TokenPages,
-    load_source,
-)
+from airflow_extract_provider.extract.paging import LastKeyPages, PageSize, TokenPages
+from airflow_extract_provider.extract.source import ApiObject, Source
+from airflow_extract_provider.extract.sourcefile import load_source
 from airflow_extract_provider.hooks import login
 
 ROOT = Path(__file__).resolve().parents[2]

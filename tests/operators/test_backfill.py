@@ -12,10 +12,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-from airflow.sdk import DAG, TaskInstanceState
-from psycopg.conninfo import conninfo_to_dict
+from airflow.sdk import TaskInstanceState
 
 from airflow_extract_provider.extract.errors import (
     ApiUnavailableError,
@@ -24,85 +22,33 @@ from airflow_extract_provider.extract.errors import (
     FencedError,
     SourceError,
     TryAgain,
-    WalkBusyError,
     WrongAnswerError,
 )
-from airflow_extract_provider.extract.source import Source, parse_source
+from airflow_extract_provider.extract.sourcefile import parse_source
 from airflow_extract_provider.extract.store.connection import Connect
-from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.operators.backfill import BackfillOperator
 from airflow_extract_provider.operators.failing import RetryWhatMayPass, TaskFailed
+from tests.extract.scene import KEYED
 from tests.loopback import Asked, Fault, LoopbackApi
-from tests.taskrun import ApiServer, Outcome, run_task
+from tests.operators.stage import Stage
+from tests.taskrun import Outcome, run_task
 
 SECRET = "marked-secret-4711"
 CURSOR = "extract_shop_things_backfill_cursor"
-PAGE = 10
-SPEC: Mapping[str, Any] = {
-    "source": "shop",
-    "connection": "shop_api",
-    "objects": {
-        "things": {
-            "path": "/keyed",
-            "records": "data",
-            "key": "id",
-            "pages": {
-                "by": "last_key",
-                "send": "starting_after",
-                "more": "has_more",
-                "size": {"send": "limit", "max": PAGE},
-            },
-        }
-    },
-}
+SPEC: Mapping[str, Any] = {"source": "shop", "connection": "shop_api", "objects": {"things": KEYED}}
 
 
-class Shop:
+class Shop(Stage):
     """An API with 50 things, an empty store with tables, and an Airflow that knows both."""
 
     def __init__(self, api: LoopbackApi, dsn: str, connect: Connect) -> None:
-        self.api, self.dsn = api, dsn
+        super().__init__(parse_source(dict(SPEC), "shop.yaml"), api.url, SECRET, dsn, connect)
+        self.api = api
         api.rows = [b'{"id": "r%02d"}' % number for number in range(50)]
-        migrate(connect, [self.source])
-        parts = conninfo_to_dict(dsn)
-        store = {
-            "conn_type": "postgres",
-            "host": parts.get("host"),
-            "port": int(str(parts["port"])) if "port" in parts else None,
-            "login": parts.get("user"),
-            "password": parts.get("password"),
-            "schema": parts.get("dbname"),
-        }
-        login = {"conn_type": "rest_api", "host": api.url, "password": SECRET}
-        self.airflow = ApiServer(connections={"shop_api": login, "extract_store": store})
-
-    @property
-    def source(self) -> Source:
-        """The source as its file would give it."""
-        return parse_source(copy.deepcopy(dict(SPEC)), "shop.yaml")
-
-    def operator(self, **arguments: Any) -> BackfillOperator:
-        """The task that copies the things, in a DAG of its own."""
-        with DAG("shop_backfill", schedule=None, params=arguments.pop("params", None)):
-            return BackfillOperator(task_id="things", **{"source": self.source, "object": "things", **arguments})
 
     def run(self, conf: Mapping[str, Any] | None = None, **arguments: Any) -> Outcome:
-        """Run the task once."""
-        meant = {name: arguments.pop(name) for name in ("try_number", "run_id", "should_retry") if name in arguments}
-        return run_task(self.operator(**arguments), self.airflow, conf=conf, **meant)
-
-    def ask(self, question: str) -> list[tuple[Any, ...]]:
-        """Rows from the store."""
-        with psycopg.connect(self.dsn) as conn:
-            return conn.execute(question.encode()).fetchall()
-
-    def copied(self) -> int:
-        """How many things are in the table."""
-        return int(self.ask("select count(*) from shop.things")[0][0])
-
-    def xcom(self) -> Any:
-        """What the task returned."""
-        return [msg.value for msg in self.airflow.of("SetXCom") if msg.key == "return_value"][-1]
+        """Run the backfill once."""
+        return self.task(BackfillOperator, conf, **arguments)
 
 
 @pytest.fixture
@@ -136,6 +82,7 @@ def test_the_template_fields_are_the_attributes() -> None:
         "api_conn_id": "{{ c }}",
         "run_for": "{{ d }}",
         "pause": "{{ h }}",
+        "next_run_at": "{{ i }}",
         "selected": "{{ e }}",
         "reset": "{{ f }}",
         "take_over": "{{ g }}",
@@ -252,16 +199,46 @@ def test_what_a_person_has_to_mend_is_not_retried(shop: Shop) -> None:
 
 
 def test_what_may_pass_is_retried(shop: Shop) -> None:
-    """While tries are left; a run that holds the walk may end meanwhile."""
-    shop.ask(
-        "insert into extract.fence (source, object, walk, part, number, runner, label, heartbeat) "
-        "values ('shop', 'things', '*', '', 7, 'other', 'the other run', now()) returning 1"
-    )
+    """While tries are left; the API may answer again meanwhile."""
+    shop.api.fault = lambda number, asked: Fault(503, b"", {"Retry-After": "0"})
     outcome = shop.run()
-    assert "the other run" in str(failed(outcome, WalkBusyError))
+    failed(outcome, ApiUnavailableError)
     assert outcome.state is TaskInstanceState.UP_FOR_RETRY
     assert shop.run(should_retry=False).state is TaskInstanceState.FAILED
+    shop.api.fault = lambda number, asked: None
+    assert shop.run(try_number=2).state is TaskInstanceState.SUCCESS
+
+
+def test_another_run_is_waited_for(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """The task is rescheduled and says for whom, however often, at no try. Told to take over, it does not wait."""
+    shop.hold()
+    for _ in range(5):
+        outcome = shop.run(should_retry=False)
+        assert outcome.state is TaskInstanceState.UP_FOR_RESCHEDULE
+        assert outcome.msg.reschedule_date - datetime.now(timezone.utc) > timedelta(seconds=20)
+    assert "shop/things backfill   waits until " in told(caplog)
+    assert "held by the other run" in told(caplog)
+    assert "ERROR" not in told(caplog)
+    assert shop.api.asked == []
+    shop.let_go()
+    assert shop.run().state is TaskInstanceState.SUCCESS
+    shop.hold()
     assert shop.run(take_over="True").state is TaskInstanceState.SUCCESS
+
+
+def test_cleared_after_its_end_a_reset_starts_over_again(shop: Shop) -> None:
+    """Once for each time it was cleared; cleared in the middle, it goes on, since that is how people retry."""
+    arguments: dict[str, Any] = {"reset": True, "run_id": "one", "retries": 3}
+    assert shop.run(**arguments).state is TaskInstanceState.SUCCESS
+    asked = len(shop.api.asked)
+    for cleared in (1, 1, 3):
+        assert shop.run(**arguments, try_number=1 + cleared, cleared=cleared).state is TaskInstanceState.SUCCESS
+    assert len(shop.api.asked) == 3 * asked
+    shop.api.fault = lambda number, each: Fault(401, b"") if number == 3 * asked + 3 else None
+    assert shop.run(**arguments, try_number=7, cleared=6).state is TaskInstanceState.FAILED
+    assert shop.run(**arguments, try_number=8, cleared=7).state is TaskInstanceState.SUCCESS
+    assert len(shop.api.asked) == 4 * asked + 1
+    assert shop.ask("select distinct revision from shop.things") == [(1,)]
 
 
 def test_a_missing_connection_is_told_and_retried(shop: Shop) -> None:
@@ -314,7 +291,7 @@ def test_a_stopped_task_is_no_success(shop: Shop) -> None:
 
 def test_the_operator_can_be_copied_before_and_after_a_run(shop: Shop) -> None:
     """Airflow copies the tasks of a DAG: nothing in one may resist, such as a lock."""
-    operator = shop.operator()
+    operator = shop.operator(BackfillOperator)
     copy.deepcopy(operator)
     run_task(operator, shop.airflow)
     copy.deepcopy(operator)

@@ -154,6 +154,7 @@ def walked(
     try:
         while step.then is not None:
             assert len(found.requests) < most, "the walk does not end"
+            assert isinstance(step.then, Request)
             found.requests.append(step.then)
             found.replies.append(ask(step.then))
             step = walk.send(found.replies[-1])

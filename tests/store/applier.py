@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from airflow_extract_provider.extract.store.connection import Connect, Connectio
 from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
 
-__all__ = ["EPOCH", "SOURCE", "Applier", "a_record", "clock", "in_thread", "wait_until_blocked"]
+__all__ = ["EPOCH", "SOURCE", "Applier", "a_record", "a_tombstone", "clock", "in_thread", "wait_until_blocked"]
 
 EPOCH = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -32,6 +33,12 @@ SOURCE = Source.model_validate(
 )
 
 T = TypeVar("T")
+
+
+def a_tombstone(key: str, version: int | None = None) -> Record:
+    """What an API tells of a deleted record."""
+    record = a_record(key, "deleted", version)
+    return replace(record, deleted=True)
 
 
 def a_record(key: str, value: Any = 0, version: int | None = None) -> Record:
@@ -66,17 +73,27 @@ class Applier:
         """The server process behind the connection."""
         return self.conn.info.backend_pid
 
-    def apply(self, *pages: Sequence[Record], sent_at: datetime | None = None) -> dict[str, int]:
-        """Apply pages in one transaction, sent just now unless told otherwise; returns the changes by kind."""
+    def apply(
+        self, *pages: Sequence[Record], sent_at: datetime | None = None, quarantine: bool = False, **more: Any
+    ) -> dict[str, int]:
+        """Apply pages in one transaction, sent just now unless told otherwise; returns the changes by kind.
+
+        ``more`` are fields of each page's batch.
+        """
         sent = sent_at or clock(self.conn)
-        where = Position(AfterKey("x"))
-        batches = [Batch(tuple(page), sent, Entry("page", where, "test", sent, len(page))) for page in pages]
-        return dict(+apply(self.conn, self.target, self.fence, self.ledger, batches).counts)
+        where = Position(AfterKey("x"), pages=1)
+        batches = [Batch(tuple(page), sent, Entry("page", where, "test", sent, len(page)), **more) for page in pages]
+        return dict(+apply(self.conn, self.target, self.fence, self.ledger, batches, quarantine=quarantine).counts)
 
     def table(self) -> dict[str, tuple[Any, int]]:
         """Value and revision of each stored record by key."""
         rows = self.conn.execute(f"select key, data -> 'value', revision from shop.{self.target.object}")
         return {key: (value, revision) for key, value, revision in rows}
+
+    def rows(self) -> dict[str, tuple[Any, int, bool]]:
+        """Value, revision and whether it is deleted, of each row by key."""
+        asked = f"select key, data -> 'value', revision, deleted_at is not null from shop.{self.target.object}"
+        return {key: (value, revision, deleted) for key, value, revision, deleted in self.conn.execute(asked)}
 
     def noted(self) -> Mapping[str, int]:
         """The keys to be read again, with the numbers of their notes."""

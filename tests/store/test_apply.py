@@ -73,6 +73,78 @@ def test_a_tombstone_falls_only_to_a_later_look(
     assert judge(record, Stored(at(stored), b"a", EPOCH, EPOCH)) == verdict
 
 
+@pytest.mark.parametrize(
+    ("coming", "stored", "sent", "verdict"),
+    [
+        (None, None, BEFORE, "refetch"),
+        (None, None, 0, "refetch"),
+        (None, None, AFTER, "write"),
+        (None, 1, BEFORE, "refetch"),
+        (None, 1, AFTER, "write"),
+        (2, 1, BEFORE, "write"),
+        (1, 1, BEFORE, "refetch"),
+        (1, 1, AFTER, "write"),
+        (1, 2, BEFORE, "refetch"),
+        (1, 2, 0, "refetch"),
+        (1, 2, AFTER, "regress"),
+    ],
+)
+def test_read_by_key(coming: int | None, stored: int | None, sent: int, verdict: Verdict) -> None:
+    """Sent after the row was applied, it is the last word, be its version older; sent before, it decides nothing."""
+    record = Coming("k", b"{}", b"b", at(coming), EPOCH + timedelta(seconds=sent), by_key=True)
+    assert judge(record, Stored(at(stored), b"a", None, EPOCH)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("coming", "stored", "by_key", "sent", "verdict"),
+    [
+        # a tombstone in a list, with a version
+        (2, 1, False, BEFORE, "delete"),
+        (1, 1, False, BEFORE, "delete"),
+        (1, 2, False, BEFORE, "stale"),
+        (1, 2, False, AFTER, "refetch"),
+        (1, None, False, BEFORE, "refetch"),
+        (1, None, False, AFTER, "delete"),
+        # without versions pages are applied in the order in which they were sent
+        (None, None, False, BEFORE, "delete"),
+        # asked for by key: 404, or a tombstone
+        (None, None, True, BEFORE, "refetch"),
+        (None, None, True, 0, "refetch"),
+        (None, None, True, AFTER, "delete"),
+        (None, 5, True, BEFORE, "refetch"),
+        (None, 5, True, AFTER, "delete"),
+        (1, 2, True, BEFORE, "refetch"),
+        (1, 2, True, AFTER, "delete"),
+    ],
+)
+def test_deletion(coming: int | None, stored: int | None, by_key: bool, sent: int, verdict: Verdict) -> None:
+    """A tombstone is as good as its version or, without one, as late as it was sent."""
+    record = Coming("k", b"{}", b"b", at(coming), EPOCH + timedelta(seconds=sent), deleted=True, by_key=by_key)
+    assert judge(record, Stored(at(stored), b"a", None, EPOCH)) == verdict
+
+
+@pytest.mark.parametrize("sent", [BEFORE, 0, AFTER])
+@pytest.mark.parametrize(
+    ("coming", "stored", "same", "verdict"),
+    [
+        (None, None, True, "unchanged"),
+        (None, None, False, "unchanged"),
+        (None, 1, False, "unchanged"),
+        (1, 1, True, "unchanged"),
+        (1, 2, False, "unchanged"),
+        (1, 1, False, "retold"),
+        (2, 1, False, "retold"),
+        (1, None, False, "retold"),
+    ],
+)
+def test_deleted_twice(coming: int | None, stored: int | None, same: bool, sent: int, verdict: Verdict) -> None:
+    """What is deleted already is not deleted again; a later tombstone's version is kept."""
+    record = Coming(
+        "k", b"{}", b"a" if same else b"b", at(coming), EPOCH + timedelta(seconds=sent), deleted=True, by_key=not coming
+    )
+    assert judge(record, Stored(at(stored), b"a", EPOCH, EPOCH)) == verdict
+
+
 def test_instants_are_compared_not_texts() -> None:
     """Half past eleven in Berlin is earlier than eleven in London."""
     berlin, london = datetime.fromisoformat("2026-01-01T11:30:00+01:00"), datetime.fromisoformat("2026-01-01T11:00:00Z")

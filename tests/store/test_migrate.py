@@ -10,12 +10,14 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from psycopg.types.json import Jsonb
 
 from airflow_extract_provider.extract.errors import SchemaMissingError, StoreRightsError, StoreUnavailableError
+from airflow_extract_provider.extract.store import migrate as migrate_module
 from airflow_extract_provider.extract.store.connection import Connect, Connection, connecting, named_errors
 from airflow_extract_provider.extract.store.migrate import check, migrate, script
 from airflow_extract_provider.testing.postgres import PostgresServer
-from tests.store.applier import SOURCE, in_thread, wait_until_blocked
+from tests.store.applier import EPOCH, SOURCE, in_thread, wait_until_blocked
 
 TABLE = SOURCE.table("plain")
 
@@ -36,6 +38,8 @@ def layout(conn: Connection) -> dict[str, list[Any]]:
         "constraints": f"""select nspname, conname, pg_get_constraintdef(pg_constraint.oid)
             from pg_constraint join pg_namespace on pg_namespace.oid = connamespace where {ours} order by 1, 2, 3""",
         "indexes": "select schemaname, indexname, indexdef from pg_indexes where schemaname !~ '^pg_' order by 1, 2",
+        "functions": "select oid::regprocedure::text, prosrc from pg_proc where pronamespace = 'extract'::regnamespace",
+        "views": "select viewname, definition from pg_views where schemaname = 'extract' order by 1",
         "migrations": "select number, name from extract.migration order by 1",
     }
     return {name: conn.execute(text).fetchall() for name, text in asked.items()}
@@ -44,12 +48,41 @@ def layout(conn: Connection) -> dict[str, list[Any]]:
 def test_twice_is_once(connect: Connect, conn: Connection) -> None:
     """Run again, nothing is done and nothing is lost."""
     done = migrate(connect, [SOURCE])
-    assert len(done) == 3
+    assert len(done) == 4
     conn.execute("insert into shop.plain (key, data, raw_hash, applied_at) values ('k', '{}', 'x', now())")
     before = layout(conn)
     assert migrate(connect, [SOURCE]) == []
     assert layout(conn) == before
     assert conn.execute("select count(*) from shop.plain").fetchone() == (1,)
+
+
+def test_a_store_of_the_first_version(connect: Connect, conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that holds pages, notes and records is upgraded to what a new one is; nothing of it is lost, and what its
+    backfills had completed is told by the new views."""
+    every = migrate_module._migrations
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate_module, "_migrations", lambda: every()[:1])
+        assert len(migrate(connect, [SOURCE])) == 3
+    conn.execute("insert into shop.plain (key, data, raw_hash, applied_at) values ('k', '{}', 'x', now())")
+    conn.execute("insert into extract.refetch (source, object, key, reason) values ('shop', 'plain', 'k', 'x')")
+    done = {"place": {"by": "last_key", "after": "k"}, "complete": True, "began_at": "2026-01-01T00:00:00Z"}
+    for kind, position in (("start", {"complete": False}), ("page", {"complete": False}), ("page", done)):
+        conn.execute(
+            "insert into extract.ledger (source, object, walk, kind, position, records) "
+            "values ('shop', 'plain', 'backfill', %s, %s, 1)",
+            [kind, Jsonb(position)],
+        )
+    with pytest.raises(SchemaMissingError, match="older"):
+        check(conn, "extract", TABLE)
+    assert migrate(connect, [SOURCE]) == ["schema extract: migration 0002 quarantine_and_coverage"]
+    check(conn, "extract", TABLE)
+    assert conn.execute("select sum(records) from extract.ledger").fetchone() == (3,)
+    assert conn.execute("select key from shop.plain natural join extract.refetch").fetchall() == [("k",)]
+    assert conn.execute("select * from extract.coverage").fetchall() == [("shop", "plain", None, EPOCH)]
+    upgraded = layout(conn)
+    conn.execute("drop schema extract cascade")
+    migrate(connect, [SOURCE])
+    assert layout(conn) == upgraded
 
 
 def test_two_at_once(connect: Connect, conn: Connection) -> None:
@@ -70,7 +103,7 @@ def test_two_at_once(connect: Connect, conn: Connection) -> None:
             for each in opened:
                 wait_until_blocked(looker, each.info.backend_pid)
     done = [each.result(20) for each in work]
-    assert sorted(map(len, done)) == [0, 3]
+    assert sorted(map(len, done)) == [0, 4]
     check(conn, "extract", TABLE)
 
 

@@ -36,6 +36,8 @@ def large(postgres_server: PostgresServer) -> Iterator[Connection]:
             f" case n when 0 then 'start' else 'page' end, jsonb_build_object('place', n), n % 10 = 0 {series}",
             f"insert into extract.fence (source, object, walk, number) select 'shop', 'o' || n, 'backfill', 1 {series}",
             f"insert into extract.refetch (source, object, key, reason) select 'shop', 'plain', 'k' || n, 'x' {series}",
+            "insert into extract.quarantine (source, object, number, raw, digest, why, sent_at)"
+            f" select 'shop', 'plain', 1, 'x', n::text::bytea, 'x', now() {series}",
             "analyze",
         ):
             conn.execute(text.encode())
@@ -57,6 +59,13 @@ def scans(plan: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
     [
         ("apply.sql", "read", {"keys": KEYS}),
         ("apply.sql", "lock", {"keys": KEYS}),
+        ("apply.sql", "delete", {"keys": KEYS, "versions": [None] * len(KEYS), "hashes": [b"x"] * len(KEYS)}),
+        ("refetch.sql", "due", {**WALK, "limit": 100}),
+        ("refetch.sql", "lock", {**WALK, "keys": KEYS}),
+        ("refetch.sql", "settle", {**WALK, "keys": KEYS, "numbers": [1] * len(KEYS)}),
+        ("quarantine.sql", "take", {"ids": list(range(1, 101))}),
+        ("quarantine.sql", "delete", {"ids": list(range(1, 101))}),
+        ("quarantine.sql", "stored", {"keys": KEYS}),
         ("fence.sql", "hold", FENCE),
         ("fence.sql", "release", FENCE),
         ("ledger.sql", "head", WALK),
@@ -88,6 +97,16 @@ def test_head_reads_one_row(large: Connection) -> None:
     plan = row[0][0]["Plan"]
     assert (plan["Node Type"], plan["Plans"][0]["Node Type"]) == ("Limit", "Index Scan")
     assert plan["Plans"][0]["Actual Rows"] == 1
+
+
+def test_due_reads_what_it_returns(large: Connection) -> None:
+    """The oldest notes are found by reading the beginning of the index, not by sorting all that were noted."""
+    text = statement("refetch.sql", "due", "extract").as_string()
+    row = large.execute("explain (analyze, format json, timing off) " + text, {**WALK, "limit": 10}).fetchone()
+    assert row is not None
+    plan = row[0][0]["Plan"]
+    assert (plan["Node Type"], plan["Plans"][0]["Node Type"]) == ("Limit", "Index Scan")
+    assert plan["Plans"][0]["Actual Rows"] == 10
 
 
 def test_locked_in_key_order(large: Connection) -> None:

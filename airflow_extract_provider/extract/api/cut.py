@@ -6,61 +6,135 @@ A record's bytes travel unchanged to Postgres: no digit, no spelling is lost on 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from decimal import Decimal, InvalidOperation
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeAlias
 
 import msgspec
 
+from airflow_extract_provider.extract.api.record import RecordReader, bad_record, kind, reader
 from airflow_extract_provider.extract.errors import BadRecordError, ExtractError, RecordsPathError, WrongAnswerError
-from airflow_extract_provider.extract.page import FieldPath, OrderValue, Page, Record
+from airflow_extract_provider.extract.page import FieldPath, Page, Record, SetAside
 from airflow_extract_provider.extract.source import ApiObject
 
-__all__ = ["cut"]
+__all__ = ["cut", "cut_one", "members", "one_record"]
 
 _BOM = b"\xef\xbb\xbf"
 _ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<half>\\u[dD][89a-fA-F]..)|\\.", re.DOTALL)
-_LONGEST_KEY = 2600  # bytes; Postgres indexes no more than 2,704 with all that belongs to the entry
-_KINDS = {
-    ord("{"): "an object",
-    ord("["): "a list",
-    ord('"'): "a text",
-    ord("t"): "true",
-    ord("f"): "false",
-    ord("n"): "null",
-}
+_STANDINS = (rb"\ufffc", rb"\ufffd")
+"""Two characters for a half surrogate pair, as long as it is, that differ in their last byte."""
+_MEMBER = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
+_END = re.compile(rb"[ \t\r\n{]*\}[ \t\r\n]*")
+
+_Parts: TypeAlias = tuple[Mapping[str, msgspec.Raw], Sequence[msgspec.Raw]]
+"""An answer's outer object and its records, undecoded."""
 
 
 def cut(object: ApiObject, body: bytes, began_at: datetime) -> Page:
-    """The page in an answer's body.
+    """The page in an answer's body. With `on_bad_record: quarantine`, bad records are set aside on it.
 
-    Raises WrongAnswerError: the body is empty, HTML, no JSON, or an error object.
-    Raises RecordsPathError: `records` selects no list.
-    Raises BadRecordError: an element is no object, or its key, version or order field cannot be read.
+    Raises WrongAnswerError: the body is empty, HTML, no JSON, an error object, or an object in which a name stands
+    twice. Raises RecordsPathError: `records` selects no list.
+    Raises BadRecordError: an element is no object, or its key, version, order field or what `since` compares cannot be
+    read.
     """
+
+    def parts(body: bytes) -> _Parts:
+        envelope = _envelope(body)
+        _check_error(envelope, object.records)
+        return envelope, _items(body, envelope, object.records)
+
+    return _page(object, body, began_at, parts)
+
+
+def cut_one(object: ApiObject, body: bytes, began_at: datetime, key: str | None = None) -> Page:
+    """The page of one record in the answer to a read by key; `by_key.record` says where in it. ``key``: it must be its.
+
+    Raises WrongAnswerError: as :func:`cut`, and if it is the record of another key.
+    Raises RecordsPathError: `by_key.record` selects nothing. Raises BadRecordError: as :func:`cut`.
+    """
+    path = () if object.by_key is None else object.by_key.record
+
+    def parts(body: bytes) -> _Parts:
+        # Where the answer is the record, its members are the record's own, a field called `error` among them.
+        envelope = _envelope(body) if path else {}
+        _check_error(envelope, path)
+        return envelope, [_selected(body, envelope, path, "by_key.record")]
+
+    page = _page(object, body, began_at, parts)
+    found = page.records[0].key if page.records else page.bad[0].key
+    if key is not None and found not in (key, None):
+        raise WrongAnswerError(
+            "asked for the record of a key, the API sent another one.", todo="Correct by_key.path.", key=key
+        )
+    return page
+
+
+def one_record(object: ApiObject, raw: bytes) -> Record | SetAside:
+    """A record by itself, as one taken out of the quarantine: read as on a page, or still bad, and why."""
+    try:
+        page = _cut(object, raw.strip(), None, lambda own: ({}, [_decoded(msgspec.Raw(own), msgspec.Raw)]))
+    except WrongAnswerError:
+        return SetAside(1, raw, "it is no JSON")
+    except RecursionError:
+        return SetAside(1, raw, "it is nested too deeply to be read")
+    _, records, bad = page
+    return records[0] if records else bad[0]
+
+
+def _page(object: ApiObject, body: bytes, began_at: datetime, parts: Callable[[bytes], _Parts]) -> Page:
     body = body.removeprefix(_BOM).strip()
     try:
-        _check_json(object, body)
-        envelope, items = _parts(object, body)
-        records = tuple(_record(object, raw, number) for number, raw in enumerate(items, start=1))
+        envelope, records, bad = _cut(object, body, object.on_bad_record, parts)
     except RecursionError:
         raise BadRecordError(
             "a value on this page is nested too deeply to be read.", todo="Ask the API's vendor to correct it."
         ) from None
-    return Page(records, began_at, envelope)
+    return Page(tuple(records), began_at, envelope, bad=tuple(bad))
 
 
-def _parts(object: ApiObject, body: bytes) -> tuple[dict[str, msgspec.Raw], list[msgspec.Raw]]:
-    """The answer's outer object and its records, undecoded."""
-    envelope = _members(msgspec.Raw(body)) if body.startswith(b"{") else {}
-    _check_error(object, envelope)
-    return envelope, _items(object, body, envelope)
+def _cut(
+    object: ApiObject, body: bytes, on_bad: str | None, parts: Callable[[bytes], _Parts]
+) -> tuple[Mapping[str, msgspec.Raw], list[Record], list[SetAside]]:
+    """The outer object, the good records and the bad ones. Raises BadRecordError: ``on_bad`` is `stop`."""
+    read = reader(object)
+    envelope, items, halved = _opened(read, body, parts)
+    records: list[Record] = []
+    bad: list[SetAside] = []
+    for number, item in enumerate(items, start=1):
+        own = bytes(item)
+        try:
+            if number in halved:
+                own = halved[number].raw
+                raise bad_record(number, halved[number].why, halved[number].key)
+            records.append(read.record(own, number))
+        except BadRecordError as exc:
+            if on_bad == "stop":
+                raise
+            bad.append(SetAside(number, own, exc.what.removesuffix("."), exc.key))
+    return envelope, records, bad
 
 
-def _check_json(object: ApiObject, body: bytes) -> None:
+def _opened(
+    read: RecordReader, body: bytes, parts: Callable[[bytes], _Parts]
+) -> tuple[Mapping[str, msgspec.Raw], Sequence[msgspec.Raw], Mapping[int, SetAside]]:
+    """The parts of an answer, and which of its records hold half a surrogate pair, by their numbers."""
+    _check_some(body)
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _no_json() from None
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        found = _halved(read, body, parts)
+        if found is None:
+            raise _no_json() from None
+        return found
+    return (*parts(body), {})
+
+
+def _check_some(body: bytes) -> None:
     if not body:
         raise WrongAnswerError(
             "the status says success, but the body is empty.", todo="Test the connection; try later."
@@ -70,37 +144,84 @@ def _check_json(object: ApiObject, body: bytes) -> None:
             "the status says success, but the body is HTML or XML, not JSON.",
             todo="Most often the login has run out, or the base URL leads to a web page: test the connection.",
         )
-    try:
-        body.decode("utf-8")
-        msgspec.json.decode(body, type=msgspec.Raw)
-    except (UnicodeDecodeError, msgspec.DecodeError):
-        _check_surrogates(object, body)
-        raise WrongAnswerError(
-            "the status says success, but the body is no JSON, or breaks off in the middle.", todo="Try again later."
-        ) from None
 
 
-def _check_surrogates(object: ApiObject, body: bytes) -> None:
-    """Half surrogate pairs are refused with the whole body: cut it with two other characters in their places.
+def _no_json() -> WrongAnswerError:
+    return WrongAnswerError(
+        "the status says success, but the body is no JSON, or breaks off in the middle.", todo="Try again later."
+    )
 
-    Raises BadRecordError: the first record that is cut differently has one. Other mistakes are the caller's.
+
+def _halved(
+    read: RecordReader, body: bytes, parts: Callable[[bytes], _Parts]
+) -> tuple[Mapping[str, msgspec.Raw], Sequence[msgspec.Raw], Mapping[int, SetAside]] | None:
+    """As :func:`_opened`, for a body that is no JSON only for half surrogate pairs within records; else None.
+
+    It is cut twice, with two other characters in their places: the records that are cut differently have them.
     """
+    halves = [found["half"] for found in _ESCAPE.finditer(body) if found["half"]]
     try:
-        one, other = (_parts(object, _whole(body, character))[1] for character in (rb"\ufffc", rb"\ufffd"))
+        (envelope, one), (_, other) = (parts(_whole(body, standin)) for standin in _STANDINS)
     except ExtractError:
-        return
-    for number, (first, second) in enumerate(zip(one, other, strict=True), start=1):
-        if bytes(first) != bytes(second):
-            raise _bad(number, "a text in the record holds half a surrogate pair")
+        return None
+    rest = iter(halves)
+    found: dict[int, SetAside] = {}
+    for number, (first, second) in enumerate(zip(map(bytes, one), map(bytes, other), strict=True), start=1):
+        if first != second:
+            own = bytearray(first)
+            for at in [at for at, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]:
+                own[at - 5 : at + 1] = next(rest)
+            key = _key_of_both(read, first, second)
+            found[number] = SetAside(number, bytes(own), "a text in the record holds half a surrogate pair", key)
+    # One that is left over stands beside the records, and spoils the whole answer.
+    return (envelope, one, found) if halves and next(rest, None) is None else None
 
 
-def _whole(body: bytes, character: bytes) -> bytes:
-    return _ESCAPE.sub(lambda found: character if found["half"] else found[0], body)
+def _whole(body: bytes, standin: bytes) -> bytes:
+    return _ESCAPE.sub(lambda found: standin if found["half"] else found[0], body)
 
 
-def _check_error(object: ApiObject, envelope: Mapping[str, msgspec.Raw]) -> None:
+def _key_of_both(read: RecordReader, first: bytes, second: bytes) -> str | None:
+    try:
+        one, other = read.record(first, 1).key, read.record(second, 1).key
+    except BadRecordError:
+        return None
+    return one if one == other else None
+
+
+def _envelope(body: bytes) -> Mapping[str, msgspec.Raw]:
+    return members(msgspec.Raw(body)) if body.startswith(b"{") else {}
+
+
+def members(value: msgspec.Raw) -> Mapping[str, msgspec.Raw]:
+    """The members of an object in an answer, undecoded.
+
+    Raises WrongAnswerError: a name stands twice in it. JSON's readers keep one of the two, and the other was a part of
+    the answer.
+    """
+    found: dict[str, msgspec.Raw] = _decoded(value, dict[str, msgspec.Raw])
+    if not _is_made_of(bytes(value), found):
+        raise WrongAnswerError(
+            "an object of the answer holds a name twice, and nothing says which of the two counts.",
+            todo="Report it to the API's vendor.",
+        )
+    return found
+
+
+def _is_made_of(own: bytes, found: Mapping[str, msgspec.Raw]) -> bool:
+    """Whether an object is written as just these members in their order. The values are compared, not parsed."""
+    at = 0
+    for name, value in found.items():
+        member, text = _MEMBER.match(own, at), bytes(value)
+        if member is None or msgspec.json.decode(member[1]) != name or not own.startswith(text, member.end()):
+            return False
+        at = member.end() + len(text)
+    return _END.fullmatch(own, at) is not None
+
+
+def _check_error(envelope: Mapping[str, msgspec.Raw], path: FieldPath) -> None:
     """An error told in the body, with a status that says success. With records beside it they would be a part only."""
-    for name in {"error", "errors"} - set(object.records[:1]):
+    for name in {"error", "errors"} - set(path[:1]):
         if name in envelope and bytes(envelope[name]).strip() not in (b"null", b"false", b'""', b"[]", b"{}", b"0"):
             raise WrongAnswerError(
                 f"the status says success, but the body tells of an error (`{name}`).",
@@ -108,28 +229,36 @@ def _check_error(object: ApiObject, envelope: Mapping[str, msgspec.Raw]) -> None
             )
 
 
-def _items(object: ApiObject, body: bytes, envelope: Mapping[str, msgspec.Raw]) -> list[msgspec.Raw]:
-    value: msgspec.Raw | None = msgspec.Raw(body)
-    members: Mapping[str, msgspec.Raw] = envelope
-    for depth, name in enumerate(object.records):
-        value = members.get(name)
-        at = ".".join(object.records[: depth + 1])
-        if value is None:
-            raise _no_list(f"`{at}` is not in the answer, which holds: {_names(members) or 'nothing'}.")
-        if depth + 1 < len(object.records):
-            if not bytes(value).startswith(b"{"):
-                raise _no_list(f"`{at}` is {_kind(value)}, not an object.")
-            members = _members(value)
-    assert value is not None
-    if not bytes(value).startswith(b"["):
-        raise _no_list(f"`records` ({'.'.join(object.records) or '@'}) selects {_kind(value)}, not a list.")
+def _items(body: bytes, envelope: Mapping[str, msgspec.Raw], path: FieldPath) -> Sequence[msgspec.Raw]:
+    value = _selected(body, envelope, path, "records")
+    what = kind(bytes(value))
+    if what != "a list":
+        raise _nothing_there(f"`records` ({'.'.join(path) or '@'}) selects {what}, not a list.", "records")
     found: list[msgspec.Raw] = _decoded(value, list[msgspec.Raw])
     return found
 
 
-def _no_list(what: str) -> RecordsPathError:
+def _selected(body: bytes, envelope: Mapping[str, msgspec.Raw], path: FieldPath, key: str) -> msgspec.Raw:
+    """The value at a path of the answer, undecoded. ``key`` is what the config calls the path."""
+    value: msgspec.Raw | None = msgspec.Raw(body)
+    held = envelope
+    for depth, name in enumerate(path):
+        value = held.get(name)
+        at = ".".join(path[: depth + 1])
+        if value is None:
+            raise _nothing_there(f"`{at}` is not in the answer, which holds: {_names(held) or 'nothing'}.", key)
+        if depth + 1 < len(path):
+            if not bytes(value).startswith(b"{"):
+                raise _nothing_there(f"`{at}` is {kind(bytes(value))}, not an object.", key)
+            held = members(value)
+    assert value is not None
+    return value
+
+
+def _nothing_there(what: str, key: str) -> RecordsPathError:
+    kind = "list" if key == "records" else "record"
     return RecordsPathError(
-        what, todo="Correct `records`: the path to the list in the answer, @ if the answer is the list."
+        what, todo=f"Correct `{key}`: the path to the {kind} in the answer, @ if the answer is the {kind}."
     )
 
 
@@ -138,156 +267,8 @@ def _names(members: Mapping[str, msgspec.Raw]) -> str:
     return ", ".join([name for name in members if re.fullmatch(r"[A-Za-z_]{1,30}", name)][:12])
 
 
-def _members(value: msgspec.Raw) -> dict[str, msgspec.Raw]:
-    found: dict[str, msgspec.Raw] = _decoded(value, dict[str, msgspec.Raw])
-    return found
-
-
 def _decoded(value: msgspec.Raw, kind: Any) -> Any:
     try:
         return msgspec.json.decode(value, type=kind)
     except msgspec.DecodeError:
         raise WrongAnswerError("the body is no JSON.", todo="Try again later.") from None
-
-
-def _kind(value: msgspec.Raw) -> str:
-    return _KINDS.get(bytes(value)[:1][0], "a number")
-
-
-def _record(object: ApiObject, raw: msgspec.Raw, number: int) -> Record:
-    own = bytes(raw)
-    if not own.startswith(b"{"):
-        raise BadRecordError(f"the record is {_kind(raw)}, not an object.", todo="Correct `records`.", record=number)
-    reader = _reader(object)
-    try:
-        fields = reader.decoder.decode(own)
-    except msgspec.DecodeError:
-        names = ", ".join(".".join(path) for path in reader.attributes)
-        raise _bad(number, f"one of {names} lies below something that is no object") from None
-    values = {path: _value(fields, attributes) for path, attributes in reader.attributes.items()}
-    key = _key(object, values, number)
-    return Record(
-        key=key,
-        raw=own,
-        version=None if object.version is None else _version(values[object.version], object.version, number, key),
-        order=None if object.order is None else _order(values[object.order.field], object.order.field, number, key),
-    )
-
-
-def _bad(number: int, what: str, key: str | None = None) -> BadRecordError:
-    return BadRecordError(
-        f"{what}.", todo="Correct the object's config, or ask the API's vendor.", record=number, key=key
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """Reads some fields of a record and skips the rest: several times cheaper than parsing it.
-
-    ``attributes`` lead from the decoded value to each path's field.
-    """
-
-    decoder: msgspec.json.Decoder[Any]
-    attributes: Mapping[FieldPath, FieldPath]
-
-
-def _reader(object: ApiObject) -> _Reader:
-    order = () if object.order is None else (object.order.field,)
-    version = () if object.version is None else (object.version,)
-    return _reader_of((*object.key, *version, *order))
-
-
-@lru_cache(maxsize=256)
-def _reader_of(paths: tuple[FieldPath, ...]) -> _Reader:
-    unique = tuple(dict.fromkeys(paths))
-    kind, attributes = _struct(unique)
-    return _Reader(msgspec.json.Decoder(kind), attributes)
-
-
-def _struct(paths: tuple[FieldPath, ...]) -> tuple[Any, Mapping[FieldPath, FieldPath]]:
-    """A struct type for the first names of these paths, with structs for what is below; and the way to each path."""
-    fields: list[tuple[str, Any, Any]] = []
-    attributes: dict[FieldPath, FieldPath] = {}
-    for number, name in enumerate(dict.fromkeys(path[0] for path in paths)):
-        below = tuple(path[1:] for path in paths if path[0] == name)
-        inner, ways = (msgspec.Raw, {(): ()}) if below == ((),) else _struct(below)
-        kind = inner if below == ((),) else inner | None
-        fields.append((f"f{number}", kind | msgspec.UnsetType, msgspec.field(name=name, default=msgspec.UNSET)))
-        attributes.update({(name, *path): (f"f{number}", *way) for path, way in ways.items()})
-    return msgspec.defstruct("Fields", fields, frozen=True), attributes
-
-
-def _value(fields: Any, attributes: FieldPath) -> bytes | None:
-    """The undecoded value behind some attributes; None: absent or null."""
-    for attribute in attributes:
-        fields = getattr(fields, attribute)
-        if fields is msgspec.UNSET or fields is None:
-            return None
-    found = bytes(fields)
-    return None if found == b"null" else found
-
-
-def _key(object: ApiObject, values: Mapping[FieldPath, bytes | None], number: int) -> str:
-    parts = []
-    for path in object.key:
-        raw = values[path]
-        if raw is None:
-            raise _bad(number, f"the key `{'.'.join(path)}` is missing or null")
-        parts.append(_key_text(raw, ".".join(path), number))
-    key = parts[0] if len(parts) == 1 else msgspec.json.encode(parts).decode()
-    if len(key.encode()) > _LONGEST_KEY:
-        raise _bad(number, f"the key is longer than {_LONGEST_KEY} bytes")
-    return key
-
-
-def _key_text(raw: bytes, name: str, number: int) -> str:
-    """A key as text: a text as it is, a whole number by its digits. So 7 and "7" are one key."""
-    if raw.startswith(b'"'):
-        try:
-            text = msgspec.json.decode(raw, type=str)
-            text.encode()
-        except (msgspec.DecodeError, UnicodeEncodeError):
-            raise _bad(number, f"the key `{name}` is no valid text") from None
-        if not text or "\x00" in text:
-            raise _bad(number, f"the key `{name}` is empty or holds a NUL character")
-        return text
-    if raw.lstrip(b"-").isdigit():
-        return raw.decode()
-    raise _bad(number, f"the key `{name}` is {_kind(msgspec.Raw(raw))}, not a text or a whole number")
-
-
-def _version(raw: bytes | None, path: FieldPath, number: int, key: str) -> datetime | None:
-    """The instant of the last change; None when the record has none. It must carry its zone (RFC 3339)."""
-    if raw is None:
-        return None
-    instant = _instant(raw)
-    if instant is None:
-        raise _bad(number, f"the version `{'.'.join(path)}` is no RFC 3339 instant with a zone", key)
-    return instant
-
-
-def _order(raw: bytes | None, path: FieldPath, number: int, key: str) -> OrderValue | None:
-    if raw is None:
-        return None
-    found = _number(raw) if raw[:1] in b"-0123456789" else _instant(raw)
-    if found is None:
-        raise _bad(number, f"`{'.'.join(path)}`, which `order` names, is neither a number nor an RFC 3339 instant", key)
-    return found
-
-
-def _number(raw: bytes) -> Decimal | None:
-    try:
-        return Decimal(raw.decode())
-    except InvalidOperation:  # an exponent beyond all measure
-        return None
-
-
-def _instant(raw: bytes) -> datetime | None:
-    if not raw.startswith(b'"'):
-        return None
-    try:
-        found = datetime.fromisoformat(msgspec.json.decode(raw, type=str))
-        # In UTC: an instant of the year 1 or 9999 may lie outside of all calendars elsewhere.
-        return found.astimezone(timezone.utc) if found.tzinfo is not None else None
-    except (ValueError, OverflowError, msgspec.DecodeError):
-        return None

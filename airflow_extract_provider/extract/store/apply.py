@@ -6,27 +6,30 @@ note what must be read again, add the ledger rows. Records that have not changed
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
 import psycopg
-import xxhash
 
-from airflow_extract_provider.extract.errors import BadRecordError, DoubledKeyError
-from airflow_extract_provider.extract.page import Record
+from airflow_extract_provider.extract.errors import BadRecordError
+from airflow_extract_provider.extract.page import SetAside
+from airflow_extract_provider.extract.store import refetch
+from airflow_extract_provider.extract.store.batch import Batch, coming, in_rounds, numbered
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.fence import Fence, holding
-from airflow_extract_provider.extract.store.judge import Coming, Stored, judge
+from airflow_extract_provider.extract.store.judge import Coming, Stored, Verdict, judge
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
+from airflow_extract_provider.extract.store.quarantine import set_aside
 from airflow_extract_provider.extract.store.statements import statement
 from airflow_extract_provider.extract.store.storable import unstorable
 
-__all__ = ["Applied", "Batch", "Target", "apply", "first_unreadable"]
+__all__ = ["Applied", "Batch", "Target", "apply", "first_unreadable", "refusal"]
 
 _FILE = "apply.sql"
+_WRITTEN: Mapping[Verdict, str] = {"write": "updated", "regress": "regressed", "undelete": "undeleted"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +41,10 @@ class Target:
     object: str
     table: tuple[str, str]
 
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The records of one page, as it came; ``entry`` is its ledger row, whose counts are added to those of apply."""
-
-    records: tuple[Record, ...]
-    sent_at: datetime
-    entry: Entry
+    @property
+    def whose(self) -> tuple[str, str, str]:
+        """Bookkeeping schema, source and object."""
+        return self.schema, self.source, self.object
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,32 +56,96 @@ class Applied:
     clock: datetime
 
 
-def apply(conn: Connection, target: Target, fence: Fence, ledger: Ledger, batches: Sequence[Batch]) -> Applied:
+@dataclass(slots=True)
+class _Work:
+    """What a transaction has found so far.
+
+    ``twice`` are keys with more than one copy. ``refused`` are records, by their bytes, that Postgres has refused in an
+    earlier attempt, and why; None: to meet one is an error, nothing is set ``aside``.
+    """
+
+    conn: Connection
+    target: Target
+    twice: set[str]
+    refused: Mapping[bytes, str] | None
+    aside: list[tuple[Coming, str]] = field(default_factory=list)
+    changes: Counter[str] = field(default_factory=Counter)
+    undecided: set[str] = field(default_factory=set)
+
+    def rows(self, name: str, **values: Any) -> list[tuple[Any, ...]]:
+        """The rows of a statement."""
+        return self.conn.execute(_statement(name, self.target), values, binary=True).fetchall()
+
+    def refuses(self, record: Coming) -> bool:
+        """Whether a record cannot be stored as it is, and was set aside.
+
+        Raises BadRecordError: nothing is set aside here.
+        """
+        why = (self.refused or {}).get(record.raw) or unstorable(record.raw)
+        if why is None:
+            return False
+        if self.refused is None:
+            raise _bad(record, why)
+        self.aside.append((record, why))
+        return True
+
+
+def apply(
+    conn: Connection,
+    target: Target,
+    fence: Fence,
+    ledger: Ledger,
+    batches: Sequence[Batch],
+    *,
+    quarantine: bool = False,
+) -> Applied:
     """Bring pages that have arrived, in the order in which they were sent, into Postgres in one transaction.
+
+    With ``quarantine`` the records that Postgres cannot hold are set aside, and the others arrive.
 
     Raises FencedError: the walk was taken over. Raises DoubledKeyError, BadRecordError: a page holds something that
     cannot be stored without guessing; nothing of the batches is stored then.
     """
-    rounds = _rounds(batches)
-    twice = {key for later in rounds[1:] for key in later}
+    if not quarantine:
+        return _apply(conn, target, fence, ledger, batches, None)
+    try:
+        return _apply(conn, target, fence, ledger, batches, {})
+    except psycopg.DataError:
+        refused = {record.raw: why for record, why in _unreadable(conn, batches)}
+        if not refused:
+            raise
+    return _apply(conn, target, fence, ledger, batches, refused)
+
+
+def _apply(
+    conn: Connection,
+    target: Target,
+    fence: Fence,
+    ledger: Ledger,
+    batches: Sequence[Batch],
+    refused: Mapping[bytes, str] | None,
+) -> Applied:
+    rounds = in_rounds(batches)
+    work = _Work(conn, target, {key for later in rounds[1:] for key in later}, refused)
     with holding(conn, target.schema, fence) as clock:
-        totals: Counter[str] = Counter()
-        undecided: set[str] = set()
-        for coming in rounds:
+        for each in rounds:
             # Keys with more copies to come are locked in the first round, with the others and in their order.
-            changes, notes = _apply_round(conn, target, coming, twice)
-            totals += changes
-            undecided |= notes
-        _note(conn, target, sorted(undecided))
-        # Of what is new to the walk: a record read again with its page's neighbour is not counted a second time.
-        totals["unchanged"] = max(sum(batch.entry.records for batch in batches) - totals.total(), 0)
-        totals += _sum(batch.entry.counts for batch in batches)
+            _apply_round(work, each)
+        _note(work, batches)
+        totals = _totals(work, batches)
+        _set_aside(work, batches)
         sequences = [ledger.append(conn, _with_counts(batch.entry, totals, last)) for batch, last in _marked(batches)]
     return Applied(sequences[-1], totals, clock)
 
 
-def _sum(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
-    return sum((Counter(count) for count in counts), Counter())
+def _totals(work: _Work, batches: Sequence[Batch]) -> Counter[str]:
+    """Changes by kind, with those of the ledger rows."""
+    totals = work.changes + Counter(quarantined=len(work.aside))
+    # Of what is new to the walk: a record read again with its page's neighbour is not counted a second time.
+    read = sum(min(batch.entry.records, len(batch.records)) + len(batch.gone) for batch in batches)
+    totals["unchanged"] = max(read - totals.total(), 0)
+    totals["quarantined"] += sum(len(batch.bad) for batch in batches)
+    return totals + sum((Counter(batch.entry.counts) for batch in batches), Counter())
 
 
 def _marked(batches: Sequence[Batch]) -> Iterable[tuple[Batch, bool]]:
@@ -91,106 +154,72 @@ def _marked(batches: Sequence[Batch]) -> Iterable[tuple[Batch, bool]]:
 
 def _with_counts(entry: Entry, totals: Counter[str], last: bool) -> Entry:
     """The counts belong to the transaction; they stand in its last row."""
-    return Entry(entry.kind, entry.position, entry.cause, entry.sent_at, entry.records, +totals if last else {})
+    return replace(entry, counts=+totals if last else {})
 
 
-def _rounds(batches: Sequence[Batch]) -> list[dict[str, Coming]]:
-    """The records in rounds without a key twice: a key's copies are applied one after the other, older ones first.
-
-    What was sent first comes first; on one page the versions tell. The same bytes again are no second copy.
-
-    Raises DoubledKeyError: two different records with one key on one page, and no version to tell them apart.
-    """
-    rounds: list[dict[str, Coming]] = []
-    for batch in batches:
-        for coming in _page_in_order(batch):
-            _place(rounds, coming)
-    return rounds
-
-
-def _place(rounds: list[dict[str, Coming]], coming: Coming) -> None:
-    """Behind the last round that holds the key; nowhere if that round holds the same bytes."""
-    at = next((at for at in range(len(rounds), 0, -1) if coming.key in rounds[at - 1]), 0)
-    if at and rounds[at - 1][coming.key].raw_hash == coming.raw_hash:
-        return
-    if at == len(rounds):
-        rounds.append({})
-    rounds[at][coming.key] = coming
-
-
-def _page_in_order(batch: Batch) -> list[Coming]:
-    found = [_coming(batch, record, number) for number, record in enumerate(batch.records, start=1)]
-    if len({coming.key for coming in found}) == len(found):
-        return found
-    by_key: dict[str, Coming] = {}
-    for coming in found:
-        other = by_key.setdefault(coming.key, coming)
-        if other.raw_hash != coming.raw_hash and None in (other.version, coming.version):
-            raise DoubledKeyError(
-                "two different records on one page have this key, and no version tells which is newer.",
-                todo="If the key is not unique, declare more fields as `key`; else declare `version`.",
-                page=coming.page,
-                record=coming.number,
-                key=coming.key,
-            )
-    # A stable sort: records without versions keep the API's order.
-    return sorted(found, key=lambda coming: (coming.version is not None, coming.version or batch.sent_at))
-
-
-def _coming(batch: Batch, record: Record, number: int) -> Coming:
-    raw_hash = xxhash.xxh3_128_digest(record.raw)
-    page = batch.entry.position.pages
-    return Coming(record.key, record.raw, raw_hash, record.version, batch.sent_at, page, number)
-
-
-def _apply_round(
-    conn: Connection, target: Target, coming: dict[str, Coming], twice: set[str]
-) -> tuple[Counter[str], set[str]]:
-    """One copy of each key. Returns the changes by kind, unchanged records left out, and the keys not decided."""
-    stored = {row[0]: row[1:] for row in _rows(conn, "read", target, keys=list(coming))}
-    absent = [coming[key] for key in sorted(coming.keys() - stored.keys())]
-    differing = {key for key, (raw_hash, deleted) in stored.items() if raw_hash != coming[key].raw_hash or deleted}
-    _check_storable([*absent, *(coming[key] for key in differing)])
-    claimed = {row[0] for row in _rows(conn, "claim", target, **_columns(absent))} if absent else set()
+def _apply_round(work: _Work, found: dict[str, Coming]) -> None:
+    """One copy of each key."""
+    stored = {row[0]: row[1:] for row in work.rows("read", keys=list(found))}
+    absent = [found[key] for key in sorted(found.keys() - stored.keys())]
+    differing = {key for key, row in stored.items() if _differs(found[key], *row)}
+    bad = {record.key for record in [*absent, *(found[key] for key in differing)] if work.refuses(record)}
+    absent = [record for record in absent if record.key not in bad]
+    claimed = {row[0] for row in work.rows("claim", **_columns(absent))} if absent else set()
     lost = {record.key for record in absent} - claimed
-    changes, undecided = _settle(conn, target, coming, sorted(differing | lost | (twice & stored.keys())))
-    changes["created"] += len(claimed)
-    return changes, undecided
+    work.changes.update("deleted" if found[key].deleted else "created" for key in claimed)
+    _settle(work, found, sorted((differing | lost | (work.twice & stored.keys())) - bad))
 
 
-def _settle(
-    conn: Connection, target: Target, coming: dict[str, Coming], keys: list[str]
-) -> tuple[Counter[str], set[str]]:
+def _differs(record: Coming, raw_hash: bytes, deleted_at: datetime | None) -> bool:
+    """Whether the row must be locked and looked at. That there is none is no news of what is deleted already."""
+    if deleted_at is not None and record.deleted:
+        return record.version is not None and record.raw_hash != raw_hash
+    return record.raw_hash != raw_hash or record.deleted or deleted_at is not None
+
+
+def _settle(work: _Work, found: dict[str, Coming], keys: list[str]) -> None:
     """Lock rows, in key order, judge them under the lock, write what is newer."""
     if not keys:
-        return Counter(), set()
+        return
     verdicts = {
-        key: judge(coming[key], Stored(version and version.replace(tzinfo=timezone.utc), *rest))
-        for key, version, *rest in _rows(conn, "lock", target, keys=keys)
+        key: judge(found[key], Stored(version and version.replace(tzinfo=timezone.utc), *rest))
+        for key, version, *rest in work.rows("lock", keys=keys)
     }
     if len(verdicts) < len(keys):
         # Somebody deleted rows by hand since they were read: done again, the records are claimed like new ones.
         raise psycopg.errors.SerializationFailure("rows were deleted between being read and being locked")
-    writes = [coming[key] for key in keys if verdicts[key] in ("write", "undelete")]
-    written = [row[0] for row in _rows(conn, "write", target, **_columns(writes))] if writes else []
-    undecided = {key for key in keys if verdicts[key] == "refetch"}
-    changes = Counter({"write": "updated", "undelete": "undeleted"}[verdicts[key]] for key in written)
-    changes["stale"] = sum(1 for verdict in verdicts.values() if verdict == "stale")
-    changes["refetch"] = len(undecided)
-    return changes, undecided
+    if writes := [found[key] for key in keys if verdicts[key] in _WRITTEN]:
+        written = work.rows("write", **_columns(writes))
+        work.changes.update(_WRITTEN[verdicts[key]] for (key,) in written)
+    if tombstones := [found[key] for key in keys if verdicts[key] in ("delete", "retold")]:
+        work.conn.execute(_statement("delete", work.target), _columns(tombstones))
+    told = Counter(verdicts.values())
+    work.changes += Counter(deleted=told["delete"], stale=told["stale"], refetch=told["refetch"])
+    work.undecided |= {key for key in keys if verdicts[key] == "refetch"}
 
 
-def _note(conn: Connection, target: Target, keys: list[str]) -> None:
-    """Note keys to be read again, in key order, in the transaction that found the need (law: a need found is noted)."""
-    if keys:
-        asked = {"source": target.source, "object": target.object, "keys": keys, "reasons": ["undecided"] * len(keys)}
-        conn.execute(_statement("refetch", target), asked)
+def _note(work: _Work, batches: Sequence[Batch]) -> None:
+    """Note keys to be read again in the transaction that found the need; strike out the needs that it has met.
+
+    Noted first: a read by key that decided nothing raises the number of its note, which then stays.
+    """
+    settled = [each for batch in batches for each in batch.settled]
+    if settled and work.undecided:
+        refetch.lock(work.conn, *work.target.whose, sorted({each.key for each in settled} | work.undecided))
+    refetch.note(work.conn, *work.target.whose, work.undecided, "undecided")
+    refetch.settle(work.conn, *work.target.whose, settled)
 
 
-def _check_storable(records: list[Coming]) -> None:
-    for record in records:
-        if why := unstorable(record.raw):
-            raise _bad(record, why)
+def _set_aside(work: _Work, batches: Sequence[Batch]) -> None:
+    """Put bad records into the quarantine, page by page."""
+    found: defaultdict[tuple[int | None, datetime], list[SetAside]] = defaultdict(list)
+    for batch in batches:
+        found[batch.entry.position.pages, batch.sent_at] += batch.bad
+    for record, why in work.aside:
+        found[record.page, record.sent_at].append(SetAside(record.number or 0, record.raw, why, record.key))
+    for (page, sent_at), bad in found.items():
+        cause = batches[-1].entry.cause
+        set_aside(work.conn, *work.target.whose, page=page, sent_at=sent_at, cause=cause, bad=bad)
 
 
 def _bad(record: Coming, why: str) -> BadRecordError:
@@ -209,25 +238,32 @@ def _columns(records: list[Coming]) -> dict[str, Any]:
         "data": [record.raw.decode() for record in records],
         "versions": [record.version for record in records],
         "hashes": [record.raw_hash for record in records],
+        "deleted": [record.deleted for record in records],
     }
-
-
-def _rows(conn: Connection, name: str, target: Target, **values: Any) -> list[tuple[Any, ...]]:
-    return conn.execute(_statement(name, target), values, binary=True).fetchall()
 
 
 def first_unreadable(conn: Connection, batches: Sequence[Batch]) -> BadRecordError | None:
     """The first record that Postgres refuses as `jsonb`, and why; None: it takes them all. Asked after a DataError."""
-    for batch in batches:
-        for number, record in enumerate(batch.records, start=1):
-            try:
-                with conn.transaction():
-                    conn.execute("select %b::text::jsonb", [record.raw.decode()])
-            except psycopg.DataError as exc:
-                # Behind a colon Postgres quotes the value.
-                why = (exc.diag.message_primary or type(exc).__name__).partition(":")[0]
-                return _bad(_coming(batch, record, number), why)
+    return next((_bad(record, why) for record, why in _unreadable(conn, batches)), None)
+
+
+def refusal(conn: Connection, raw: bytes) -> str | None:
+    """Why Postgres refuses a record as `jsonb`, without its values; None: it does not."""
+    try:
+        with conn.transaction():
+            conn.execute("select %b::text::jsonb", [raw.decode()])
+    except psycopg.DataError as exc:
+        # Behind a colon Postgres quotes the value.
+        return (exc.diag.message_primary or type(exc).__name__).partition(":")[0]
     return None
+
+
+def _unreadable(conn: Connection, batches: Sequence[Batch]) -> Iterator[tuple[Coming, str]]:
+    """The records that Postgres refuses, and why."""
+    for batch in batches:
+        for number, record in numbered(batch):
+            if why := refusal(conn, record.raw):
+                yield coming(batch, record, number), why
 
 
 def _statement(name: str, target: Target) -> Any:

@@ -5,10 +5,10 @@ select key, raw_hash, deleted_at from {table} where key = any(%(keys)b::text[]);
 -- name: claim
 -- The insert is the claim: `for update` locks nothing that does not exist yet. Whoever comes second waits here for the
 -- first one's commit and gets no row back.
-insert into {table} (key, data, version, raw_hash, applied_at)
-select key, data::jsonb, version, raw_hash, clock_timestamp()
-from unnest(%(keys)b::text[], %(data)b::text[], %(versions)b::timestamptz[], %(hashes)b::bytea[])
-     with ordinality as claimed (key, data, version, raw_hash, place)
+insert into {table} (key, data, version, raw_hash, applied_at, deleted_at)
+select key, data::jsonb, version, raw_hash, clock_timestamp(), case when deleted then clock_timestamp() end
+from unnest(%(keys)b::text[], %(data)b::text[], %(versions)b::timestamptz[], %(hashes)b::bytea[], %(deleted)b::bool[])
+     with ordinality as claimed (key, data, version, raw_hash, deleted, place)
 order by place
 on conflict (key) do nothing
 returning key;
@@ -34,10 +34,11 @@ where stored.key = coming.key
   and (stored.data <> coming.data or stored.version is distinct from coming.version or stored.deleted_at is not null)
 returning stored.key;
 
--- name: refetch
-insert into {extract}.refetch as noted (source, object, key, reason)
-select %(source)s, %(object)s, key, reason
-from unnest(%(keys)b::text[], %(reasons)b::text[]) with ordinality as given (key, reason, place)
-order by place
-on conflict (source, object, key) do update
-    set number = noted.number + 1, reason = excluded.reason, noted_at = clock_timestamp();
+-- name: delete
+-- The data stays what was last known: a tombstone has none of the record's fields. A second tombstone is no change.
+update {table} as stored
+set version = coalesce(coming.version, stored.version), raw_hash = coming.raw_hash,
+    revision = stored.revision + (stored.deleted_at is null)::int,
+    applied_at = clock_timestamp(), deleted_at = coalesce(stored.deleted_at, clock_timestamp())
+from unnest(%(keys)b::text[], %(versions)b::timestamptz[], %(hashes)b::bytea[]) as coming (key, version, raw_hash)
+where stored.key = any(%(keys)b::text[]) and stored.key = coming.key;

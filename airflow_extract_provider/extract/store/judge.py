@@ -8,15 +8,20 @@ from typing import Literal, TypeAlias
 
 __all__ = ["Coming", "Stored", "Verdict", "judge"]
 
-Verdict: TypeAlias = Literal["unchanged", "write", "undelete", "stale", "refetch"]
-"""``refetch``: not to be decided from here, the record must be read again by its key. ``stale``: older, left alone."""
+Verdict: TypeAlias = Literal["unchanged", "write", "regress", "undelete", "delete", "retold", "stale", "refetch"]
+"""``refetch``: not to be decided from here, the record must be read again by its key. ``stale``: older, left alone.
+``regress``: written though its version is older, the API has gone back. ``retold``: another tombstone of what is
+deleted already; its version is kept, nothing else changes."""
+
+_Age: TypeAlias = Literal["newer", "older", "back", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
 class Coming:
     """A record on its way in. ``sent_at`` is Postgres's clock, read before its page was asked for.
 
-    ``page`` and ``number`` (of the record on it) say where it came, for messages only.
+    ``deleted``: it is a tombstone, or proof by a read by key that there is none. ``by_key``: it was asked for by its
+    key. ``page`` and ``number`` (of the record on it) say where it came, for messages only.
     """
 
     key: str
@@ -26,6 +31,8 @@ class Coming:
     sent_at: datetime
     page: int | None = None
     number: int | None = None
+    deleted: bool = False
+    by_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +50,39 @@ def judge(coming: Coming, stored: Stored) -> Verdict:
 
     Without versions only one walk runs at a time and its pages are applied in the order in which they were sent, so
     what comes now is the newer one. With versions the later version wins; where versions cannot tell, a page sent after
-    the row was applied is certainly the newer look, and anything else must be read again by key.
+    the row was applied is certainly the newer look, and anything else must be read again by key. What was read by key
+    after the row was applied is the API's last word; read before, it decides nothing.
     """
-    looked_after = coming.sent_at > stored.applied_at
     if stored.deleted_at is not None:
-        return "undelete" if looked_after else "refetch"
-    if coming.raw_hash == stored.raw_hash:
+        return _beside_tombstone(coming, stored)
+    if coming.raw_hash == stored.raw_hash and not coming.deleted:
         return "unchanged"
+    age = _age(coming, stored)
+    if age == "newer":
+        return "delete" if coming.deleted else "write"
+    if age == "back" and coming.by_key:
+        return "delete" if coming.deleted else "regress"
+    return "stale" if age == "older" and not coming.by_key else "refetch"
+
+
+def _beside_tombstone(coming: Coming, stored: Stored) -> Verdict:
+    """Only what was sent after the deletion was applied brings a record back, whatever its version."""
+    if not coming.deleted:
+        return "undelete" if coming.sent_at > stored.applied_at else "refetch"
+    if coming.version is None or coming.raw_hash == stored.raw_hash:
+        return "unchanged"
+    return "retold" if stored.version is None or coming.version >= stored.version else "unchanged"
+
+
+def _age(coming: Coming, stored: Stored) -> _Age:
+    """How old what comes is beside what is stored. ``back``: an older version, certainly seen later."""
+    looked_after = coming.sent_at > stored.applied_at
     if coming.version is None or stored.version is None:
-        return "write" if coming.version is stored.version or looked_after else "refetch"
-    if coming.version > stored.version:
-        return "write"
+        in_order = coming.version is stored.version and not coming.by_key
+        return "newer" if in_order or looked_after else "unknown"
     if coming.version == stored.version:
-        return "write" if looked_after else "refetch"
-    return "refetch" if looked_after else "stale"
+        # A tombstone with the version of the record comes after it.
+        return "newer" if coming.deleted or looked_after else "unknown"
+    if coming.version > stored.version:
+        return "newer"
+    return "back" if looked_after else "older"

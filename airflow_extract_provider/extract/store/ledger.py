@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, Literal
 
+import msgspec
 from psycopg.types.json import Jsonb
 
-from airflow_extract_provider.extract.cursor import AfterKey, Cursor, Position
+from airflow_extract_provider.extract.cursor import Cursor, Place, Position
 from airflow_extract_provider.extract.errors import PositionMismatchError
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import statement
@@ -87,9 +88,7 @@ class Ledger:
 
     def covered(self, conn: Connection, position: Position) -> Cursor | None:
         """The newest row since the last reset at a position's place; None: the walk has not been there."""
-        place = position.place
-        after = Jsonb(place.after if isinstance(place, AfterKey) else place.token)
-        asked = {**self._whose(), "after": after, "complete": Jsonb(position.complete)}
+        asked = {**self._whose(), "spot": Jsonb(_spot(position.place)), "complete": Jsonb(position.complete)}
         row = conn.execute(self._statement("covered"), asked).fetchone()
         return None if row is None else Cursor(row[0], _position(row[1]))
 
@@ -117,6 +116,20 @@ class Ledger:
             "records": entry.records,
             "counts": Jsonb(dict(entry.counts)),
         }
+
+
+# What of a place says where it is. Counts and anchors are left out: a person may not have kept them.
+_SPOT = frozenset({"by", "after", "version", "next", "seen", "number", "anchor", "inside", "start", "until"})
+
+
+def _spot(place: Place) -> dict[str, Any]:
+    told = msgspec.to_builtins(place, builtin_types=(datetime,))
+    # Instants are compared as instants: the ledger has them in UTC.
+    in_utc = {
+        name: value.astimezone(timezone.utc) if isinstance(value, datetime) else value for name, value in told.items()
+    }
+    found: dict[str, Any] = msgspec.to_builtins({name: value for name, value in in_utc.items() if name in _SPOT})
+    return found
 
 
 def _position(value: Any) -> Position:

@@ -33,7 +33,7 @@ where source = %(source)s and object = %(object)s and walk = %(walk)s and part =
       select max(sequence) from {extract}.ledger
       where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and kind in ('start', 'reset')), 0)
   and position -> 'complete' = %(complete)s
-  and coalesce(position -> 'place' -> 'after', position -> 'place' -> 'next') = %(after)s
+  and position -> 'place' @> %(spot)s
 order by sequence desc limit 1;
 
 -- name: totals

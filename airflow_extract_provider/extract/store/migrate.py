@@ -8,7 +8,8 @@ from importlib import resources
 from psycopg import sql
 
 from airflow_extract_provider.extract.errors import SchemaMissingError
-from airflow_extract_provider.extract.source import Source, check_tables_differ
+from airflow_extract_provider.extract.source import Source
+from airflow_extract_provider.extract.sourcefile import check_tables_differ
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.statements import statement, statements
 

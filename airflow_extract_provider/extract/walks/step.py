@@ -1,4 +1,4 @@
-"""What a walk says about each reply, and what it asks next."""
+"""What a walk says about each reply, and what it asks next: of the API, or of the store."""
 
 from __future__ import annotations
 
@@ -7,21 +7,52 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from airflow_extract_provider.extract.cursor import Position
-from airflow_extract_provider.extract.page import Record, Reply, Request
+from airflow_extract_provider.extract.page import Record, Reply, Request, SetAside
 
-__all__ = ["Step", "Walk"]
+__all__ = ["Answer", "Due", "DueKey", "Step", "Walk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Asked of the store: which keys must be read again, ``limit`` at most. Answered once all before is committed."""
+
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class DueKey:
+    """A key to be read again, and the number of its note: what is noted anew meanwhile has a higher one."""
+
+    key: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The store's answer to Due: the oldest notes first."""
+
+    due: tuple[DueKey, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """Of the reply just sent in: the records to apply and the position once they are committed.
 
-    ``then`` is the next request; None: the walk is complete.
+    ``then`` is what to ask next; None: the walk is complete. ``gone`` are keys that the API says are not there,
+    ``bad`` what was set aside, ``settled`` the notes that this step fulfils: its records were read by key.
     """
 
     records: tuple[Record, ...]
     position: Position
-    then: Request | None
+    then: Request | Due | None
+    gone: tuple[str, ...] = ()
+    bad: tuple[SetAside, ...] = ()
+    settled: tuple[DueKey, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing in it to apply."""
+        return not (self.records or self.gone or self.bad or self.settled)
 
 
-Walk: TypeAlias = Generator[Step, Reply, None]
+Walk: TypeAlias = Generator[Step, Reply | Answer, None]

@@ -1,0 +1,123 @@
+"""Pages by what the page before told: a token or a URL, in its body, in a header or in the Link header."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from airflow_extract_provider.extract.api.paginators.turn import (
+    Ask,
+    Turn,
+    ask,
+    envelope_value,
+    onward,
+    request_refused,
+)
+from airflow_extract_provider.extract.cursor import AfterToken, Place
+from airflow_extract_provider.extract.errors import RepeatedPageError, TokenExpiredError, WrongAnswerError
+from airflow_extract_provider.extract.page import Page, Refused
+from airflow_extract_provider.extract.paging import LinkHeaderPages, NextLinkPages, TokenPages
+
+__all__ = ["Token", "told_next"]
+
+_EMPTY = 1000  # an API that filters after cutting pages may send many
+_LINK = re.compile(r"<([^<>]*)>((?:\s*;\s*[^,;\"]+(?:\"[^\"]*\")?)*)")
+_NEXT = re.compile(r";\s*rel\s*=\s*(?:\"[^\"]*\bnext\b[^\"]*\"|next\b)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Pages by a token or URL that the page before carried. It is opaque: it is sent back as it came."""
+
+    pages: TokenPages | NextLinkPages | LinkHeaderPages
+
+    @property
+    def sure(self) -> bool:
+        return self.pages.stable
+
+    def start(self, since: datetime | None = None, largest: int = 0) -> AfterToken:
+        return AfterToken()
+
+    def ask(self, place: Place) -> Ask:
+        token = _after_token(place).token
+        if isinstance(self.pages, TokenPages):
+            return ask("token", token, self.pages.send, self.pages.size)
+        asked = ask("token", None, None, self.pages.size)
+        return asked if token is None else Ask(asked.values, link=token)
+
+    def turn(self, place: Place, page: Page) -> Turn:
+        place = _after_token(place)
+        token = told_next(self.pages, page)
+        if token is None:
+            return Turn(page.records, page.records, place, complete=True)
+        if token == place.token:
+            raise RepeatedPageError(
+                "the API gave the page token that it was just sent; going on would circle for ever.",
+                todo="Most often the API ignores the token: check the spelling of pages.send; else report it.",
+            )
+        tokens = onward(place.tokens, token, "a page token that it had given before")
+        pages = place.pages
+        empty = 0 if page.rows else place.empty + 1
+        if empty > _EMPTY:
+            raise RepeatedPageError(
+                f"the API gave {_EMPTY:,} pages in a row without a record, and a new token with each.",
+                todo="Most often such a token is meant for a later visit: see how this API marks its last page.",
+            )
+        if page.records:  # pages without records are all alike: an API may filter after cutting pages
+            keys = "\0".join(record.key for record in page.records)
+            pages = onward(pages, keys, "a page that it had given before, under another token")
+        return Turn(page.records, page.records, AfterToken(token, tokens, pages, empty))
+
+    def refused(self, place: Place, refusal: Refused) -> Place:
+        if _after_token(place).token is None:
+            raise request_refused(refusal)
+        raise TokenExpiredError(
+            f"the API refuses the page token (status {refusal.status}), and nothing else says where the walk stood.",
+            todo="Start over with `reset`; pages are then read again, nothing is stored twice.",
+        )
+
+
+def told_next(pages: TokenPages | NextLinkPages | LinkHeaderPages, page: Page) -> str | None:
+    """The next page's token or URL; None when the answer says, as declared, that this page was the last.
+
+    Raises WrongAnswerError: it is neither a token nor the declared end.
+    """
+    if isinstance(pages, LinkHeaderPages):
+        return _rel_next(page.headers.get("link", ""))
+    if pages.header is not None:
+        return page.headers.get(pages.header.lower()) or None
+    assert pages.take is not None
+    raw = envelope_value(page, pages.take)
+    found = "absent" if raw is None else {b"null": "null", b'""': "empty"}.get(raw)
+    name = ".".join(pages.take)
+    if found is not None:
+        if found in pages.last:
+            return None
+        raise WrongAnswerError(
+            f"the page token `{name}` is {found}, which is not declared as the end.",
+            todo=f"If the API ends its pages so, declare pages.last: {found}; else correct pages.take.",
+        )
+    assert raw is not None
+    return _token_text(raw, name)
+
+
+def _token_text(raw: bytes, name: str) -> str:
+    value = msgspec.json.decode(raw) if raw.startswith(b'"') else raw.decode()
+    if not raw.startswith(b'"') and not raw.lstrip(b"-").isdigit():
+        raise WrongAnswerError(f"the page token `{name}` is neither a text nor a number.", todo="Correct pages.take.")
+    if "\x00" in str(value):
+        raise WrongAnswerError(f"the page token `{name}` holds a NUL character.", todo="Report it to the API's vendor.")
+    return str(value)
+
+
+def _rel_next(header: str) -> str | None:
+    """The URL with ``rel="next"`` in a Link header (RFC 8288, section 3); None: there is none."""
+    return next((found[1] for found in _LINK.finditer(header) if _NEXT.search(found[2])), None)
+
+
+def _after_token(place: Place) -> AfterToken:
+    assert isinstance(place, AfterToken)
+    return place

@@ -1,0 +1,171 @@
+"""Reads sources from YAML files, presets below them, and says what is wrong in the words of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from airflow_extract_provider.extract import paging
+from airflow_extract_provider.extract.errors import SourceError
+from airflow_extract_provider.extract.source import ApiObject, Source, laid_over
+
+__all__ = ["check_tables_differ", "load_source", "load_sources", "parse_source"]
+
+_PAGES: Mapping[str, type[BaseModel]] = {
+    get_args(model.model_fields["by"].annotation)[0]: model for model in get_args(get_args(paging.Pages)[0])
+}
+"""The kinds of pages by what `by` calls them."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key written twice: plain YAML keeps the last one, and an object would vanish unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is no plain word", key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_source(path: Path) -> Source:
+    """The source that a YAML file describes; `extends: NAME` lays the file over the shipped preset of that name.
+
+    Raises SourceError: the file cannot be read, is no YAML, or says something that is not understood.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except OSError as exc:
+        raise SourceError(
+            f"{path.name} cannot be read ({exc.strerror}).", todo="Check the path and its rights."
+        ) from None
+    except (yaml.YAMLError, ValueError) as exc:  # ValueError: no UTF-8, a date that does not exist, a huge number
+        raise SourceError(f"{path.name} is no YAML{_yaml_place(exc)}.", todo="Correct the file.") from None
+    return parse_source(data, path.name)
+
+
+def parse_source(data: Any, name: str) -> Source:
+    """The source described by what a YAML file holds; ``name`` is the file's, for messages."""
+    if not isinstance(data, dict):
+        raise SourceError(f"{name} holds no mapping with `source`, `connection` and `objects`.", todo="See the README.")
+    preset = data.get("extends")
+    if preset is not None:
+        data = laid_over(_preset(preset, name), data)
+    data = {key: _without_none(value) if key == "objects" else value for key, value in data.items() if key != "extends"}
+    try:
+        return Source.model_validate(data)
+    except ValidationError as exc:
+        _refuse(exc, name)
+
+
+def load_sources(folder: Path) -> Mapping[str, Source]:
+    """Every source below a folder (``*.yaml``, ``*.yml``), by name in alphabetical order.
+
+    Raises SourceError: the folder is missing or holds none, two files describe one source, or a file is wrong.
+    """
+    files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+    if not files:
+        raise SourceError(f"the folder {folder.name} holds no source file.", todo="Put a *.yaml file there.")
+    sources: dict[str, Source] = {}
+    for path in files:
+        found = load_source(path)
+        if found.source in sources:
+            raise SourceError(f"{path.name} describes {found.source} a second time.", todo="Keep one of the two files.")
+        sources[found.source] = found
+    check_tables_differ(sources.values())
+    return dict(sorted(sources.items()))
+
+
+def check_tables_differ(sources: Iterable[Source]) -> None:
+    """See that no two objects of any source share a table: they would overwrite each other's records.
+
+    Raises SourceError: two do.
+    """
+    owners: dict[tuple[str, str], str] = {}
+    for source in sources:
+        for name in source.objects:
+            table, owner = source.table(name), f"{source.source}/{name}"
+            if (other := owners.setdefault(table, owner)) != owner:
+                raise SourceError(
+                    f"{other} and {owner} share the table {'.'.join(table)}.", todo="Give one of them another `table`."
+                )
+
+
+def _preset(preset: Any, name: str) -> dict[str, Any]:
+    shipped = resources.files("airflow_extract_provider") / "sources"
+    names = sorted(item.name.removesuffix(".yaml") for item in shipped.iterdir() if item.name.endswith(".yaml"))
+    if preset not in names:
+        raise SourceError(f"{name} extends {preset!r}, which is no preset.", todo=f"Choose one of: {', '.join(names)}.")
+    data = yaml.safe_load((shipped / f"{preset}.yaml").read_text(encoding="utf-8"))
+    assert isinstance(data, dict)
+    return data
+
+
+def _without_none(objects: Any) -> Any:
+    """An object set to null in a file that extends a preset is left out."""
+    if not isinstance(objects, Mapping):
+        return objects
+    return {name: spec for name, spec in objects.items() if spec is not None}
+
+
+def _yaml_place(exc: Exception) -> str:
+    mark = getattr(exc, "problem_mark", None)
+    return f" (line {mark.line + 1}: {getattr(exc, 'problem', '')})" if mark else ""
+
+
+def _refuse(exc: ValidationError, name: str) -> NoReturn:
+    lines = list(_complaints(exc))
+    more = f" (and {len(lines) - 5} more)" if len(lines) > 5 else ""
+    raise SourceError(f"{name}: " + "; ".join(lines[:5]) + more, todo="Correct the file.") from None
+
+
+def _complaints(exc: ValidationError) -> Iterator[str]:
+    """One clause a mistake, in the words of the file; values are left out, they could be secrets."""
+    for error in exc.errors(include_url=False, include_input=False):
+        loc = [str(part) for part in error["loc"]]
+        # Within `pages`, its kind stands in the place too, though not in the file.
+        place = [part for before, part in zip(["", *loc], loc, strict=False) if before != "pages" or part not in _PAGES]
+        at = ".".join(place)
+        if error["type"] == "extra_forbidden":
+            known = ", ".join(_known_keys(place))
+            yield f"`{at}` is no known key; known here: {known}"
+        elif error["type"] == "missing":
+            yield f"`{at}` is missing"
+        elif error["type"] == "union_tag_not_found":
+            yield f"`{at}.by` is missing: say how the API is paged ({', '.join(_PAGES)})"
+        elif error["type"] == "union_tag_invalid":
+            yield f"`{at}.by` is none of: {', '.join(_PAGES)}"
+        else:
+            yield (
+                f"`{at}`: {error['msg'].removeprefix('Value error, ')}"
+                if at
+                else error["msg"].removeprefix("Value error, ")
+            )
+
+
+def _known_keys(place: list[str]) -> list[str]:
+    below: dict[str, type[BaseModel]] = {
+        "size": paging.PageSize,
+        "since": paging.Since,
+        "timestamps": paging.Timestamps,
+        "by_key": paging.ByKey,
+    }
+    models: Iterable[type[BaseModel]]
+    if len(place) >= 2 and place[-2] in below:
+        models = [below[place[-2]]]
+    elif len(place) >= 2 and place[-2] == "pages":
+        models = _PAGES.values()
+    elif place[0] == "objects":
+        models = [ApiObject]
+    else:
+        return sorted([*Source.model_fields, "defaults", "extends"])
+    fields = {spec.alias or name for model in models for name, spec in model.model_fields.items()}
+    return sorted({*fields, *({"request"} if place[0] == "objects" and len(place) == 3 else ())} - {"name"})

@@ -1,0 +1,267 @@
+"""What all operators that walk an object have in common: slices, flags, who gives way to whom, how a run ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from airflow.sdk import BaseOperator, RetryPolicy
+from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException
+
+from airflow_extract_provider.extract.errors import BackfillFirstError, SourceError, TryAgain, WalkBusyError
+from airflow_extract_provider.extract.source import Source
+from airflow_extract_provider.extract.sourcefile import load_source
+from airflow_extract_provider.operators.failing import RetryWhatMayPass, told_in_few_lines
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_extract_provider.extract.pipeline import Summary, WalkName
+
+__all__ = ["WalkOperator"]
+
+_log = logging.getLogger(__name__)
+
+_RETRY_WHAT_MAY_PASS = RetryWhatMayPass()
+_FLAGS = {"true": True, "false": False}
+_SHORTEST = timedelta(seconds=60)
+"""The least that a slice lasts though the next run is due: starting a task costs seconds."""
+
+
+class WalkOperator(BaseOperator):
+    """Walks one object into Postgres, from where the walk stands to its end; its subclasses say which ``walk``.
+
+    The walk is committed page by page: retries, later slices and later runs go on where it stands. A walk longer than
+    ``run_for`` is cut into slices; between two of them the task is rescheduled, which frees its slot for the source's
+    other objects, costs no try and needs no triggerer.
+
+    While another run holds the object, the task is rescheduled too, until that one has ended its slice or died. With
+    ``next_run_at`` nothing is waited for: what cannot be done before the next run is left to it.
+
+    The summary of the last slice goes to XCom. An error of the engine is logged in a few lines, without a traceback
+    unless debug logging is on, and is retried only where that can help.
+
+    :param source: the source, or the path of its YAML file, which is read when the task runs.
+    :param object: the object's name in the source.
+    :param store_conn_id: the Postgres connection of the copy.
+    :param api_conn_id: the REST API connection; None: the one that the source names.
+    :param run_for: how long a slice lasts, as a timedelta or in seconds; None: no slices. The pages under way are
+        finished, so that a slice lasts a little longer.
+    :param pause: how long the task leaves its slot to others between two slices, as ``run_for``. Not too short: a
+        scheduler that has not yet read the end of the slice before takes the next one for lost, which costs a try.
+    :param next_run_at: when the DAG's next run is due, as a datetime or ISO text; None: nothing depends on that. Given,
+        no slice begins after it and none lasts longer (but a minute at least): the task then succeeds, with
+        ``complete: false`` in its summary. And it is skipped when another run holds the object, or the backfill that
+        it builds upon has not come to its end.
+    :param selected: false skips the task. A boolean or its text, so that it may be a template.
+    :param reset: start over, once in a DAG run: retries and slices go on. So does clearing the task, unless the walk
+        had come to its end. As ``selected``.
+    :param take_over: take the object from another run that holds it. As ``selected``.
+    :param retry_policy: which errors are retried; by default none that a person has to act upon first.
+    """
+
+    walk: ClassVar[WalkName]
+    template_fields: Sequence[str] = (
+        "object",
+        "store_conn_id",
+        "api_conn_id",
+        "run_for",
+        "pause",
+        "next_run_at",
+        "selected",
+        "reset",
+        "take_over",
+    )
+    ui_color = "#d6eaf0"
+
+    def __init__(
+        self,
+        *,
+        source: Source | str | os.PathLike[str],
+        object: str,
+        store_conn_id: str = "extract_store",
+        api_conn_id: str | None = None,
+        run_for: timedelta | float | str | None = timedelta(minutes=30),
+        pause: timedelta | float | str = timedelta(seconds=60),
+        next_run_at: datetime | str | None = None,
+        selected: bool | str = True,
+        reset: bool | str = False,
+        take_over: bool | str = False,
+        retry_policy: RetryPolicy | None = _RETRY_WHAT_MAY_PASS,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(retry_policy=retry_policy, **kwargs)
+        self.source = source
+        self.object = object
+        self.store_conn_id = store_conn_id
+        self.api_conn_id = api_conn_id
+        self.run_for = run_for
+        self.pause = pause
+        self.next_run_at = next_run_at
+        self.selected = selected
+        self.reset = reset
+        self.take_over = take_over
+        self._stop: threading.Event | None = None
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Run one slice; returns its summary if it was the last.
+
+        Raises AirflowRescheduleException: there is more to do, or another run holds the object. Raises
+        AirflowSkipException: not selected, nothing to do for such an object, or left to the next run.
+        """
+        with told_in_few_lines():
+            if not _flag("selected", self.selected):
+                raise AirflowSkipException(f"{self.object} is not among the objects that were selected")
+            # Read before anything is done: a slice that has run should not end in an error of the DAG.
+            pause, next_run_at = _interval("pause", self.pause), _instant("next_run_at", self.next_run_at)
+            # Made here, not in __init__: an event holds a lock, which cannot be copied with the DAG.
+            stop = self._stop = threading.Event()
+            try:
+                summary = self._slice(context, next_run_at, stop)
+            except WalkBusyError as exc:
+                if next_run_at is not None:
+                    raise AirflowSkipException(f"{exc.what} Left to the next run.") from None
+                _wait(exc, pause)
+            except BackfillFirstError as exc:
+                if next_run_at is None:
+                    raise
+                raise AirflowSkipException(f"{exc.what} Left to the next run.") from None
+            finally:
+                self._stop = None
+            if not summary.complete and stop.is_set():
+                raise _stopped(summary)
+        if not summary.complete:
+            _go_on_later(summary, pause, next_run_at)
+        return summary.as_dict()
+
+    def on_kill(self) -> None:
+        """Ask the walk to end after the pages that have arrived; :meth:`execute` then fails the task."""
+        if self._stop is not None:
+            self._stop.set()
+
+    def nothing_to_do(self, source: Source) -> str | None:
+        """Why this walk has nothing to do for the object, in words; None: it may have."""
+        del source
+        return None
+
+    def _slice(self, context: Context, next_run_at: datetime | None, stop: threading.Event) -> Summary:
+        source = self.source if isinstance(self.source, Source) else load_source(Path(self.source))
+        if why := self.nothing_to_do(source):
+            raise AirflowSkipException(why)
+        instance, label = _instance(context)
+        # The same for all tries and slices, so that each takes over from the one before at once.
+        summary = self._run(source, (instance, label), next_run_at, stop)
+        cleared = _cleared(context)
+        if cleared and _flag("reset", self.reset) and summary.cursor_before == summary.cursor_after:
+            # Cleared after it had come to its end: whoever does that wants it done again. Under a name of its own, so
+            # that the ledger does not take it for a retry.
+            summary = self._run(source, (f"{instance}/cleared {cleared}", label), next_run_at, stop)
+        return summary
+
+    def _run(
+        self, source: Source, runner: tuple[str, str], next_run_at: datetime | None, stop: threading.Event
+    ) -> Summary:
+        # Here, since a DAG file that only names the operator should not load drivers and clients.
+        from airflow_extract_provider.cursors import VariableCursors
+        from airflow_extract_provider.extract.pipeline import Runner, run
+        from airflow_extract_provider.hooks.api import RestApiHook
+        from airflow_extract_provider.hooks.store import StoreHook
+
+        return run(
+            source,
+            self.object,
+            self.walk,
+            postgres=StoreHook(self.store_conn_id).connect,
+            client=RestApiHook(self.api_conn_id or source.connection).client(source),
+            runner=Runner(*runner),
+            cursor=VariableCursors(),
+            reset=_flag("reset", self.reset),
+            take_over=_flag("take_over", self.take_over),
+            run_for=_shortened(None if self.run_for is None else _interval("run_for", self.run_for), next_run_at),
+            stop=stop,
+        )
+
+
+def _instance(context: Context) -> tuple[str, str]:
+    """The task instance's name, and what people are shown of it."""
+    ti = context["ti"]
+    instance = "/".join((ti.dag_id, ti.run_id, ti.task_id, str(ti.map_index)))
+    return instance, f"{instance}, try {ti.try_number}"
+
+
+def _cleared(context: Context) -> int:
+    """A number that grows each time the task is cleared; 0: it never was."""
+    ti = context["ti"]
+    # Clearing gives the task its retries anew, on top of the tries that it has had.
+    return max(0, ti.max_tries - int(ti.task.retries or 0))
+
+
+def _shortened(run_for: timedelta | None, next_run_at: datetime | None) -> timedelta | None:
+    if next_run_at is None:
+        return run_for
+    left = max(next_run_at - datetime.now(timezone.utc), _SHORTEST)
+    return left if run_for is None else min(run_for, left)
+
+
+def _go_on_later(summary: Summary, pause: timedelta, next_run_at: datetime | None) -> None:
+    """Reschedule the task for its next slice; return if that is left to the DAG's next run."""
+    due = datetime.now(timezone.utc) + pause
+    if next_run_at is None or due < next_run_at:
+        raise AirflowRescheduleException(due)  # type: ignore[no-untyped-call]  # Airflow's
+    _log.info("%s/%s %s   left to the next run, which is due", summary.source, summary.object, summary.walk)
+
+
+def _wait(busy: WalkBusyError, pause: timedelta) -> NoReturn:
+    due = datetime.now(timezone.utc) + pause
+    where = f"{busy.source}/{busy.object} {busy.walk}"
+    _log.info("%s   waits until %s UTC: %s Take over (`take_over`) does not wait", where, f"{due:%H:%M:%S}", busy.what)
+    raise AirflowRescheduleException(due)  # type: ignore[no-untyped-call]  # Airflow's
+
+
+def _stopped(summary: Summary) -> TryAgain:
+    # Airflow only asked to stop, and takes a return for success.
+    return TryAgain(
+        "Airflow has stopped the task.",
+        kept="every page that was committed.",
+        todo="Nothing: a retry, or the next run, goes on from there.",
+        source=summary.source,
+        object=summary.object,
+        walk=summary.walk,
+    )
+
+
+def _flag(name: str, value: bool | str) -> bool:
+    """A boolean, or the text that a template makes of one."""
+    if isinstance(value, bool):
+        return value
+    found = _FLAGS.get(str(value).strip().lower())
+    if found is None:
+        raise SourceError(f"the operator's `{name}` is neither true nor false.", todo="Correct the DAG.")
+    return found
+
+
+def _interval(name: str, value: timedelta | float | str) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    try:
+        return timedelta(seconds=float(value))
+    except (ValueError, OverflowError):
+        raise SourceError(f"the operator's `{name}` is no number of seconds.", todo="Correct the DAG.") from None
+
+
+def _instant(name: str, value: datetime | str | None) -> datetime | None:
+    """An aware instant, or the text that a template makes of one."""
+    if value is None:
+        return None
+    try:
+        found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise SourceError(f"the operator's `{name}` is no instant with a zone.", todo="Correct the DAG.")
+    return found

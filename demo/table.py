@@ -1,0 +1,42 @@
+"""The table that a round ends with: both counts, whether all records are equal, and what was done for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from demo.verify import Verdict
+
+COLUMNS = ("created", "updated", "deleted", "pages", "requests", "seconds")
+# A record brought back is an updated one to a person.
+MEANS = {"undeleted": "updated", "regressed": "updated"}
+
+
+@dataclass
+class Work:
+    """What the tasks of one object reported, added up."""
+
+    counts: dict[str, float] = field(default_factory=dict)
+
+    def add(self, report: Mapping[str, Any]) -> None:
+        """Add what one task reported; one that asked the API for nothing has only closed its books."""
+        if not report.get("requests"):
+            return
+        for name in (*COLUMNS, *MEANS):
+            place = MEANS.get(name, name)
+            self.counts[place] = self.counts.get(place, 0) + report.get(name, 0)
+
+    def cells(self) -> list[str]:
+        """Return one text per column."""
+        counts = [f"{self.counts.get(name, 0):,}" for name in COLUMNS[:-1]]
+        return [*counts, f"{self.counts.get('seconds', 0):.1f}"]
+
+
+def print_table(verdicts: list[Verdict], work: Mapping[str, Work]) -> None:
+    """Print a line per object, and what differs below."""
+    line = "{:<18}{:>11}{:>13}{:>8}{:>9}{:>9}{:>9}{:>7}{:>10}{:>9}".format
+    print("\n" + line("object", "in the API", "in Postgres", "equal", *COLUMNS))
+    for verdict in verdicts:
+        equal = "yes" if verdict.equal else "NO"
+        cells = work[verdict.object].cells() if verdict.object in work else [""] * len(COLUMNS)
+        print(line(verdict.object, f"{verdict.in_api:,}", f"{verdict.in_postgres:,}", equal, *cells).rstrip())
+    print(*[verdict.complaint() for verdict in verdicts if not verdict.equal], sep="\n", flush=True)

@@ -1,0 +1,356 @@
+"""``make mutants``: one line of a law is broken at a time, and the tests must notice. A survivor is a missing test.
+
+Each mutant is applied to a copy of the checkout in which the tests named beside it run until one fails; before that
+they must all pass unchanged. Ends with 1 when a mutant survives. `python -m tests.mutants [WORDS]` runs those whose
+name holds one of the words.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+PACKAGE = "airflow_extract_provider/extract"
+LIMIT = 600.0
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A breakage of a law: ``old`` stands in ``file`` (below the engine) exactly once, and becomes ``new``."""
+
+    law: str
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a mutant: the first test that failed; None: it survived."""
+
+    killer: str | None
+    seconds: float
+
+
+HAZARDS = ("tests/hazards",)
+STORE = ("tests/store",)
+CRASH = ("tests/crash", "tests/extract/test_cursor.py", "tests/extract/test_cursor_incremental.py")
+WALKS = ("tests/hazards", "tests/properties/test_walk.py", "tests/properties/test_total.py")
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        "1 no skip",
+        "a page whose anchor is gone is taken as it comes",
+        "api/paginators/by_number.py",
+        "        if seen < 0 and begin > 0 and page.rows:",
+        "        if seen < -1 and begin > 0 and page.rows:",
+        WALKS,
+    ),
+    Mutant(
+        "2 one truth",
+        "the Variable is written before the commit",
+        "pipeline.py",
+        "        applied = self._applied(batches)\n",
+        "        self._at = Cursor(self._at.sequence, arrived[-1].step.position)\n"
+        "        self._show_now()\n"
+        "        applied = self._applied(batches)\n",
+        CRASH,
+    ),
+    Mutant(
+        "2 one truth",
+        "an edited cursor is followed ahead of what was reached",
+        "resume.py",
+        '        raise _ahead(books, "the ledger holds no such place since the walk last started over")',
+        "        return Cursor(head.sequence, shown.position)",
+        CRASH,
+    ),
+    Mutant(
+        "2 one truth",
+        "an incremental cursor may be put ahead",
+        "resume.py",
+        "closed > head.position.closed:",
+        "closed is None:",
+        CRASH,
+    ),
+    Mutant(
+        "3 ties",
+        "a tie that fills a page is passed",
+        "api/paginators/by_instant.py",
+        "        raise _tied(place.anchor, count, page.rows, self.object)",
+        "        return None",
+        ("tests/extract/test_tied.py", *HAZARDS),
+    ),
+    Mutant(
+        "3 ties",
+        "one round over an instant is enough",
+        "api/paginators/by_instant.py",
+        "        if place.rounds and found == place.before:",
+        "        if found:",
+        WALKS,
+    ),
+    Mutant(
+        "4 pages move",
+        "pages do not overlap",
+        "api/paginators/by_number.py",
+        "        return max(place.seen - 1 - len(place.tied) + step, 0)",
+        "        return max(place.seen + step, 0)",
+        WALKS,
+    ),
+    Mutant(
+        "4 pages move",
+        "the walk advances by rows asked for",
+        "api/paginators/by_number.py",
+        "        return begin + page.rows if exact else place.seen + new",
+        "        return begin + asked",
+        WALKS,
+    ),
+    Mutant(
+        "4 pages move",
+        "one pass over a list without order is enough",
+        "api/paginators/by_number.py",
+        "        return self.object.order is not None\n\n    def start",
+        "        return True\n\n    def start",
+        WALKS,
+    ),
+    Mutant(
+        "4 pages move",
+        "tokens may run in a circle",
+        "api/paginators/turn.py",
+        "    if digest == lap.mark:",
+        "    if digest is None:",
+        ("tests/extract/test_bad_input.py", *WALKS),
+    ),
+    Mutant(
+        "4 pages move",
+        "a window counts though the API's total moved while it was read",
+        "api/paginators/by_instant.py",
+        "        if place.total is not None and count != place.total:",
+        "        if place.total is not None and count < 0:",
+        WALKS,
+    ),
+    Mutant(
+        "4 pages move",
+        "a window counts though it ended short of the API's total",
+        "api/paginators/by_instant.py",
+        "        if rows != count:",
+        "        if rows < 0:",
+        WALKS,
+    ),
+    Mutant(
+        "5 hand-off",
+        "the incremental walk begins where the backfill ended",
+        "walks/lap.py",
+        "        began_at=position.began_at or page.began_at,",
+        "        began_at=page.began_at,",
+        WALKS,
+    ),
+    Mutant(
+        "6 late commits",
+        "what may come late is not waited for",
+        "walks/lap.py",
+        "    closed = position.began_at - late\n",
+        "    closed = position.began_at\n",
+        WALKS,
+    ),
+    Mutant(
+        "6 late commits",
+        "lookback is ignored",
+        "walks/incremental.py",
+        "position.closed - object.lookback",
+        "position.closed",
+        WALKS,
+    ),
+    Mutant(
+        "6 late commits",
+        "a filter with > is asked as if it were >=",
+        "walks/lap.py",
+        '            values["since"] -= since.precision',
+        "            pass",
+        WALKS,
+    ),
+    Mutant(
+        "7 order",
+        "the order is not checked",
+        "walks/order.py",
+        "    if object.order is None:\n        return None\n    last,",
+        "    if True:\n        return None\n    last,",
+        ("tests/extract/test_bad_input.py", *WALKS),
+    ),
+    Mutant(
+        "7 order",
+        "instants are compared as texts",
+        "api/record.py",
+        "        if self.order in self.key and raw.startswith(b'\"'):",
+        "        if raw.startswith(b'\"'):",
+        ("tests/extract", *WALKS),
+    ),
+    Mutant(
+        "8 newer wins",
+        "an older version is written over a newer one",
+        "store/judge.py",
+        '    return "back" if looked_after else "older"',
+        '    return "newer"',
+        STORE,
+    ),
+    Mutant(
+        "8 newer wins",
+        "an equal version is never looked at again",
+        "store/judge.py",
+        '        return "newer" if coming.deleted or looked_after else "unknown"',
+        '        return "newer" if coming.deleted else "older"',
+        STORE,
+    ),
+    Mutant(
+        "9 claim",
+        "a lost claim is taken for stored",
+        "store/apply.py",
+        "(differing | lost | (work.twice",
+        "(differing | (work.twice",
+        STORE,
+    ),
+    Mutant(
+        "9 claim",
+        "rows are locked in no order",
+        "store/apply.sql",
+        "where key = any(%(keys)b::text[])\norder by key\nfor update;",
+        "where key = any(%(keys)b::text[])\norder by md5(key || pg_backend_pid()::text)\nfor update;",
+        STORE,
+    ),
+    Mutant(
+        "9 claim",
+        "unchanged records are written all the same",
+        "store/apply.py",
+        "    return record.raw_hash != raw_hash or record.deleted or deleted_at is not None",
+        "    return True",
+        STORE,
+    ),
+    Mutant(
+        "12 one runner",
+        "the fence is read, not updated",
+        "store/fence.sql",
+        "update {extract}.fence set heartbeat = clock_timestamp()\n"
+        "where source = %(source)s and object = %(object)s and walk = %(walk)s and part = %(part)s "
+        "and number = %(number)s\nreturning clock_timestamp();",
+        "select clock_timestamp() from {extract}.fence\n"
+        "where source = %(source)s and object = %(object)s and walk = %(walk)s and part = %(part)s "
+        "and number = %(number)s;",
+        ("tests/store", "tests/crash"),
+    ),
+    Mutant(
+        "12 one runner",
+        "whoever was taken over may go on",
+        "store/fence.sql",
+        "and part = %(part)s and number = %(number)s\nreturning clock_timestamp();",
+        "and part = %(part)s\nreturning clock_timestamp();",
+        ("tests/store", "tests/crash"),
+    ),
+    Mutant(
+        "13 nothing bad dropped",
+        "bad records go nowhere",
+        "store/apply.py",
+        "        found[batch.entry.position.pages, batch.sent_at] += batch.bad\n",
+        "        pass\n",
+        ("tests/extract/test_quarantine.py", *STORE),
+    ),
+    Mutant(
+        "14 fidelity",
+        "a name that stands twice in the answer is accepted",
+        "api/cut.py",
+        "    if not _is_made_of(bytes(value), found):",
+        "    if not found and found:",
+        ("tests/extract",),
+    ),
+    Mutant(
+        "15 a need found",
+        "a note made meanwhile is struck out with the old one",
+        "store/refetch.sql",
+        "      on given.key = noted.key and given.number = noted.number\n",
+        "      on given.key = noted.key\n",
+        STORE,
+    ),
+)
+
+
+def main() -> int:
+    """Run the mutants, and print what became of each."""
+    words = sys.argv[1:]
+    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.name for word in words)]
+    targets = sorted({test for mutant in chosen for test in mutant.tests})
+    with tempfile.TemporaryDirectory(prefix="extract-mutants-") as folder:
+        copy = Path(folder) / "project"
+        _copied(copy)
+        print(f"unchanged: {' '.join(targets)}", flush=True)
+        if (found := _verdict(copy, targets)).killer is not None:
+            print(f"the tests fail without any mutant: {found.killer}")
+            return 1
+        print(f"unchanged: all pass ({found.seconds:.0f} s)\n\n{'law':<24}{'mutant':<62}{'seconds':>8}   noticed by")
+        survivors = 0
+        for mutant in chosen:
+            found = _tried(copy, mutant)
+            survivors += found.killer is None
+            print(f"{mutant.law:<24}{mutant.name:<62}{found.seconds:8.0f}   {found.killer or 'SURVIVED'}", flush=True)
+    print(f"\n{len(chosen)} mutants, {len(chosen) - survivors} noticed, {survivors} survived")
+    return 1 if survivors else 0
+
+
+def _copied(copy: Path) -> None:
+    """What git knows of, as it stands now."""
+    names = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=PROJECT, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.splitlines()
+    for name in names:
+        if (PROJECT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(PROJECT / name, copy / name)
+
+
+def _tried(copy: Path, mutant: Mutant) -> Verdict:
+    path = copy / PACKAGE / mutant.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(mutant.old) != 1:
+        raise SystemExit(f"{mutant.name}: the line stands {text.count(mutant.old)} times in {mutant.file}")
+    path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    try:
+        return _verdict(copy, mutant.tests)
+    finally:
+        path.write_text(text, encoding="utf-8")
+
+
+def _verdict(copy: Path, tests: Sequence[str]) -> Verdict:
+    """The first test that fails. One that never ends is a failure too."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--tb=no"]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    began = time.monotonic()
+    done = subprocess.Popen(
+        [*command, "--timeout=120", *tests],
+        cwd=copy,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        told, _ = done.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        done.kill()
+        done.communicate()
+        return Verdict("none: the tests do not end", time.monotonic() - began)
+    seconds = time.monotonic() - began
+    if done.returncode == 0:
+        return Verdict(None, seconds)
+    failed = [line for line in told.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return Verdict(failed[0].split(" ", 1)[1].split(" - ")[0] if failed else told.strip().splitlines()[-1], seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
