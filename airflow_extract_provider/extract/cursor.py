@@ -40,7 +40,7 @@ class AfterKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     ``behind`` holds keys that came before ``after``, oldest first: what to ask from when ``after`` has been deleted
     meanwhile. ``marks`` tells of each of them, ``after`` the last, at which value of the order it stood: at another one
     it has moved, and proves nothing. ``back`` counts how many of them have failed already, ``restarts`` how often all
-    of them had. ``idle`` counts the pages in a row that held nothing new, where only an empty page can tell the end.
+    of them had. ``beyond``, ``ending`` and ``idle`` are as of :class:`AtIndex`.
     """
 
     after: str | None = None
@@ -48,6 +48,8 @@ class AfterKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     marks: tuple[str, ...] = ()
     back: Count = 0
     restarts: Count = 0
+    beyond: bool = False
+    ending: Count = 0
     idle: Count = 0
 
 
@@ -94,13 +96,14 @@ class AtIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     with the value of the order at which it stood: the next page must hold one of them, at that value.
 
     ``tied`` are the keys of the last records where they share one value, ``tie``, and nothing settles their order: they
-    are read again with the next page. ``torn``: more records shared a value than fit a page, so that another pass must
-    agree.
+    are read again with the next page. ``torn``: something was taken without proof, so that another pass must agree.
 
     ``back`` counts the places where they were looked for in vain, ``restarts`` how often that led to the beginning.
-    ``rows`` is the most that a page may hold, as learned; 0: not yet. ``idle`` counts pages in a row that held nothing
-    new, where only an empty page can tell the end. ``look`` is how far a look across is, where no page can overlap, and
-    ``beyond`` the first key found there.
+    ``rows`` is the most that a page may hold, as learned; 0: not yet. ``most`` is the most that one held.
+
+    ``beyond``: the next page is asked for behind the last record, to see whether there is more. ``ending``: 1, a page
+    has ended with the last record; 2, and nothing was behind it. ``idle`` counts pages in a row that held nothing new,
+    ``drifted`` those of them on which the last record had moved.
     """
 
     seen: Count = 0
@@ -111,9 +114,11 @@ class AtIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     back: Count = 0
     restarts: Count = 0
     rows: Count = 0
+    most: Count = 0
+    beyond: bool = False
+    ending: Count = 0
     idle: Count = 0
-    look: Count = 0
-    beyond: str = ""
+    drifted: Count = 0
 
 
 class AtPage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="page"):
@@ -128,7 +133,8 @@ class AtInstant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
     ``inside`` is the page to read next among the records of that one instant; None: the first of them. ``running`` is a
     digest of their keys so far in this round, in any order, ``before`` that of the round before: two must agree.
-    ``largest`` is how many rows a page is known to hold at least.
+    ``largest`` is how many rows a page is known to hold at least. ``met`` are the keys of that instant on the page that
+    reached it: they come again. ``pages`` watches for pages that come again within a round.
     """
 
     anchor: Instant | None = None
@@ -137,6 +143,8 @@ class AtInstant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     before: Count | None = None
     rounds: Count = 0
     largest: Count = 0
+    met: tuple[str, ...] = ()
+    pages: Lap = Lap()
 
 
 class InWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="window", rename=_UNMASKED):

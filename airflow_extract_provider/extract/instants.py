@@ -15,17 +15,22 @@ import msgspec
 from airflow_extract_provider.extract.errors import SourceError
 from airflow_extract_provider.extract.paging import Timestamps
 
-__all__ = ["floored", "instant", "written"]
+__all__ = ["floored", "instant", "shown_from", "written"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_SECOND = timedelta(seconds=1)
+_SECOND, _MICROSECOND = timedelta(seconds=1), timedelta(microseconds=1)
 _UNITS = {"unix": _SECOND, "unix_ms": timedelta(milliseconds=1), "unix_us": timedelta(microseconds=1)}
 _POWERS = {"unix": 6, "unix_ms": 3, "unix_us": 0}
 """By which power of ten a number of each unit is shifted to make microseconds."""
 # Python's reader takes far more (20260101, week dates, dates alone). "+0000" is not in RFC 3339, but Salesforce's.
 _RFC3339 = re.compile(
-    r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d+)?([Zz]|[+-]\d\d:?\d\d)?", re.ASCII
+    r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d+)?([Zz]|[+-](?:[01]\d|2[0-3]):?[0-5]\d)?",
+    re.ASCII,
 )
+_LATER = tuple(
+    timedelta(seconds=each) for each in (0, 0.001, 1, 60, 3600, 7200, 10_800, 86_400, 2 * 86_400, 32 * 86_400)
+)
+"""What is added to an upper bound until a format can say it: hours, since autumn repeats one or two."""
 _DIGITS = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 _NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
@@ -125,15 +130,44 @@ def floored(instant: datetime, precision: timedelta) -> datetime:
         return datetime.min.replace(tzinfo=timezone.utc)
 
 
-def written(instant: datetime, format: str, zone: str | None, precision: timedelta) -> str:
-    """An instant as a filter sends it: never later than it is, whichever way the API reads the text.
+def shown_from(at: datetime, timestamps: Timestamps) -> datetime:
+    """The beginning of the second, or of the day or whatever else the API's instants can say, that an instant lies in:
+    a record that shows no more than that may have changed at it, or after."""
+    text = _written(floored(at, _SECOND), timestamps.format, timestamps.zone, _SECOND)
+    read = instant(msgspec.json.encode(text), timestamps)
+    # A local time that its zone has twice is not read.
+    return at - timedelta(days=1) if read is None else min(read, at)
+
+
+def written(instant: datetime, format: str, zone: str | None, precision: timedelta, *, upper: bool = False) -> str:
+    """An instant as a filter sends it: never later than it is, whichever way the API reads the text; an ``upper``
+    bound never earlier.
 
     ``format`` and ``zone`` are as in `timestamps`. It is floored to ``precision``, and to what ``format`` can say.
     RFC 3339 is written with Z, with as many decimals as the precision has.
 
     Raises SourceError: a pattern without %z, and no zone.
     """
-    at = floored(instant, precision)
+    if upper:
+        return _written_after(instant, format, zone, precision)
+    return _written(floored(instant, precision), format, zone, precision)
+
+
+def _written_after(at: datetime, format: str, zone: str | None, precision: timedelta) -> str:
+    """An instant, or the first one after it that the format can say and that reads as no other."""
+    stamps = Timestamps(format=format, zone=zone or "UTC")
+    for later in _LATER:
+        text = _written(floored(at + later + precision - _MICROSECOND, precision), format, zone, precision)
+        found = instant(msgspec.json.encode(text), stamps)
+        if found is not None and found >= at:
+            return text
+    raise SourceError(
+        "the filter's upper bound cannot be written such that nothing before it is left out.",
+        todo="Declare since.format: one that can say an hour or a day.",
+    )
+
+
+def _written(at: datetime, format: str, zone: str | None, precision: timedelta) -> str:
     if format in _UNITS:
         return str((at - _EPOCH) // _UNITS[format])
     if format == "rfc3339":

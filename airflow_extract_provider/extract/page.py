@@ -75,7 +75,8 @@ class Page:
 
     ``envelope`` is the answer's outer object with undecoded values (empty when the answer is a bare list).
     ``began_at`` is an instant, on the API's clock where it tells it, that is certainly before it looked the records up.
-    ``headers`` are the answer's, their names in lower case. ``bad`` are the records that were set aside.
+    ``headers`` are the answer's, their names in lower case. ``path`` is that of the URL that was asked, to which a link
+    in the answer may be relative. ``bad`` are the records that were set aside.
     """
 
     records: tuple[Record, ...]
@@ -83,6 +84,7 @@ class Page:
     envelope: Mapping[str, msgspec.Raw] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     bad: tuple[SetAside, ...] = ()
+    path: str = ""
 
     @property
     def rows(self) -> int:

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 _FIELD = re.compile(r"[A-Za-z_$@][A-Za-z0-9_$@-]*")
+_LONGEST_DAYS = 3660
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)")
 _UNITS = {
     "us": timedelta(microseconds=1),
@@ -46,6 +47,8 @@ _UNITS = {
     "h": timedelta(hours=1),
     "d": timedelta(days=1),
 }
+_YEAR, _MONTH, _ELSEWHERE = frozenset("Yy"), frozenset("mbB"), frozenset("scxXhDFTr")
+"""Letters of `strptime` patterns: for a year, for a month, and those that a locale, a platform or a zone decides."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -78,6 +81,9 @@ def _duration(value: Any) -> Any:
     found = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
         raise ValueError(f"{value!r} is no duration: write a number with us, ms, s, m, h or d, such as 30s")
+    days = float(found[1]) * (_UNITS[found[2]] / _UNITS["d"])
+    if days > _LONGEST_DAYS:
+        raise ValueError(f"{value!r} is longer than {_LONGEST_DAYS} days")
     return float(found[1]) * _UNITS[found[2]]
 
 
@@ -272,10 +278,19 @@ class Order(Frozen):
 
 def _known_format(value: str) -> str:
     letters = set(re.findall(r"%(.)", value))
-    if value not in ("rfc3339", "unix", "unix_ms", "unix_us") and not letters:
+    if value in ("rfc3339", "unix", "unix_ms", "unix_us"):
+        return value
+    if not letters:
         raise ValueError(f"{value!r} is none of rfc3339, unix, unix_ms, unix_us, nor a pattern with %")
     if "Z" in letters:
         raise ValueError("the name of a zone (%Z) cannot be read: write it as it stands, such as GMT, and give `zone`")
+    if strange := sorted(letters & _ELSEWHERE):
+        raise ValueError(f"%{strange[0]} means another thing on each machine: write the pattern out")
+    days = (_YEAR & letters and _MONTH & letters and "d" in letters) or {"G", "V", "u"} <= letters
+    if not (days or (_YEAR & letters and "j" in letters)):
+        raise ValueError(f"{value!r} does not tell year, month and day: which instant is meant would be a guess")
+    if "I" in letters and "p" not in letters:
+        raise ValueError("%I without %p does not tell morning from evening")
     return value
 
 

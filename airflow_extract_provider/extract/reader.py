@@ -128,17 +128,25 @@ class Reader:
             step = next(self._walk)
             while step.then is not None and not self._stop.is_set():
                 sent_at = self._clock.now()
-                reply = self._reply(step.then)
-                if reply is None:
+                asked, moved = step.then, self._moved(step.then)
+                if moved is None:
                     break
-                step = self._walk.send(reply)
-                if isinstance(reply, Answer) and step.then is None:
+                step = moved
+                if isinstance(asked, Due) and step.then is None:
                     self.finished = step.position
-                elif not isinstance(reply, Answer) or not step.empty:
+                elif not isinstance(asked, Due) or not step.empty:
                     self._put(Arrived(step, sent_at))
             self._put(None)
         except BaseException as exc:
             self._put(exc)
+
+    def _moved(self, then: Request | Due) -> Step | None:
+        """The walk's next step; None: as :meth:`_reply`. What fails is told to the walk, which may have another way."""
+        try:
+            reply = self._reply(then)
+        except ExtractError as exc:
+            return self._walk.throw(exc)
+        return None if reply is None else self._walk.send(reply)
 
     def _reply(self, then: Request | Due) -> Reply | Answer | None:
         """What was asked for; None: stopped while waiting for the store's answer."""

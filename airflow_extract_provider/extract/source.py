@@ -128,8 +128,11 @@ class ApiObject(Frozen):
             "since": since.send if since else None,
             "until": since.until if since else None,
         }
-        if twice := {name for name in ways.values() if name} & set(self.params):
+        sends = [name for name in ways.values() if name]
+        if twice := set(sends) & set(self.params):
             raise ValueError(f"params sets {sorted(twice)}, which `pages` or `since` sends itself")
+        if len(set(sends)) < len(sends):
+            raise ValueError("`pages` and `since` send two values by one parameter")
         for name, sent in ways.items():
             if name in used and sent:
                 raise ValueError(f"`{name}` is sent as {sent} and by a template: one of the two")
@@ -141,6 +144,15 @@ class ApiObject(Frozen):
             raise ValueError(f"{what}.send is missing, and no template uses {' or '.join(sorted(missing))}")
         if since is None and used & {"since", "until"}:
             raise ValueError("a template uses since or until, but `since` is not declared")
+        return self
+
+    @model_validator(mode="after")
+    def _list_has_room(self) -> ApiObject:
+        told = {"pages.take": getattr(self.pages, "take", None), "pages.more": getattr(self.pages, "more", None)}
+        told["total"] = self.total
+        for name, path in told.items():
+            if path is not None and not self.records:
+                raise ValueError(f"the answer is the list itself (records: @): `{name}` finds nothing beside it")
         return self
 
     @model_validator(mode="after")
@@ -158,8 +170,11 @@ class ApiObject(Frozen):
             raise ValueError("since.format without %z needs timestamps.zone: the zone that the API means")
         if self.pages.by == "since" and not self.since_ordered:
             raise ValueError("pages.by: since needs `since`, and `order` rising by the field that it compares")
-        if self.pages.by == "position" and (self.version is None or self.order is None or not self.order.then):
+        if self.pages.by == "position" and not self._ordered_by_position:
             raise ValueError("pages.by: position needs `version`, and `order: [<version>, <key>]`")
+        by_version = self.pages.by == "position" or self._newest_first
+        if by_version and self.since_field not in (None, self.version):
+            raise ValueError("since.field is not the `version`, by which changes are asked for here: leave `since` out")
         if self.pages.by == "key" and (self.order is None or self.order.falling or self.order.field != self.key[0]):
             raise ValueError("pages.by: key needs `order` rising by the key")
         return self
@@ -189,8 +204,15 @@ class ApiObject(Frozen):
         """Whether the API can be asked for what has changed: by `since`, by position, or newest first."""
         if self.version is None:
             return False
-        newest_first = self.order is not None and self.order.falling and self.order.field == self.version
-        return self.since_field == self.version or self.pages.by == "position" or newest_first
+        return self.since_field == self.version or self.pages.by == "position" or self._newest_first
+
+    @property
+    def _newest_first(self) -> bool:
+        return self.order is not None and self.order.falling and self.order.field == self.version
+
+    @property
+    def _ordered_by_position(self) -> bool:
+        return self.version is not None and self._rises_by(self.version) and self.order.then == self.key  # type: ignore[union-attr]
 
     def _rises_by(self, field: FieldPath | None) -> bool:
         return self.order is not None and not self.order.falling and self.order.field == field
@@ -257,7 +279,7 @@ class Source(Frozen):
         objects = data.get("objects")
         if isinstance(objects, Mapping):
             data["objects"] = {
-                name: {"name": name, **laid_over(defaults, spec)} if isinstance(spec, Mapping) else spec
+                name: {**laid_over(defaults, spec), "name": name} if isinstance(spec, Mapping) else spec
                 for name, spec in objects.items()
             }
         return data
@@ -302,8 +324,11 @@ def _plain(value: str | None) -> str | None:
 
 
 def laid_over(below: Any, above: Any) -> Any:
-    """``above`` where it says something, else ``below``; mappings are merged, everything else is replaced."""
+    """``above`` where it says something, else ``below``; mappings are merged, everything else is replaced. So are
+    `pages` of another kind, whose keys mean other things."""
     if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return above
+    if "by" in below and above.get("by", below["by"]) != below["by"]:
         return above
     merged = {**below, **above}
     for name in below.keys() & above.keys():

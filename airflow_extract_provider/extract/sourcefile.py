@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from airflow_extract_provider.extract import paging
+from airflow_extract_provider.extract.cursor import cursor_key
 from airflow_extract_provider.extract.errors import SourceError
 from airflow_extract_provider.extract.source import ApiObject, Source, laid_over
 
@@ -23,7 +25,11 @@ _PAGES: Mapping[str, type[BaseModel]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key written twice: plain YAML keeps the last one, and an object would vanish unseen."""
+    """YAML that refuses a key written twice: plain YAML keeps the last one, and an object would vanish unseen.
+
+    Only true and false are booleans, and only decimal digits are numbers, as in YAML 1.2: a parameter `country: NO` is
+    no false, `code: 010` no 8, `at: 12:30:00` no 45000, and a date stays the text it is.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -34,6 +40,17 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _spelled, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?(?:0|[1-9][0-9]*)\.[0-9]+(?:[eE][-+]?[0-9]+)?", "-+0123456789"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("merge", "<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_spelled})\Z"), list(_first))
 
 
 def load_source(path: Path) -> Source:
@@ -67,7 +84,7 @@ def parse_source(data: Any, name: str) -> Source:
 
 
 def load_sources(folder: Path) -> Mapping[str, Source]:
-    """Every source below a folder (``*.yaml``, ``*.yml``), by name in alphabetical order.
+    """Every source in a folder (``*.yaml``, ``*.yml``), by name in alphabetical order.
 
     Raises SourceError: the folder is missing or holds none, two files describe one source, or a file is wrong.
     """
@@ -85,11 +102,12 @@ def load_sources(folder: Path) -> Mapping[str, Source]:
 
 
 def check_tables_differ(sources: Iterable[Source]) -> None:
-    """See that no two objects of any source share a table: they would overwrite each other's records.
+    """See that no two objects of any source share a table or a cursor: they would overwrite each other's.
 
     Raises SourceError: two do.
     """
     owners: dict[tuple[str, str], str] = {}
+    cursors: dict[str, str] = {}
     for source in sources:
         for name in source.objects:
             table, owner = source.table(name), f"{source.source}/{name}"
@@ -97,6 +115,9 @@ def check_tables_differ(sources: Iterable[Source]) -> None:
                 raise SourceError(
                     f"{other} and {owner} share the table {'.'.join(table)}.", todo="Give one of them another `table`."
                 )
+            shown = cursor_key(source.source, name, "backfill")
+            if (other := cursors.setdefault(shown, owner)) != owner:
+                raise SourceError(f"{other} and {owner} share the Variable {shown}.", todo="Rename one of them.")
 
 
 def _preset(preset: Any, name: str) -> dict[str, Any]:

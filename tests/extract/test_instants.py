@@ -171,7 +171,7 @@ def test_unix_times(raw: bytes, format: str, expected: datetime | None) -> None:
         ("2026-01-02T03:04:05Z", "%d/%m/%Y", "UTC", None),
         ("31/02/2026", "%d/%m/%Y", "UTC", None),
         ("01/01/2026 ", "%d/%m/%Y", "UTC", None),
-        ("2026", "%Y %", "UTC", None),
+        ("2026-01-01", "%Y-%m-%d %", "UTC", None),
     ],
 )
 def test_patterns(text: str, pattern: str, zone: str | None, expected: datetime | None) -> None:

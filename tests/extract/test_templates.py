@@ -100,14 +100,14 @@ def test_a_request_without_templates() -> None:
 
 
 def test_a_search_in_the_body() -> None:
-    """HubSpot's search: numbers and instants as numbers, a token that is null at first."""
+    """HubSpot's search: numbers and instants as numbers, the upper bound rounded up, a token that is null at first."""
     text = """{"filterGroups": [{"filters": [
         {"propertyName": "lastmodifieddate", "operator": "GTE", "value": {{ since | ms }} },
         {"propertyName": "lastmodifieddate", "operator": "LT", "value": {{ until | ms }} }]}],
       "limit": {{ size }}, "after": {{ token | json }} }"""
     values = {"since": NEW_YEAR, "until": EXACT, "size": 200}
     first, second = json.loads(body(text, **values)), json.loads(body(text, **values, token='x"'))
-    assert [each["value"] for each in first["filterGroups"][0]["filters"]] == [1767225600000, 1767225600123]
+    assert [each["value"] for each in first["filterGroups"][0]["filters"]] == [1767225600000, 1767225600124]
     assert (first["limit"], first["after"], second["after"]) == (200, None, 'x"')
 
 

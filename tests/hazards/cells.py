@@ -13,7 +13,7 @@ from airflow_extract_provider.extract.errors import (
     UnorderedStreamError,
 )
 from tests.hazards import moving, timing
-from tests.hazards.cell import Cell, Outcome
+from tests.hazards.cell import Cell
 from tests.hazards.kinds import KINDS
 
 __all__ = ["CELLS"]
@@ -98,11 +98,10 @@ def _by_number() -> Iterator[Cell]:
     for kind in ("page newest", "offset created falling"):
         yield Cell(kind, moving.page_inserted, _NOTHING_NEW)
         yield Cell(kind, moving.inserted_and_deleted, _CONNECT)
-    ends: tuple[tuple[str, Outcome], ...] = (("page updated", "lost"), ("page unordered", "endless"))
-    for kind, without in ends:
-        yield Cell(kind, moving.capped_size, _LEARNED, without, listing={"page_max": 7}, note="7 of 10")
+    for kind in ("page updated", "page unordered"):
+        yield Cell(kind, moving.capped_size, _LEARNED, "stopped", listing={"page_max": 7}, note="7 of 10")
     for kind in ("page updated", "page id", "page newest", "page unordered"):
-        yield Cell(kind, moving.capped_size, _LEARNED, "lost", listing={"page_max": 4}, note="4 of 10")
+        yield Cell(kind, moving.capped_size, _LEARNED, "stopped", listing={"page_max": 4}, note="4 of 10")
     for kind in ("offset id", "offset created falling"):
         yield Cell(kind, moving.capped_size, _SEEN, listing={"page_max": 4}, note="4 of 10")
     yield Cell("offset updated", moving.capped_size, _SHORT, listing={"page_max": 4}, note="4 of 10")
@@ -150,10 +149,11 @@ def _by_record() -> Iterator[Cell]:
 
 
 def _by_token() -> Iterator[Cell]:
-    tokens = ("token updated", "header token", "next link")
-    for kind in tokens:
-        yield Cell(kind, moving.repeated_token, _TOKEN, "stopped", RepeatedPageError)
+    for kind in ("token updated", "header token", "next link"):
         yield Cell(kind, timing.tokens_expired, _TAKEN_UP, "stopped")
+    yield Cell("token updated", moving.repeating_tokens, _TOKEN, "stopped")
+    for kind in ("header token", "next link"):
+        yield Cell(kind, moving.repeating_tokens, _TAKEN_UP, "stopped")
     yield Cell("token unordered", moving.repeated_token, _TOKEN, "unnoticed", RepeatedPageError)
     yield Cell("token unordered", moving.repeated_page, _TOKEN, "unnoticed", RepeatedPageError)
     yield Cell("token unordered", timing.tokens_expired_in_changes, _TAKEN_UP, "stopped")

@@ -83,7 +83,8 @@ def _unconnected(patch: pytest.MonkeyPatch) -> None:
         begin = self._window(place)[0]
         taken = right(self, AtIndex(rows=place.rows), page)
         assert isinstance(taken.place, AtIndex)
-        return replace(taken, place=replace_place(taken.place, seen=begin + page.rows))
+        held = {"rows": place.rows, "beyond": False, "ending": 0}
+        return replace(taken, place=replace_place(taken.place, seen=begin + page.rows, **held))
 
     patch.setattr(Overlapping, "turn", turn)
 

@@ -127,6 +127,13 @@ def repeated_token(stage: Stage) -> Iterator[Run]:
     yield BACKFILL
 
 
+def repeating_tokens(stage: Stage) -> Iterator[Run]:
+    """from the third page on each answer leads to its own page again"""
+    stage.filled()
+    stage.api.fault(3, "repeat_token", times=290)
+    yield BACKFILL
+
+
 def repeated_page(stage: Stage) -> Iterator[Run]:
     """the page before comes again, whole"""
     stage.filled()

@@ -39,6 +39,7 @@ from airflow_extract_provider.extract.errors import (
     UnorderedStreamError,
     WrongAnswerError,
 )
+from airflow_extract_provider.extract.pipeline import Runner
 from airflow_extract_provider.extract.store.connection import Connect, connecting
 from airflow_extract_provider.testing.postgres import PostgresServer
 from tests.hazards.kinds import KINDS
@@ -200,6 +201,8 @@ class History(RuleBasedStateMachine):
         """All is quiet: one run of each walk, and the copy is the API."""
         world = self.played
         world.settle()
+        # Nobody's retry: it would go on with a start over that somebody else had asked for before.
+        world.runner = Runner()
         again = world.untouched or not world.object.incremental
         if not self.ended("backfill", reset=again):
             return

@@ -24,7 +24,7 @@ __all__ = ["ApiClient"]
 _log = logging.getLogger(__name__)
 
 _REFUSALS = frozenset({400, 404, 410, 422})
-_TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TRY_AGAIN = frozenset({408, 425, 429, *range(500, 600)} - {501, 505})
 _MAX_SKEW = timedelta(minutes=5)
 _LONGEST_WAIT = 60.0
 _JSON = "application/json"
@@ -50,7 +50,8 @@ class ApiClient:
     ) -> None:
         self._session = session
         self._base_url = base_url.rstrip("/")
-        self._headers = {"Accept": _JSON, **source.headers}
+        # A page out of a cache is an older look than it seems: what has changed since would be missed.
+        self._headers = {"Accept": _JSON, "Cache-Control": "no-cache", **source.headers}
         self._secrets = tuple(secret for secret in secrets if secret)
         self._timeout = timeout
         self._tries = tries
@@ -59,8 +60,9 @@ class ApiClient:
     def fetch(self, object: ApiObject, request: Request) -> Reply:
         """The page that answers a request, or the API's refusal of it (400, 404, 410, 422).
 
-        A request with a `key` gives a page of that one record. No answer, 408, 425, 429 and 5xx are tried again with
-        growing pauses, `Retry-After` obeyed up to a minute; a POST too, since it only searches.
+        A request with a `key` gives a page of that one record. No answer, 408, 425, 429, 5xx but 501 and 505, and a 403
+        that tells of a rate limit are tried again with growing pauses, `Retry-After` obeyed up to a minute; a POST too,
+        since it only searches.
 
         Raises ApiUnavailableError: the tries are used up.
         Raises LoginError: 401 or 403.
@@ -78,7 +80,8 @@ class ApiClient:
         began_at = _began_at(response, sent, took)
         body = response.content
         page = cut(object, body, began_at) if request.key is None else cut_one(object, body, began_at, request.key)
-        return replace(page, headers={name.lower(): value for name, value in response.headers.items()})
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return replace(page, headers=headers, path=urlsplit(asked.url).path)
 
     def _asked(self, object: ApiObject, request: Request) -> _Asked:
         headers = CaseInsensitiveDict({**({} if request.body is None else {"Content-Type": _JSON}), **self._headers})
@@ -158,7 +161,7 @@ class ApiClient:
                 f"the request cannot be sent, or its answer not be read ({type(exc).__name__}).",
                 todo="Check the connection's host and headers.",
             ) from None
-        if response.status_code in _TRY_AGAIN:
+        if response.status_code in _TRY_AGAIN or _is_limited(response):
             raise _Unanswered(f"status {response.status_code}", asked, _retry_after(response))
         return response
 
@@ -257,6 +260,12 @@ def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
     return url.scheme, url.hostname, url.port or _PORTS.get(url.scheme)
 
 
+def _is_limited(response: requests.Response) -> bool:
+    """Whether a 403 is the answer to too many requests, as GitHub sends it ("Rate limits for the REST API")."""
+    headers = response.headers
+    return response.status_code == 403 and ("Retry-After" in headers or headers.get("X-RateLimit-Remaining") == "0")
+
+
 def _retry_after(response: requests.Response) -> float | None:
     """The pause that `Retry-After` asks for, in seconds, at most a minute (RFC 9110, section 10.2.3); None: none."""
     text = response.headers.get("Retry-After", "").strip()
@@ -288,10 +297,12 @@ def _began_at(response: requests.Response, sent: datetime, took: timedelta) -> d
     """An instant certainly before the API looked the records up, on its own clock if it tells it by `Date`.
 
     `Date` is when the answer was made, in whole seconds (RFC 9110, section 6.6.1): the look-up began no more than the
-    request's duration earlier. Without it, our clock less the most that two clocks are taken to differ.
+    request's duration earlier. Without it, or without its zone, our clock less the most that two clocks are taken to
+    differ. One that is further ahead of our clock than that is not believed: what changes until then would be missed,
+    and an instant that is too early costs only pages read again.
     """
     try:
         date = parsedate_to_datetime(response.headers["Date"])
     except (KeyError, ValueError, TypeError):
         return sent - _MAX_SKEW
-    return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)) - took
+    return min(date, sent + _MAX_SKEW) - took if date.tzinfo else sent - _MAX_SKEW

@@ -124,11 +124,12 @@ def _wrong(object: ApiObject, what: str, todo: str) -> SourceError:
 
 @dataclass(frozen=True, slots=True)
 class _Instant:
-    """An instant in a template: written as the API writes it, or by a filter."""
+    """An instant in a template: written as the API writes it, or by a filter; an ``upper`` bound never earlier."""
 
     at: datetime
     text: str
     zone: str | None
+    upper: bool = False
 
     def __str__(self) -> str:
         return self.text
@@ -147,8 +148,9 @@ def _known(object: ApiObject, values: Mapping[str, Any]) -> dict[str, Any]:
     known = {**dict.fromkeys(_NAMES), **values}
     for name, value in known.items():
         if isinstance(value, datetime):
-            text = written(value, format or stamps.format, stamps.zone, precision)
-            known[name] = _Instant(value, text, stamps.zone)
+            upper = name == "until"
+            text = written(value, format or stamps.format, stamps.zone, precision, upper=upper)
+            known[name] = _Instant(value, text, stamps.zone, upper)
     after = known["after"]
     version = _version(object, getattr(after, "version", None))
     known["after"] = SimpleNamespace(version=version, key=getattr(after, "key", None))
@@ -213,7 +215,7 @@ def _json(value: Any) -> _Json:
 
 
 def _unix(format: str) -> Callable[[_Instant], int]:
-    return lambda value: int(written(_at(value), format, None, _MICROSECOND))
+    return lambda value: int(written(_at(value), format, None, _MICROSECOND, upper=value.upper))
 
 
 def _iso(value: _Instant) -> str:
@@ -221,7 +223,7 @@ def _iso(value: _Instant) -> str:
 
 
 def _format(value: _Instant, pattern: str) -> str:
-    return written(_at(value), pattern, value.zone, _MICROSECOND)
+    return written(_at(value), pattern, value.zone, _MICROSECOND, upper=value.upper)
 
 
 def _at(value: Any) -> datetime:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 from msgspec.structs import replace
 
 from airflow_extract_provider.extract.api.templates import by_key_request
 from airflow_extract_provider.extract.cursor import Position, Whole
-from airflow_extract_provider.extract.errors import RequestRefusedError, SourceError, WrongAnswerError
-from airflow_extract_provider.extract.page import Refused, Reply
+from airflow_extract_provider.extract.errors import (
+    ExtractError,
+    RequestRefusedError,
+    SourceError,
+    StopAndLook,
+    WrongAnswerError,
+)
+from airflow_extract_provider.extract.page import Refused, Reply, Request
 from airflow_extract_provider.extract.source import ApiObject
 from airflow_extract_provider.extract.walks.step import Answer, Due, DueKey, Step, Walk
 
 __all__ = ["by_key", "noted"]
 
 _AT_ONCE = 100
+_TIMES = 3
+_OWN = (StopAndLook, RequestRefusedError, SourceError)
+"""Errors that the record of one key may be to blame for."""
 _GONE = (404, 410)
 
 
@@ -33,24 +43,93 @@ def by_key(object: ApiObject, position: Position) -> Walk:
     """Read the keys that are due until none is left: those noted before this walk began, and those noted meanwhile.
 
     A record that is there settles its note, and so does the API's word that it is gone (404, 410). What cannot be
-    decided stays noted for the next time. Raises WrongAnswerError: the API sent another record.
+    decided stays noted for the next time. A key that cannot be read keeps no other one waiting: it stays noted too, and
+    its error is raised when all others have been read, or when a hundred in a row could not be.
     """
-    waiting: list[DueKey] = []
-    before: frozenset[DueKey] = frozenset()
-    step = Step((), position, Due(_AT_ONCE))
+    drain = _Drain(object)
+    step = Step((), position, drain.due)
     while True:
-        reply = yield step
         told = Step((), position, None)
-        if isinstance(reply, Answer):
-            waiting = [item for item in reply.due if item not in before]
-            before = frozenset(reply.due)
-            if not waiting:
-                break
-        else:
-            position, told = _told(waiting.pop(0), reply, replace(position, complete=False))
-        then = by_key_request(object, waiting[0].key, position.pages + 1) if waiting else Due(_AT_ONCE)
-        step = dataclasses.replace(told, then=then)
+        try:
+            reply = yield step
+            if isinstance(reply, Answer):
+                if not drain.take(reply):
+                    break
+            else:
+                position, told = _told(drain.reading, reply, replace(position, complete=False))
+                drain.fine()
+        except ExtractError as exc:
+            drain.fail(exc)
+            position = replace(position, pages=position.pages + 1, complete=False)
+            told = Step((), position, None)
+        step = dataclasses.replace(told, then=drain.then(position.pages + 1))
+    drain.check()
     yield Step((), replace(position, complete=True), None)
+
+
+class _Drain:
+    """The keys that wait to be read. Those that cannot be read, or decided, stay noted, and are passed over."""
+
+    def __init__(self, object: ApiObject) -> None:
+        self._object = object
+        self._waiting: list[DueKey] = []
+        self._asked: Counter[str] = Counter()
+        self._left: set[str] = set()
+        self._failed: dict[str, ExtractError] = {}
+        self._in_a_row = 0
+
+    @property
+    def due(self) -> Due:
+        """What to ask of the store: those that are left out stand before the others."""
+        return Due(_AT_ONCE + len(self._left))
+
+    @property
+    def reading(self) -> DueKey:
+        """The key that was asked for last."""
+        return self._waiting[0]
+
+    def take(self, answer: Answer) -> bool:
+        """Go on with what is due; return whether there is anything."""
+        # Asked for and noted still: noted anew meanwhile, or not to be decided. It is not asked for without end.
+        again = {item.key: self._asked[item.key] for item in answer.due if item.key in self._asked}
+        self._left |= {key for key, times in again.items() if times >= _TIMES}
+        self._asked = Counter(again)
+        self._waiting = [item for item in answer.due if item.key not in self._left]
+        return bool(self._waiting)
+
+    def then(self, page: int) -> Request | Due:
+        """What to ask next."""
+        while self._waiting:
+            try:
+                found = by_key_request(self._object, self.reading.key, page)
+            except SourceError as exc:
+                self.fail(exc)
+                continue
+            self._asked[self.reading.key] += 1
+            return found
+        return self.due
+
+    def fine(self) -> None:
+        """The key was read."""
+        self._waiting.pop(0)
+        self._in_a_row = 0
+
+    def fail(self, exc: ExtractError) -> None:
+        """The key cannot be read. Raises the error where that is no matter of this key alone."""
+        self._in_a_row += 1
+        if not self._waiting or not isinstance(exc, _OWN) or self._in_a_row > _AT_ONCE:
+            raise exc
+        key = self._waiting.pop(0).key
+        self._failed[key] = exc
+        self._left.add(key)
+
+    def check(self) -> None:
+        """Raise the first key's error, if there is one: all others have been read."""
+        if self._failed:
+            first, *more = self._failed
+            exc = self._failed[first]
+            others = f" ({len(more):,} more cannot be read, such as {', '.join(more[:3])}.)" if more else ""
+            raise type(exc)(exc.what + others, todo=exc.todo, page=exc.page, key=first)
 
 
 def _told(item: DueKey, reply: Reply, position: Position) -> tuple[Position, Step]:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from airflow_extract_provider.extract.api.paginators import paginator
 from airflow_extract_provider.extract.cursor import Pass, Position
 from airflow_extract_provider.extract.errors import BackfillFirstError, SourceError
+from airflow_extract_provider.extract.instants import shown_from
 from airflow_extract_provider.extract.source import ApiObject
 from airflow_extract_provider.extract.walks.backfill import beginning
 from airflow_extract_provider.extract.walks.lap import lap, settled
@@ -46,8 +47,7 @@ def incremental(object: ApiObject, position: Position) -> Walk:
     if position.complete:
         position = _new_lap(object, position)
     newest_first = object.since is None and object.pages.by != "position"
-    # The API may show whole seconds only: down to the second's beginning, all of it.
-    below = position.since.replace(microsecond=0) if newest_first and position.since else None
+    below = shown_from(position.since, object.timestamps) if newest_first and position.since else None
     read = yield from lap(object, position, below)
     ended = replace(read.position, complete=True, closed=settled(read.position, object.late))
     yield Step(read.records, ended, None, bad=read.bad)

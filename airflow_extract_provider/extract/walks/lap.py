@@ -16,10 +16,12 @@ from msgspec.structs import replace
 from airflow_extract_provider.extract.api.paginators import Paginator, Turn, checked_place, paginator
 from airflow_extract_provider.extract.api.paginators.turn import total, with_keys
 from airflow_extract_provider.extract.api.templates import request
-from airflow_extract_provider.extract.cursor import Pass, Position
+from airflow_extract_provider.extract.cursor import AfterKey, AfterToken, AtIndex, AtInstant, InWindow, Pass, Position
 from airflow_extract_provider.extract.errors import (
+    AnchorLostError,
     ExtractError,
     MovingListError,
+    RepeatedPageError,
     ShortOfTotalError,
     TokenExpiredError,
 )
@@ -34,6 +36,7 @@ __all__ = ["Lap", "Read", "lap", "settled"]
 _PASSES = 20
 _SHORT = 3
 _RESTARTS = 3
+_USED_UP = (AnchorLostError, MovingListError, ShortOfTotalError)
 _FAR = datetime(9000, 1, 1, tzinfo=timezone.utc)
 
 
@@ -66,7 +69,8 @@ def lap(object: ApiObject, position: Position, below: datetime | None = None) ->
         position = read.position
         try:
             if isinstance(reply, Refused):
-                read = Read(_refused(object, pages, position, reply))
+                moved = replace(position, place=pages.refused(position.place, reply), pages=position.pages + 1)
+                read = Read(moved)
             else:
                 turn = pages.turn(position.place, reply)
                 moved = _after(object, position, turn, reply)
@@ -75,8 +79,33 @@ def lap(object: ApiObject, position: Position, below: datetime | None = None) ->
                     again = _again(object, pages, moved)
                     read, done = Read(again or moved, read.records, read.bad), again is None
         except ExtractError as exc:
-            raise exc.at(page=position.pages + 1, position=position.as_json()) from None
+            taken_up = _taken_up(object, pages, position, exc)
+            if taken_up is None:
+                anew = _anew(pages, read.position, exc)
+                if anew is not None:
+                    # The tries are used up: without this the next run would stop at once, and each one after it.
+                    records, bad = (read.records, read.bad) if read.position is not position else ((), ())
+                    yield Step(records, anew, _request(object, pages, anew), bad=bad)
+                raise exc.at(page=position.pages + 1, position=position.as_json()) from None
+            read = Read(taken_up)
     return read
+
+
+def _anew(pages: Paginator, position: Position, exc: ExtractError) -> Position | None:
+    """Where the next run begins after an error that came of too many tries: with all of them again, at the same place,
+    the instant or window that is being read, or at the beginning of the list. None: where it stands."""
+    place = position.place
+    if isinstance(exc, RepeatedPageError) and isinstance(place, AtIndex | AfterKey):
+        return replace(position, place=replace(place, beyond=False, ending=0, idle=0))
+    if not isinstance(exc, _USED_UP) and (pages.sure or not isinstance(exc, RepeatedPageError)):
+        return None
+    if isinstance(place, AtInstant):
+        place = AtInstant(place.anchor, largest=place.largest, met=place.met)
+    elif isinstance(place, InWindow):
+        place = InWindow(place.start, place.until, place.later)
+    else:
+        place = pages.start(position.since, position.largest)
+    return replace(position, place=place, order=None, lap=Pass(), taken_up=None, restarts=0)
 
 
 def _request(object: ApiObject, pages: Paginator, position: Position) -> Request:
@@ -97,30 +126,34 @@ def _request(object: ApiObject, pages: Paginator, position: Position) -> Request
         if since.send and base is not None:
             send[since.send] = written(values["since"], *form)
         if since.until and asked.until is not None:
-            send[since.until] = written(asked.until, *form)
+            send[since.until] = written(asked.until, *form, upper=True)
     return request(object, values, send, number, asked.link)
 
 
-def _refused(object: ApiObject, pages: Paginator, position: Position, reply: Refused) -> Position:
-    """Where to ask instead. An expired token is no loss where an instant says from when on to read again."""
-    try:
-        return replace(position, place=pages.refused(position.place, reply), pages=position.pages + 1)
-    except TokenExpiredError:
-        anchor = _anchor(object, position)
-        if anchor is None:
-            raise
-        before = position.taken_up or position.since
-        moved = before is None or anchor > before
-        if not moved and position.restarts >= _RESTARTS:
-            raise
-        return replace(
-            position,
-            place=pages.start(anchor, position.largest),
-            pages=position.pages + 1,
-            taken_up=anchor,
-            order=None,
-            restarts=0 if moved else position.restarts + 1,
-        )
+def _taken_up(object: ApiObject, pages: Paginator, position: Position, exc: ExtractError) -> Position | None:
+    """Where to go on though a page token has expired, or leads to pages that were read: at an instant before which
+    everything has been read. None: there is none, or that has not brought the walk on often enough."""
+    if isinstance(exc, RepeatedPageError) and not pages.sure and position.restarts < _RESTARTS:
+        # Where pages move, one may come again since a page of others came before it: another pass will tell.
+        anew = replace(position, place=pages.start(position.since, position.largest), order=None, lap=Pass())
+        return replace(anew, pages=position.pages + 1, taken_up=None, restarts=position.restarts + 1)
+    if not isinstance(position.place, AfterToken) or not isinstance(exc, TokenExpiredError | RepeatedPageError):
+        return None
+    anchor = _anchor(object, position)
+    if anchor is None:
+        return None
+    before = position.taken_up or position.since
+    moved = before is None or anchor > before
+    if not moved and position.restarts >= _RESTARTS:
+        return None
+    return replace(
+        position,
+        place=pages.start(anchor, position.largest),
+        pages=position.pages + 1,
+        taken_up=anchor,
+        order=None,
+        restarts=0 if moved else position.restarts + 1,
+    )
 
 
 def _anchor(object: ApiObject, position: Position) -> datetime | None:
@@ -147,7 +180,7 @@ def _after(object: ApiObject, position: Position, turn: Turn, page: Page) -> Pos
         records=position.records + len(turn.fresh),
         # The first page's instant, for the whole lap: whatever changes after it is for the walks that come later.
         began_at=position.began_at or page.began_at,
-        order=checked_order(object, position.order if known else None, turn.fresh, turn.records) or position.order,
+        order=_order(object, position.order if known else None, position.order, turn),
         ordered_by=ordered_by(object),
         lap=replace(
             one,
@@ -159,6 +192,16 @@ def _after(object: ApiObject, position: Position, turn: Turn, page: Page) -> Pos
         largest=max(position.largest, getattr(turn.place, "largest", 0)),
         nulls=position.nulls + _nulls(object, turn.fresh),
     )
+
+
+def _order(object: ApiObject, known: str | None, before: str | None, turn: Turn) -> str | None:
+    """The value of the order that the next page is checked against."""
+    read = turn.fresh if turn.overlap is None else (turn.overlap, *turn.fresh)
+    found = checked_order(object, known, read, turn.records)
+    if found is None and turn.again:
+        # It begins before the place, and holds nothing new: what comes next comes after its own records.
+        found = checked_order(object, None, turn.records[-1:], turn.records)
+    return found or before
 
 
 def _filtered(position: Position) -> bool:

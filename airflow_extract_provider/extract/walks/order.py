@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 
+import msgspec
+
 from airflow_extract_provider.extract.errors import UnorderedStreamError
-from airflow_extract_provider.extract.page import OrderValue, Record
+from airflow_extract_provider.extract.page import FieldPath, OrderValue, Record
 from airflow_extract_provider.extract.source import ApiObject
 
 __all__ = ["checked_order", "order_value", "ordered_by"]
@@ -32,7 +35,7 @@ def checked_order(
         value = record.order
         if value is None:
             continue
-        tied = object.order.then and value == last and last_key is not None and _key_falls(last_key, record.key)
+        tied = value == last and last_key is not None and _key_falls(object.order.then, last_key, record)
         if tied or (last is not None and _misplaced(last, value, object.order.falling)):
             raise UnorderedStreamError(
                 f"the API promises records by {'falling' if object.order.falling else 'rising'} "
@@ -42,11 +45,14 @@ def checked_order(
                 key=record.key,
             )
         last, last_key = value, record.key
-    return None if last is None else str(last)
+    return None if last is None else json.dumps(last, ensure_ascii=False) if isinstance(last, str) else str(last)
 
 
 def order_value(text: str) -> OrderValue:
-    """The value that :func:`checked_order` wrote."""
+    """The value that :func:`checked_order` wrote: a text in quotes, since it may look like a number or an instant."""
+    if text.startswith('"'):
+        found: str = json.loads(text)
+        return found
     try:
         return Decimal(text)
     except InvalidOperation:
@@ -71,13 +77,26 @@ def _misplaced(last: OrderValue, value: OrderValue, falling: bool) -> bool:
     return _text_falls(str(value), str(last)) if falling else _text_falls(str(last), str(value))
 
 
-def _key_falls(before: str, after: str) -> bool:
-    """Whether a key comes before the one it follows: whole numbers by value."""
-    if before.lstrip("-").isdigit() and after.lstrip("-").isdigit():
-        return int(after) < int(before)
-    return _text_falls(before, after)
+def _key_falls(then: tuple[FieldPath, ...], before: str, record: Record) -> bool:
+    """Whether a record's key, where it settles ties, comes before the one it follows: numbers by value."""
+    if not then:
+        return False
+    if _are_digits(before, record.key) and int(record.key) < int(before):
+        value = msgspec.json.decode(record.raw)
+        for name in then[0]:
+            value = value[name]
+        if not isinstance(value, str):
+            return True
+    return _text_falls(before, record.key)
 
 
 def _text_falls(before: str, after: str) -> bool:
-    """Databases order texts in many ways: only what is wrong in each of the common ones is wrong."""
+    """Databases order texts in many ways, those of digits by value among them: only what is wrong in each of the common
+    ones is wrong."""
+    if _are_digits(before, after) and int(after) >= int(before):
+        return False
     return after < before and after.casefold() < before.casefold()
+
+
+def _are_digits(*texts: str) -> bool:
+    return all(text.lstrip("-").isdecimal() for text in texts)

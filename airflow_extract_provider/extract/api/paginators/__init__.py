@@ -16,7 +16,7 @@ from airflow_extract_provider.extract.api.paginators.by_record import AfterRecor
 from airflow_extract_provider.extract.api.paginators.by_token import Token
 from airflow_extract_provider.extract.api.paginators.turn import Ask, Paginator, Turn, ask, request_refused
 from airflow_extract_provider.extract.cursor import Place, Position, Whole
-from airflow_extract_provider.extract.errors import PositionMismatchError
+from airflow_extract_provider.extract.errors import PositionMismatchError, WrongAnswerError
 from airflow_extract_provider.extract.page import Page, Refused
 from airflow_extract_provider.extract.paging import (
     KeyPages,
@@ -91,6 +91,12 @@ class Single:
         return ask("token", None, None, self.pages.size)
 
     def turn(self, place: Place, page: Page) -> Turn:
+        size = self.pages.size
+        if size is not None and page.rows >= size.max:
+            raise WrongAnswerError(
+                f"the one page is full ({page.rows:,} records where {size.max:,} were asked for): there may be more.",
+                todo="Raise pages.size.max; or declare how the API is paged.",
+            )
         return Turn(page.records, page.records, place, complete=True)
 
     def refused(self, place: Place, refusal: Refused) -> Place:

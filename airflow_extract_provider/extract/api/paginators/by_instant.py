@@ -8,14 +8,23 @@ from datetime import datetime, timezone
 from msgspec.structs import replace
 
 from airflow_extract_provider.extract.api.paginators.by_token import told_next
-from airflow_extract_provider.extract.api.paginators.turn import Ask, Turn, ask, more, request_refused, total, with_keys
+from airflow_extract_provider.extract.api.paginators.turn import (
+    Ask,
+    Turn,
+    ask,
+    more,
+    onward,
+    request_refused,
+    total,
+    with_keys,
+)
 from airflow_extract_provider.extract.cursor import AtInstant, InWindow, Place
 from airflow_extract_provider.extract.errors import (
     MovingListError,
     RepeatedPageError,
     TiedPageError,
 )
-from airflow_extract_provider.extract.instants import floored
+from airflow_extract_provider.extract.instants import floored, shown_from
 from airflow_extract_provider.extract.page import Page, Refused
 from airflow_extract_provider.extract.paging import (
     LinkHeaderPages,
@@ -77,15 +86,20 @@ class FromInstant:
         following = self._following(place, page, reached)
         if last is not None and (anchor is None or last > anchor):
             spread = max(place.largest, page.rows) if min(reached) < last else place.largest
-            beyond = AtInstant(last, before=self._reached(page, last), largest=spread)
+            met = self._met(page, last)
+            beyond = AtInstant(last, before=with_keys(0, met), largest=spread, met=met)
             if place.inside is not None:
+                if anchor is not None and min(reached) > anchor:
+                    # It does not connect to the pages before it, which may have moved: what lies between is asked for.
+                    beyond = AtInstant(anchor + unit, largest=spread)
                 beyond = self._agreed(place, page, beyond)
             done = following is None and place.inside is None
             return self._told(place, page, beyond, complete=done)
         if following is not None:
             return self._told(place, page, self._inside(place, page, following))
-        if place.inside is None and not page.rows and place.before:
-            # Records of this instant have been seen, and are gone: or the answer is a mistake. It must come twice.
+        if place.inside is None and not page.rows and (place.before or more(page, getattr(self.pages, "more", None))):
+            # Records of this instant have been seen, and are gone, or there are said to be more: or the answer is a
+            # mistake. It must come twice.
             return self._told(place, page, self._again(place, 0))
         if place.inside is None:
             return self._told(place, page, place, complete=True)
@@ -94,16 +108,17 @@ class FromInstant:
 
     def _check_asked(self, anchor: datetime, oldest: datetime) -> None:
         """Raises RepeatedPageError: a page without anything new holds what was not asked for."""
-        if oldest < self._asked(anchor):
+        # Records may show less of an instant than the filter compares.
+        if oldest < shown_from(self._asked(anchor), self.object.timestamps):
             raise RepeatedPageError(
                 "asked for the records from an instant on, the API sent a page of older ones only.",
                 todo="Most often the API ignores the filter: check since.send and since.format.",
             )
 
-    def _reached(self, page: Page, last: datetime) -> int:
-        """The digest of the keys that a page holds of the instant that it reaches: some of them at least."""
+    def _met(self, page: Page, last: datetime) -> tuple[str, ...]:
+        """The keys that a page holds of the instant that it reaches: some of them at least."""
         unit = _since(self.object).precision
-        return with_keys(0, (one.key for one in page.records if one.since and floored(one.since, unit) == last))
+        return tuple(one.key for one in page.records if one.since and floored(one.since, unit) == last)
 
     def _asked(self, anchor: datetime) -> datetime:
         """The earliest that the API may answer with: a filter with `>` is asked from one unit earlier."""
@@ -118,12 +133,17 @@ class FromInstant:
         return self._again(place, place.before)
 
     def _told(self, place: AtInstant, page: Page, moved: AtInstant, *, complete: bool = False) -> Turn:
-        """The records are all given; new are those beyond the anchor, which were not on the page before."""
+        """The records are all given; new are those beyond the anchor, and of its own, in the first round over them,
+        those that were not on the page that reached it."""
         anchor, unit = place.anchor, _since(self.object).precision
-        if anchor is None or (place.inside is not None and not place.rounds):
-            fresh = page.records
-        else:
-            fresh = tuple(one for one in page.records if one.since is None or floored(one.since, unit) > anchor)
+        fresh = page.records
+        if anchor is not None:
+            met, first = {*place.met}, not place.rounds
+            fresh = tuple(
+                one
+                for one in page.records
+                if one.since is None or floored(one.since, unit) > anchor or (first and one.key not in met)
+            )
         return Turn(page.records, fresh, moved, complete=complete, again=True)
 
     def _following(self, place: AtInstant, page: Page, reached: list[datetime]) -> str | None:
@@ -149,13 +169,31 @@ class FromInstant:
         if beyond:
             return "beyond"
         count = total(page, self.object.total)
-        # A larger page was seen: this one is the last. What the config says of the size proves nothing, servers cap it.
-        if told is None and (page.rows < max(place.largest, 2) or (count is not None and count <= page.rows)):
+        # A larger page was seen: this one is the last. What the config says of the size counts only as long as none
+        # was, servers cap it.
+        size = self.pages.size.max if self.pages.size else 2
+        if told is None and (page.rows < (place.largest or size) or (count is not None and count <= page.rows)):
             return None
         raise _tied(place.anchor, count, page.rows, self.object)
 
     def _inside(self, place: AtInstant, page: Page, following: str) -> AtInstant:
-        return replace(place, inside=following, running=self._running(place, page))
+        """Behind a page among the records of the instant. One that leads to itself, or has come before in this round,
+        may have moved along: the instant is begun again."""
+        try:
+            if following == place.inside:
+                raise RepeatedPageError(
+                    "the answer leads to its own page again; going on would circle for ever.",
+                    todo="Most often the API ignores what asks for the page: check its spelling; else report it.",
+                )
+            watch = place.pages
+            if page.records:
+                seen = "\0".join(f"{record.key}\0{record.version}" for record in page.records)
+                watch = onward(watch, seen, "a page that it had given before, under another number or token")
+        except RepeatedPageError:
+            if place.rounds >= _ROUNDS:
+                raise
+            return self._again(place, None)
+        return replace(place, inside=following, running=self._running(place, page), pages=watch)
 
     def _running(self, place: AtInstant, page: Page) -> int:
         """The digest of the keys of this round, one page on; not of those beyond the anchor's instant."""
@@ -181,7 +219,7 @@ class FromInstant:
                 f"in {_ROUNDS} rounds over the records of {_text(place.anchor)} no two found the same.",
                 todo="Run again when less is written at the API; or declare a page size, by which pages can overlap.",
             )
-        return AtInstant(place.anchor, before=before, rounds=place.rounds + 1, largest=place.largest)
+        return AtInstant(place.anchor, before=before, rounds=place.rounds + 1, largest=place.largest, met=place.met)
 
 
 def _at_instant(place: Place) -> AtInstant:
@@ -237,9 +275,7 @@ class Windowed:
         assert count is not None and self.pages.cap is not None  # noqa: PT018 - as the config was checked
         if place.until is None:
             # The first look only tells the API's clock: a window that reaches into the future never comes to rest.
-            unit = _since(self.object).precision
-            end = max(floored(page.began_at, unit), self._begin(place)) + unit
-            return Turn(page.records, (), replace(place, until=end), again=True)
+            return Turn(page.records, (), self._first(place, page.began_at), again=True)
         if place.token is None and count > self.pages.cap:
             return Turn(page.records, (), self._halved(place, count), again=True)
         if place.total is not None and count != place.total:
@@ -259,6 +295,17 @@ class Windowed:
         if place.token is None:
             raise request_refused(refusal)
         return self._try_again(place)
+
+    def _first(self, place: InWindow, now: datetime) -> InWindow:
+        """The first window, up to where nothing new is shown any more, and behind it the one that may still change.
+
+        In that one, a record that leaves and one that comes late could make up for each other in the API's count; the
+        next lap reads it again.
+        """
+        unit, begin = _since(self.object).precision, self._begin(place)
+        end = max(floored(now, unit), begin) + unit
+        rest = floored(now - self.object.late, unit)
+        return replace(place, until=rest, later=(end,)) if begin < rest < end else replace(place, until=end)
 
     def _begin(self, place: InWindow) -> datetime:
         since = _since(self.object)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import replace as replace_turn
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -31,7 +32,8 @@ _Rows: TypeAlias = tuple[tuple[str, str], ...]
 """Keys, each with the value of the order at which the record stands."""
 _SPACING = (64, 32, 16, 8, 4, 2, 1, 0)
 _RESTARTS = 3
-_IDLE = 4
+_IDLE = 12
+_DRIFTED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,13 @@ class Overlapping:
     """Pages by an offset, or by number with a page size to choose: each overlaps the one before by a record.
 
     The overlap is the proof that nothing has moved in between. When it is gone, records before it have gone or come:
-    the walk steps back until it finds a record it knows. A page with a number begins only at multiples of its size, so
-    the size is chosen anew for each page: the one that reaches furthest and still holds the record before. Where every
-    size divides the place no page does (sizes of 2 and 3, behind six records): then what lies on both sides is looked
-    at in turn, and counts if neither side has moved.
+    the walk steps back until it finds a record it knows, and goes on from there. A page with a number begins only at
+    multiples of its size, so the size is chosen anew for each page: the one that reaches furthest and still holds the
+    record before. Where every size has a border there (sizes of 2 and 3, behind six records) the page behind is taken
+    without proof, and another pass must agree.
+
+    Servers send as few records as they like, so that a short page is no end. Without their word the end is shown by
+    three pages: one that ends with the last record, one behind it that is empty, and the first one again, unmoved.
     """
 
     object: ApiObject
@@ -70,39 +75,118 @@ class Overlapping:
 
     def turn(self, place: Place, page: Page) -> Turn:
         place = _at_index(place)
-        rows = _rows_of(page)
-        if self._apart(place):
-            return self._across(place, page, rows)
-        known = {row: number for number, row in enumerate(place.known)}
-        seen = max((at for at, row in enumerate(rows) if row in known), default=-1)
-        begin, asked = self._window(place)
-        if seen < 0 and begin > 0 and page.rows:
-            if page.rows < asked and isinstance(self.pages, PageNumberPages):
-                # A smaller page than asked for begins elsewhere: the server caps the size. Ask again with this one.
-                return Turn((), (), replace(place, rows=max(page.rows, 2)))
-            return Turn((), (), _torn(place) if place.tied and place.idle % 2 == 1 else self._back(place))
-        if not page.rows and place.known and place.idle % 2 == 0:
-            # What was read is not there any more, as far as the API tells: it has become shorter.
-            return Turn((), (), self._back(place)) if begin > 0 else Turn((), (), place, complete=True)
-        restart = bool(place.known) and seen < 0 and place.idle % 2 == 0
-        new = {key for key, mark in rows[seen + 1 :] if restart or mark != place.tie or key not in place.tied}
-        told = more(page, self.pages.more)
-        if place.tied and told and not new and seen >= 0:
-            return Turn((), (), _torn(place))
-        # Nothing is missed behind a known record; without the last one, some may come again that were read already.
-        lost = seen >= 0 and known[rows[seen]] < len(place.known) - 1
-        moved = AtIndex(
-            seen=self._seen(place, page, begin, asked, len(rows) - 1 - seen - len(place.tied)),
-            restarts=place.restarts + restart,
-            rows=self._learned(place, page, asked, told),
-            torn=place.torn,
-        )
-        moved = self._behind(moved, () if restart else place.known, rows, seen)
-        complete, idle = self._ended(place, page, bool(new) or restart, told)
-        fresh = tuple(record for record in page.records if record.key in new)
-        return Turn(page.records, fresh, replace(moved, idle=idle), complete=complete, again=restart or lost)
+        found = self._found(place, page)
+        if not found.rows and place.known:
+            return self._empty(place, found, more(page, self.pages.more))
+        if found.seen >= 0 or found.begin == 0 or (place.beyond and self._apart(place)):
+            return self._taken(place, page, found)
+        if place.beyond:
+            return Turn((), (), self._more_behind(place, found))
+        if page.rows < found.asked and isinstance(self.pages, PageNumberPages):
+            # A smaller page than asked for begins elsewhere: the server caps the size. Ask again with this one.
+            return Turn((), (), replace(place, rows=max(page.rows, 2)))
+        return Turn((), (), self._back(place))
 
-    def _behind(self, place: AtIndex, before: _Rows, rows: _Rows, seen: int) -> AtIndex:
+    def refused(self, place: Place, refusal: Refused) -> Place:
+        place = _at_index(place)
+        if self._window(place)[0] == 0:
+            raise request_refused(refusal)
+        # Some APIs refuse a page beyond the end.
+        return self._nothing_behind(place) if place.beyond else self._back(place)
+
+    def _found(self, place: AtIndex, page: Page) -> _Found:
+        rows = _rows_of(page)
+        known = {row: number for number, row in enumerate(place.known)}
+        on_page = [at for at, row in enumerate(rows) if row in known]
+        # The very last record, or else the last one on the page that is known.
+        last = [at for at in on_page if known[rows[at]] == len(known) - 1]
+        seen = (last or on_page or [-1])[-1]
+        begin, asked = self._window(place)
+        return _Found(rows, seen, known[rows[seen]] if seen >= 0 else -1, begin, asked)
+
+    def _empty(self, place: AtIndex, found: _Found, told: bool | None) -> Turn:
+        """A page without records, where there were some. Behind the last one that may be the end; else the list has
+        become shorter, or the answer is a mistake."""
+        if place.beyond:
+            return Turn((), (), replace(self._nothing_behind(place), ending=2 if place.ending and not told else 0))
+        return Turn((), (), self._back(place)) if found.begin > 0 else Turn((), (), place, complete=True)
+
+    def _more_behind(self, place: AtIndex, found: _Found) -> AtIndex:
+        """Records behind the place, none of them known: there is more, or those that are tied have moved there."""
+        if all(mark == place.tie and key in place.tied for key, mark in found.rows):
+            moved = replace(place, seen=found.begin + len(found.rows))
+        else:
+            # With those that are read again since they are tied they do not fit a page.
+            moved = _torn(place) if place.tied else place
+        return replace(moved, beyond=False, ending=0, idle=self._idle(place))
+
+    def _nothing_behind(self, place: AtIndex) -> AtIndex:
+        return replace(place, beyond=False, ending=2 if place.ending else 0, idle=self._idle(place))
+
+    def _taken(self, place: AtIndex, page: Page, found: _Found) -> Turn:
+        """A page that connects, or that is the first: what lies behind the known record is read."""
+        rows = found.rows
+        # Without a known record it is the beginning, or lies right behind a border that no page crosses.
+        anew, apart = found.seen < 0 and found.begin == 0, found.seen < 0 and found.begin > 0
+        lost = found.last < len(place.known) - 1
+        tied = () if anew else place.tied
+        new = {key for key, mark in rows[found.seen + 1 :] if mark != place.tie or key not in tied}
+        told = more(page, self.pages.more)
+        if tied and told and not new:
+            return Turn((), (), _torn(place))
+        kept = () if anew else place.known if apart else place.known[: found.last + 1]
+        moved = AtIndex(
+            seen=self._behind(place, page, found),
+            restarts=place.restarts + (anew and bool(place.known)),
+            rows=self._learned(place, page, found.asked, told),
+            most=max(place.most, page.rows),
+            torn=place.torn or apart,
+        )
+        moved = self._with_known(moved, kept, rows, found.seen)
+        fresh = tuple(record for record in page.records if record.key in new)
+        overlap = next((one for one in page.records if found.seen >= 0 and one.key == rows[found.seen][0]), None)
+        # What is tied is read again, and others may have come before it: they only come after what is known.
+        turn = Turn(page.records, fresh, moved, again=True, overlap=overlap)
+        if told is False or (told is None and not rows):
+            return replace_turn(turn, complete=True)
+        if new:
+            # An API that ignores what it is asked would lead around in a circle.
+            moved = replace(moved, idle=self._idle(place)) if lost and not (anew or apart) else moved
+            if told is None and page.rows < min(found.asked, place.most or found.asked):
+                # It may be the last: that is cheaper to see from what is behind it than from an overlap.
+                moved = replace(moved, beyond=True, ending=1)
+            return replace_turn(turn, place=moved)
+        if place.beyond and not lost and isinstance(self.pages, PageNumberPages):
+            # Some APIs send the last page instead of one beyond the end.
+            return Turn((), (), self._nothing_behind(place))
+        ended, moved = self._ended(place, page, moved, told, lost=lost)
+        return replace_turn(turn, place=moved, complete=ended)
+
+    def _ended(
+        self, place: AtIndex, page: Page, moved: AtIndex, told: bool | None, *, lost: bool
+    ) -> tuple[bool, AtIndex]:
+        """Whether a page without anything new shows the end, and how to go on if it does not."""
+        # Moved along by what came before it, time and again, but always the last of a page that is not full.
+        drifting = told is None and not lost and moved.seen != place.seen and page.rows < place.most
+        if place.ending == 2 and not lost and moved.seen == place.seen:
+            return True, moved
+        if drifting and place.drifted + 1 >= _DRIFTED:
+            return True, moved
+        moved = replace(moved, idle=self._idle(place), drifted=place.drifted + drifting)
+        # Told that there is more, the next page overlaps again, further on; where none can, it lies beyond.
+        beyond = told is None or self._apart(moved)
+        return False, replace(moved, beyond=beyond, ending=int(beyond))
+
+    def _idle(self, place: AtIndex) -> int:
+        """One more page without anything new. Raises RepeatedPageError: neither an end nor a way on can be shown."""
+        if place.idle < _IDLE:
+            return place.idle + 1
+        raise RepeatedPageError(
+            "the page holds nothing new, but the API does not say that it was the last.",
+            todo="If the API sends one record a page, let it send more (pages.size): pages must overlap by a record.",
+        )
+
+    def _with_known(self, place: AtIndex, before: _Rows, rows: _Rows, seen: int) -> AtIndex:
         """The place with what to overlap with behind these rows, and which of them to read again since they are tied.
 
         Nothing settles the order of records that share a value: the API may give them in another one each time. So
@@ -120,7 +204,7 @@ class Overlapping:
             tied=tuple(key for key, _ in rows[first:]),
             tie=rows[-1][1],
         )
-        fits = first > max(seen, 0) and not self._short(tied)
+        fits = first > max(seen, 0) and not self._apart(tied)
         return tied if fits else replace(whole, torn=True)
 
     @property
@@ -129,26 +213,16 @@ class Overlapping:
         order = self.object.order
         return order is not None and not order.then and order.field not in self.object.key
 
-    def refused(self, place: Place, refusal: Refused) -> Place:
-        place = _at_index(place)
-        if self._first(place) == 0:
-            raise request_refused(refusal)
-        if self._apart(place) and place.look != 1:
-            return replace(place, look=1) if place.look == 0 else self._back(place)
-        # Some APIs refuse a page beyond the end: behind the last record that is the end, before it the list is shorter.
-        return replace(place, idle=place.idle + 1) if place.idle % 2 == 1 else self._back(place)
-
     @property
     def _only_left(self) -> bool:
         """Whether records only ever move to the left: none comes before others that were read already."""
         order = self.object.order
-        return order is not None and not order.falling
+        return order is not None and not order.falling and order.field == self.object.version
 
     def _first(self, place: AtIndex) -> int:
-        """The index of the record that the next page must hold: the last one read, or, since it was not found there,
-        one further left (odd) or right (even). After a page that held nothing new it is the one behind, to see the end.
-        """
-        if place.idle % 2 == 1 and isinstance(self.pages, OffsetPages):
+        """The index that the next page must hold: that of the last record read, or, since it was not found there, one
+        further left (odd) or right (even); or the one behind it, to see the end."""
+        if place.beyond:
             return place.seen
         far = 4 ** (max(place.back - 1, 0) // 2)
         step = 0 if not place.back else -far if place.back % 2 else far * max(self._rows(place) // 2, 1)
@@ -169,67 +243,28 @@ class Overlapping:
     def _numbered(self, place: AtIndex) -> tuple[int, int]:
         """The number (from 0) and size of the page to ask for."""
         most = self._rows(place)
-        return (place.seen // most - (place.look == 1), most) if self._apart(place) else _page(self._first(place), most)
+        return (-(-place.seen // most), most) if place.beyond else _page(self._first(place), most)
 
-    def _short(self, place: AtIndex) -> bool:
+    def _apart(self, place: AtIndex) -> bool:
         """Whether no numbered page holds both the record to overlap with and the one behind the place."""
-        if isinstance(self.pages, OffsetPages):
+        if isinstance(self.pages, OffsetPages) or not place.known:
             return False
         number, rows = _page(max(place.seen - 1 - len(place.tied), 0), self._rows(place))
         return number * rows + rows <= place.seen
 
-    def _apart(self, place: AtIndex) -> bool:
-        """Whether the place lies where every page size has a border."""
-        return bool(place.known) and not place.back and self._short(place)
-
-    def _across(self, place: AtIndex, page: Page, rows: _Rows) -> Turn:
-        """The page behind the place, the one before it, the one behind it again: where the last record that was read
-        still ends the one, and the same record still begins the other, nothing lies between."""
-        first = rows[0][0] if rows else ""
-        if place.look == 0:
-            return Turn((), (), replace(place, look=1, beyond=first))
-        if place.look == 1:
-            stays = page.rows == self._rows(place) and rows[-1] == place.known[-1]
-            return Turn((), (), replace(place, look=2) if stays else self._back(place))
-        if first != place.beyond:
-            return Turn((), (), self._back(place))
-        told = more(page, self.pages.more)
-        complete, idle = self._ended(replace(place, idle=1), page, bool(rows), told)
-        moved = AtIndex(place.seen + page.rows, restarts=place.restarts, rows=place.rows, torn=place.torn, idle=idle)
-        return Turn(page.records, page.records, self._behind(moved, place.known, rows, -1), complete=complete)
-
-    def _seen(self, place: AtIndex, page: Page, begin: int, asked: int, new: int) -> int:
-        """How many records lie before the place now. A page of the asked size tells where it began; a shorter one does
-        not, since the server may have capped it: then what is new is added."""
-        exact = page.rows == asked or begin == 0 or isinstance(self.pages, OffsetPages)
-        return begin + page.rows if exact else place.seen + new
+    def _behind(self, place: AtIndex, page: Page, found: _Found) -> int:
+        """How many records lie before what comes next. A numbered page of another size than asked for does not tell
+        where it began, since the server may have capped it: then what lies behind the last record is added."""
+        exact = page.rows == found.asked or found.begin == 0 or isinstance(self.pages, OffsetPages)
+        if exact or found.last < len(place.known) - 1:
+            return found.begin + page.rows
+        return place.seen - len(place.tied) + len(found.rows) - 1 - found.seen
 
     def _learned(self, place: AtIndex, page: Page, asked: int, told: bool | None) -> int:
         """The page size to count on: a first page smaller than asked for shows the server's cap, or the end."""
         if isinstance(self.pages, OffsetPages) or page.rows >= asked or told is False or page.rows < 2:
             return place.rows
         return page.rows if not place.known else place.rows
-
-    def _ended(self, place: AtIndex, page: Page, new: bool, told: bool | None) -> tuple[bool, int]:
-        """Whether a proven page was the last, and the pages in a row without anything new."""
-        if told is False:
-            return True, 0
-        if new:
-            return False, 0
-        if told is None and (not place.known or self._empty_behind(place, page)):
-            return True, 0
-        if told is None and place.idle < _IDLE:
-            # Servers send as few as they like: only an empty page behind the last record is the end.
-            return False, place.idle + 1
-        raise RepeatedPageError(
-            "the page holds nothing new, but the API does not say that it was the last.",
-            todo="If the API sends one record a page, let it send more (pages.size): pages must overlap by a record.",
-        )
-
-    def _empty_behind(self, place: AtIndex, page: Page) -> bool:
-        """Whether this was the look behind the last record, and nothing was there. A numbered page always holds some
-        record before it, so the same page a second time without anything new is as good."""
-        return place.idle % 2 == 1 and (not page.rows or isinstance(self.pages, PageNumberPages))
 
     def _back(self, place: AtIndex) -> AtIndex:
         """Look elsewhere, further each time; raises when that has led to the beginning too often."""
@@ -240,7 +275,19 @@ class Overlapping:
                 key=place.known[-1][0] if place.known else None,
             )
         further = 2 if self._only_left and place.back else 1
-        return replace(place, back=place.back + further, idle=0, look=0, beyond="")
+        return replace(place, back=place.back + further, idle=0, ending=0, drifted=0, beyond=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a page holds. ``seen`` is the place on it of the last record that is known (-1: none), ``last`` which of the
+    known ones that is. The page was asked for from the index ``begin`` on, with so many rows (``asked``)."""
+
+    rows: _Rows
+    seen: int
+    last: int
+    begin: int
+    asked: int
 
 
 def _at_index(place: Place) -> AtIndex:
@@ -252,7 +299,7 @@ def _torn(place: AtIndex) -> AtIndex:
     """The place where the tied records do not fit a page: the server's pages end with them, and there is more behind.
     They are overlapped with one by one."""
     known = _known((*place.known, *((key, place.tie) for key in place.tied)))
-    return replace(place, known=known, tied=(), tie="", torn=True, idle=0)
+    return replace(place, known=known, tied=(), tie="", torn=True, idle=0, ending=0, beyond=False)
 
 
 def _page(index: int, most: int) -> tuple[int, int]:
@@ -297,12 +344,13 @@ class Counted:
         assert isinstance(place, AtPage)
         told = more(page, self.pages.more)
         if told is False or (told is None and not page.rows):
-            return Turn(page.records, page.records, place, complete=True)
+            return Turn(page.records, page.records, place, complete=True, again=True)
         watch = place.pages
         if page.rows:
             watch = onward(watch, "\0".join(keys_of(page)), "a page that it had given before, under another number")
         number = (self.pages.first if place.number is None else place.number) + 1
-        return Turn(page.records, page.records, AtPage(number, watch))
+        # Pages move while they are read: what is in order within each need not be in order from one to the next.
+        return Turn(page.records, page.records, AtPage(number, watch), again=True)
 
     def refused(self, place: Place, refusal: Refused) -> Place:
         raise request_refused(refusal)

@@ -33,7 +33,7 @@ __all__ = ["AfterRecord", "LastKey"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _SPACING = (65, 33, 17, 9, 5, 3, 2, 1)
 _RESTARTS = 3
-_IDLE = 4  # twice, since what came after the last record may be gone again
+_IDLE = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,10 @@ class LastKey:
         known, index = _known(place), _index(place)
         keys = keys_of(page)
         self._check_anchor(known[index] if index >= 0 else None, keys)
-        if place.idle % 2 == 1:
-            # Asked after the very last one: nothing is the end, and anything has no overlap to prove it.
-            return Turn((), (), place, complete=True) if not keys else Turn((), (), replace(place, idle=place.idle + 1))
+        if place.beyond:
+            # Asked after the very last one: anything that comes has no overlap to prove it, it only shows that there is
+            # more. Nothing is the end if that one is still there.
+            return Turn((), (), replace(place, beyond=False, ending=0 if keys else 2, idle=_idle(place)))
         marks = {record.key: mark_of(record) for record in page.records}
         later = {key for key, mark in _marked(place)[index + 1 :] if marks.get(key, mark) == mark}
         seen = max((at for at, key in enumerate(keys) if key in later), default=-1)
@@ -79,10 +80,10 @@ class LastKey:
         # Asked after its neighbour, the last record should come first: the neighbour is gone, the list began anew.
         early = index >= 0 and place.back == 0 and seen > 0
         fresh = page.records if restart else behind(page, keys, seen)
-        complete, idle = self._ended(place, page, fresh=bool(fresh), early=early)
         before = () if restart or early else _marked(place)[: index + 1]
         told = ((key, marks.get(key, "")) for key in keys)
-        moved = _anchored((*before, *told), place.restarts + (restart or early), idle)
+        moved = _anchored((*before, *told), place.restarts + (restart or early))
+        complete, moved = self._ended(place, page, moved, fresh=bool(fresh), early=early)
         # Without the last record on the page, it may hold records that come before it and were read already.
         again = restart or (place.after is not None and place.after not in keys)
         return Turn(page.records, fresh, moved, complete=complete, again=again)
@@ -95,41 +96,40 @@ class LastKey:
                 key=anchor,
             )
 
-    def _ended(self, place: AfterKey, page: Page, *, fresh: bool, early: bool) -> tuple[bool, int]:
-        """Whether a proven page was the last, and the pages in a row without anything new.
+    def _ended(
+        self, place: AfterKey, page: Page, moved: AfterKey, *, fresh: bool, early: bool
+    ) -> tuple[bool, AfterKey]:
+        """Whether a proven page was the last, and how to go on if it was not.
 
-        Raises RepeatedPageError: neither an end nor a way on can be shown.
+        Servers send as few as they like: without their word only three pages tell the end, one that ends with the last
+        record, an empty one behind it, and the first one again.
         """
         told = more(page, self.pages.more)
-        if told is False:
-            return True, 0
+        if told is False or (not fresh and told is None and _index(place) < 0):
+            return True, moved
         if fresh:
-            return False, 0
-        if _index(place) < 0:
-            # The beginning of the list, and nothing new in it.
-            if told is None:
-                return True, 0
-        elif place.back > 0 or early:
+            if told is None and page.rows < (self.pages.size.max if self.pages.size else 0):
+                # It may be the last: that is cheaper to see from what is behind it than from an overlap.
+                moved = replace(moved, beyond=True, ending=1)
+            return False, moved
+        if _index(place) >= 0 and (place.back > 0 or early):
             self._check_restarts(place)
-            return False, 0
-        elif told is None and place.idle < _IDLE:
-            # Servers send as few as they like: only an empty page after the last record is the end.
-            return False, place.idle + 1
-        raise RepeatedPageError(
-            "the page holds nothing new, but the API does not say that it was the last.",
-            todo="If the API sends one record a page, let it send more (pages.size): pages must overlap by a record.",
-        )
+            return False, moved
+        if told is None and place.ending == 2:
+            return True, moved
+        return False, replace(moved, beyond=told is None, ending=int(told is None), idle=_idle(place))
 
     def refused(self, place: Place, refusal: Refused) -> Place:
         place = _after_key(place)
         if _index(place) < 0:
             raise request_refused(refusal)
-        return replace(place, idle=place.idle + 1) if place.idle % 2 == 1 else self._back(place)
+        # Behind the last record that is no end: it is gone.
+        return replace(place, beyond=False, ending=0, idle=_idle(place)) if place.beyond else self._back(place)
 
     def _back(self, place: AfterKey) -> AfterKey:
         """One anchor further back; raises when that has led to the beginning too often."""
         self._check_restarts(place)
-        return replace(place, back=place.back + 1)
+        return replace(place, back=place.back + 1, ending=0)
 
     def _check_restarts(self, place: AfterKey) -> None:
         if place.restarts >= _RESTARTS:
@@ -138,6 +138,16 @@ class LastKey:
                 todo=f"Check that the API keeps its order and that `{_sent(self.pages)}` takes the key of a record.",
                 key=place.after,
             )
+
+
+def _idle(place: AfterKey) -> int:
+    """One more page without anything new. Raises RepeatedPageError: neither an end nor a way on can be shown."""
+    if place.idle < _IDLE:
+        return place.idle + 1
+    raise RepeatedPageError(
+        "the page holds nothing new, but the API does not say that it was the last.",
+        todo="If the API sends one record a page, let it send more (pages.size): pages must overlap by a record.",
+    )
 
 
 def _after_key(place: Place) -> AfterKey:
@@ -158,21 +168,22 @@ def _marked(place: AfterKey) -> tuple[tuple[str, str], ...]:
 
 def _index(place: AfterKey) -> int:
     """Which of the known keys to ask after: the last but one, or as many further back as failed; -1: the beginning.
-
-    After a page that held nothing new it is the last one, to see the end."""
+    Beyond what was read it is the last one."""
     known = _known(place)
-    if place.idle % 2 == 1:
+    if place.beyond:
         return len(known) - 1
+    if place.ending and len(known) == 1:
+        return -1
     return max(max(len(known) - 2, 0) - place.back, -1) if known else -1
 
 
-def _anchored(rows: tuple[tuple[str, str], ...], restarts: int, idle: int) -> AfterKey:
+def _anchored(rows: tuple[tuple[str, str], ...], restarts: int) -> AfterKey:
     """The place after these keys. Anchors lie ever wider apart: some survive when many records in a row are deleted."""
     # One that came again stands where it was seen last.
     rows = tuple(dict(rows[::-1]).items())[::-1]
     behind = tuple(rows[-distance - 1] for distance in _SPACING if distance < len(rows))
     marks = tuple(mark for _, mark in (*behind, *rows[-1:]))
-    return AfterKey(rows[-1][0] if rows else None, tuple(key for key, _ in behind), marks, restarts=restarts, idle=idle)
+    return AfterKey(rows[-1][0] if rows else None, tuple(key for key, _ in behind), marks, restarts=restarts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,13 +226,13 @@ class AfterRecord:
             if told is None and place.pages != Lap():
                 return Turn((), (), replace(place, pages=Lap()))
             return Turn((), (), place, complete=True)
-        if place.after is not None and keys_of(page)[0] == place.after:
+        if place.after is not None and keys_of(page)[0] == place.after and self._is_at(place, page):
             raise RepeatedPageError(
                 "asked for the records after one, the API sent that very record.",
                 todo="Most often the API ignores what asks for the page: check its spelling, and that it asks for `>`.",
                 key=place.after,
             )
-        key, version = self._last(page)
+        key, version = self._stands(page, -1)
         pages = onward(place.pages, f"{version}\0{key}", "a page that ends as one before")
         moved = AfterValue(key, version, pages)
         return Turn(page.records, page.records, moved, complete=told is False)
@@ -229,30 +240,34 @@ class AfterRecord:
     def refused(self, place: Place, refusal: Refused) -> Place:
         raise request_refused(refusal)
 
-    def _last(self, page: Page) -> tuple[str, str | None]:
-        """The key and the version of the record that the next page is asked after.
+    def _is_at(self, place: AfterValue, page: Page) -> bool:
+        """Whether the first record is the very one: with another version it has moved."""
+        return not isinstance(self.pages, PositionPages) or self._stands(page, 0) == (place.after, place.version)
+
+    def _stands(self, page: Page, at: int) -> tuple[str, str | None]:
+        """The key and the version of the record that the next page is asked after, or of another one.
 
         The version stays as the API wrote it: written anew it could lose digits, and the record would come again.
         """
         if not isinstance(self.pages, PositionPages):
-            return keys_of(page)[-1], None
+            return keys_of(page)[at], None
         if not page.records:
             raise BadRecordError(
                 "no record of the page can be read, and the next page is asked for by version and key.",
                 todo="Correct the object's config, or ask the API's vendor.",
                 record=1,
             )
-        last = page.records[-1]
-        value = msgspec.json.decode(last.raw)
+        record = page.records[at]
+        value = msgspec.json.decode(record.raw)
         for name in self.object.version or ():
             value = value.get(name) if isinstance(value, dict) else None
         if not isinstance(value, str | int):
             raise BadRecordError(
                 "the version is missing or no text, so nothing says where the next page begins.",
                 todo="Leave such records out by the request's filter; the API cannot be walked by position with them.",
-                key=last.key,
+                key=record.key,
             )
-        return last.key, str(value)
+        return record.key, str(value)
 
 
 def _after(key: str | None, version: str | None, pages: LastKeyPages | KeyPages | PositionPages) -> Ask:

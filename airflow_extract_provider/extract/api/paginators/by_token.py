@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import urljoin
 
 import msgspec
 
@@ -24,8 +26,9 @@ from airflow_extract_provider.extract.paging import LinkHeaderPages, NextLinkPag
 __all__ = ["Token", "told_next"]
 
 _EMPTY = 1000  # an API that filters after cutting pages may send many
-_LINK = re.compile(r"<([^<>]*)>((?:\s*;\s*[^,;\"]+(?:\"[^\"]*\")?)*)")
-_NEXT = re.compile(r";\s*rel\s*=\s*(?:\"[^\"]*\bnext\b[^\"]*\"|next\b)", re.IGNORECASE)
+_TARGET = re.compile(r"[,\s]*<([^<>]*)>")
+_NEXT_LINK = re.compile(r"\s*(?:,|$)")
+_PARAM = re.compile(r"\s*;\s*(?:([\w!#$%&'*+.^`|~-]+)\s*(?:=\s*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s\",;]*)))?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,10 @@ class Token:
     def turn(self, place: Place, page: Page) -> Turn:
         place = _after_token(place)
         token = told_next(self.pages, page)
+        # Where its pages move, what is in order within each need not be in order from one to the next.
+        again = not self.pages.stable
         if token is None:
-            return Turn(page.records, page.records, place, complete=True)
+            return Turn(page.records, page.records, place, complete=True, again=again)
         if token == place.token:
             raise RepeatedPageError(
                 "the API gave the page token that it was just sent; going on would circle for ever.",
@@ -67,9 +72,10 @@ class Token:
                 todo="Most often such a token is meant for a later visit: see how this API marks its last page.",
             )
         if page.records:  # pages without records are all alike: an API may filter after cutting pages
-            keys = "\0".join(record.key for record in page.records)
-            pages = onward(pages, keys, "a page that it had given before, under another token")
-        return Turn(page.records, page.records, AfterToken(token, tokens, pages, empty))
+            # With their versions: the same records may have been changed, and come again at the end.
+            seen = "\0".join(f"{record.key}\0{record.version}" for record in page.records)
+            pages = onward(pages, seen, "a page that it had given before, under another token")
+        return Turn(page.records, page.records, AfterToken(token, tokens, pages, empty), again=again)
 
     def refused(self, place: Place, refusal: Refused) -> Place:
         if _after_token(place).token is None:
@@ -86,7 +92,13 @@ def told_next(pages: TokenPages | NextLinkPages | LinkHeaderPages, page: Page) -
     Raises WrongAnswerError: it is neither a token nor the declared end.
     """
     if isinstance(pages, LinkHeaderPages):
-        return _rel_next(page.headers.get("link", ""))
+        found = _rel_next(page.headers.get("link", ""))
+        return None if found is None else urljoin(page.path, found)
+    told = _told(pages, page)
+    return urljoin(page.path, told) if told is not None and isinstance(pages, NextLinkPages) else told
+
+
+def _told(pages: TokenPages | NextLinkPages, page: Page) -> str | None:
     if pages.header is not None:
         return page.headers.get(pages.header.lower()) or None
     assert pages.take is not None
@@ -114,8 +126,36 @@ def _token_text(raw: bytes, name: str) -> str:
 
 
 def _rel_next(header: str) -> str | None:
-    """The URL with ``rel="next"`` in a Link header (RFC 8288, section 3); None: there is none."""
-    return next((found[1] for found in _LINK.finditer(header) if _NEXT.search(found[2])), None)
+    """The URL with ``rel="next"`` in a Link header (RFC 8288, section 3); None: there is none.
+
+    A link with an `anchor` tells of another page. Raises WrongAnswerError: as :func:`_links`.
+    """
+    for target, params in _links(header):
+        if "next" in params.get("rel", "").lower().split() and "anchor" not in params:
+            return target
+    return None
+
+
+def _links(header: str) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """The URLs of a Link header with their parameters; of several with one name the first counts.
+
+    Raises WrongAnswerError: the header cannot be read, so that nothing says whether this page was the last.
+    """
+    at = 0
+    while link := _TARGET.match(header, at):
+        at, params = link.end(), dict[str, str]()
+        while param := _PARAM.match(header, at):
+            at = param.end()
+            value = param[2] if param[3] is None else param[3].strip("'")
+            params.setdefault((param[1] or "").lower(), value or "")
+        yield link[1], params
+        if _NEXT_LINK.match(header, at) is None:
+            break
+    if header[at:].strip(", \t"):
+        raise WrongAnswerError(
+            "the Link header cannot be read (RFC 8288), so that nothing says whether there is another page.",
+            todo="Report it to the API's vendor, or declare another kind of pages.",
+        )
 
 
 def _after_token(place: Place) -> AfterToken:

@@ -57,7 +57,8 @@ class Ask:
 class Turn:
     """What a paginator makes of a page: its proven records, which of them are new, the place after it.
 
-    ``complete``: it was the last page. ``again``: it may begin before the place, which was lost.
+    ``complete``: it was the last page. ``again``: it may begin before the place, or elsewhere, so that only the order
+    within it counts. ``overlap`` is the known record that proves it, which the new ones come after.
     """
 
     records: tuple[Record, ...]
@@ -65,6 +66,7 @@ class Turn:
     place: Place
     complete: bool = False
     again: bool = False
+    overlap: Record | None = None
 
 
 class Paginator(Protocol):
