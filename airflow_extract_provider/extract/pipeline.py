@@ -38,7 +38,7 @@ from airflow_extract_provider.extract.reader import Arrived, Client, LowerClock,
 from airflow_extract_provider.extract.resume import Books, begin, show, tell_unshown
 from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.store import refetch
-from airflow_extract_provider.extract.store.apply import Applied, Batch, Target, apply, first_unreadable
+from airflow_extract_provider.extract.store.apply import REFUSALS, Applied, Batch, Target, apply, first_unreadable
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire, hold, release
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
@@ -226,9 +226,9 @@ class _Run:
         if self._walk == "backfill":
             return beginning(self._object, self._made)
         ledger = self._books.ledger
-        begun, backfilled = (replace(ledger, walk=walk).head(self._books.conn) for walk in ("incremental", "backfill"))
+        begun, backfilled = (ledger.of(walk).head(self._books.conn) for walk in ("incremental", "backfill"))
         done = backfilled is not None and backfilled.position.complete
-        if begun is not None and begun.position.pages and not done and not reset:
+        if begun is not None and begun.position.pages and begun.position.made == self._made and not done and not reset:
             # Under way: that the backfill was started over meanwhile is no matter.
             return replace_struct(beginning(self._object, self._made), complete=True, closed=begun.position.closed)
         return handed_off(self._object, backfilled.position if backfilled else None, self._made)
@@ -293,7 +293,7 @@ class _Run:
         try:
             aside = self._object.on_bad_record == "quarantine"
             return again(apply, books.conn, self._target, books.fence, books.ledger, batches, quarantine=aside)
-        except psycopg.DataError as exc:
+        except REFUSALS as exc:
             raise first_unreadable(books.conn, batches) or exc from None
 
     def _beat(self) -> datetime:

@@ -19,9 +19,10 @@ from airflow_extract_provider.extract.errors import (
     CursorUnreadableError,
     PositionMismatchError,
 )
+from airflow_extract_provider.extract.store import refetch
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.fence import Fence, hold, holding
-from airflow_extract_provider.extract.store.ledger import Entry, Ledger
+from airflow_extract_provider.extract.store.ledger import Copied, Entry, Ledger
 from airflow_extract_provider.extract.store.storable import unstorable
 
 __all__ = ["Books", "begin", "show"]
@@ -77,7 +78,7 @@ def show(books: Books, cursor: Cursor) -> None:
 
 
 def _found(books: Books, beginning: Position, reset: bool) -> Cursor:
-    _check_key(books, beginning)
+    _check_copied(books, beginning, reset)
     # A retry of the task that asked for the reset goes on from where its earlier try has come.
     if reset and not books.ledger.was_reset_by(books.conn, books.runner):
         return _append(books, Entry("reset", beginning, books.runner), "starts over, as asked")
@@ -87,29 +88,39 @@ def _found(books: Books, beginning: Position, reset: bool) -> Cursor:
         what = f"starts over: the Variable {books.key} was deleted"
         return _append(books, Entry("reset", beginning, books.runner), what)
     shown = None if text is None else _parsed(books, text)
-    head = books.ledger.head(books.conn)
+    head, kind = books.ledger.head(books.conn), books.ledger.head_kind(books.conn)
     if head is None and shown is not None and shown.position.place != beginning.place:
         raise _ahead(books, "the ledger of this store knows nothing of this walk")
     # A walk without a page begins as the source file says now: the mistake that stopped it may have been corrected.
-    if head is None or (not head.position.pages and head.position != beginning):
+    if head is None or (not head.position.pages and kind != "edit" and head.position != beginning):
         return _append(books, Entry("start", beginning, books.runner), "starts")
-    at = head if shown is None else _place_shown(books, head, shown)
-    _check_made(books, at.position, beginning)
+    at = head if shown is None else _place_shown(books, head, shown, followed=kind == "edit")
+    if books.ledger.walk != "backfill" and _copied_as(at.position) != _copied_as(beginning):
+        # The backfill has started over since, under the source file as it is now: what this walk has read before that
+        # says nothing of it.
+        return _append(books, Entry("reset", beginning, books.runner), "starts over: so did the backfill, copying anew")
+    _check_made(books, at.position.made, beginning)
     return head if at is head else _follow(books, at)
 
 
-def _place_shown(books: Books, head: Cursor, shown: Cursor) -> Cursor:
-    """The ledger's head if the cursor was not edited, else the row to go back to."""
-    row = books.ledger.row(books.conn, shown.sequence)
-    if row is not None and row[0] == shown.position:
-        newest = books.ledger.shown(books.conn)
+def _place_shown(books: Books, head: Cursor, shown: Cursor, *, followed: bool) -> Cursor:
+    """The ledger's head if the cursor was not edited, else the row to go back to. ``followed``: the head is an edit."""
+    row, newest = books.ledger.row(books.conn, shown.sequence), books.ledger.shown(books.conn)
+    if row is not None and row.position == shown.position:
         if newest is None or shown.sequence >= newest:
             # Not edited. It may lag behind the ledger: the Variable is written after the commit, and seldom.
             return head
-        if row[1]:
-            return Cursor(shown.sequence, row[0])
-    if books.ledger.walk == "incremental" and shown.position.closed != head.position.closed:
-        return _back_to_instant(books, head, shown.position.closed)
+        if row.since_reset:
+            return Cursor(shown.sequence, row.position)
+        if not row.shown:
+            # Nobody has ever seen it: a run that had lost the walk wrote it late, over what the next one had shown.
+            return head
+    if books.ledger.walk == "incremental":
+        if shown.position.closed != head.position.closed:
+            return _back_to_instant(books, head, shown.position.closed)
+        if followed and (newest is None or newest < head.sequence):
+            # Followed already, by a run that could not show it.
+            return head
     covered = books.ledger.covered(books.conn, shown.position)
     if covered is None:
         raise _ahead(books, "the ledger holds no such place since the walk last started over")
@@ -125,31 +136,49 @@ def _back_to_instant(books: Books, head: Cursor, closed: datetime | None) -> Cur
     return Cursor(head.sequence, replace(head.position, closed=closed, complete=True))
 
 
-def _check_key(books: Books, beginning: Position) -> None:
-    """Under another key each record would be stored a second time, and the first copies would never be touched again:
-    not even starting over would help."""
-    before = books.ledger.key(books.conn)
-    if before not in (None, beginning.key) and not books.ledger.is_empty(books.conn, books.table):
-        raise _mismatch(
-            books,
-            f"`key` was {before} when the table {'.'.join(books.table)} was filled, and is {beginning.key} now.",
-            "Put `key` back; or empty the table, or declare another `table` and migrate; then start over with `reset`.",
-        )
+def _copied_as(position: Position) -> tuple[str | None, str | None]:
+    return position.key, position.made
 
 
-def _check_made(books: Books, position: Position, beginning: Position) -> None:
-    """What the ledger says was copied must be a part of what is asked for now, and still be there."""
-    if position.made not in (None, beginning.made):
-        raise _mismatch(
-            books,
-            "the object's request, records or table are not those with which the walk began.",
-            "Put them back, or start over with `reset`.",
-        )
-    if position.records and books.ledger.is_empty(books.conn, books.table):
+def _check_copied(books: Books, beginning: Position, reset: bool) -> None:
+    """The backfill says as what an object's table was filled; every other walk builds upon that, and must be of it."""
+    filled = books.ledger.of("backfill").copied(books.conn)
+    own = books.ledger.copied(books.conn)
+    empty = books.ledger.is_empty(books.conn, books.table)
+    _check_key(books, filled, beginning, empty)
+    if books.ledger.walk == "backfill" and reset:
+        return
+    if empty and any(each is not None and each.records for each in (filled, own)):
         raise _mismatch(
             books,
             f"the table {'.'.join(books.table)} is empty, but the ledger says that records were stored in it.",
-            "Restore the table, or start over with `reset`.",
+            "Restore the table, or start the backfill over with `reset`.",
+        )
+    if books.ledger.walk != "backfill" and filled is not None:
+        _check_made(books, filled.made, beginning)
+
+
+def _check_key(books: Books, filled: Copied | None, beginning: Position, empty: bool) -> None:
+    """Under another key each record would be stored a second time, and the first copies would never be touched again:
+    not even starting over would help."""
+    before = None if filled is None else filled.key
+    if before in (None, beginning.key) or (empty and books.ledger.walk == "backfill"):
+        return
+    raise _mismatch(
+        books,
+        f"`key` was {before} when the table {'.'.join(books.table)} was filled, and is {beginning.key} now.",
+        "Put `key` back; or empty the table, or declare another `table` and migrate; then start the backfill over with "
+        "`reset`.",
+    )
+
+
+def _check_made(books: Books, made: str | None, beginning: Position) -> None:
+    """What the ledger says was copied must be a part of what is asked for now."""
+    if made not in (None, beginning.made):
+        raise _mismatch(
+            books,
+            "the object's request, records or table are not those with which the walk began.",
+            "Put them back, or start the backfill over with `reset`.",
         )
 
 
@@ -165,8 +194,12 @@ def _follow(books: Books, back_to: Cursor) -> Cursor:
 
 
 def _append(books: Books, entry: Entry, what: str) -> Cursor:
+    before = books.ledger.copied(books.conn)
     with holding(books.conn, books.schema, books.fence):
-        sequence = books.ledger.append(books.conn, entry)
+        if books.ledger.walk == "backfill" and before is not None and before.key != entry.position.key:
+            # What was noted are keys of another kind: read by key, they would be taken for deleted.
+            refetch.forget(books.conn, books.schema, books.ledger.source, books.ledger.object)
+        sequence, _ = books.ledger.append(books.conn, entry)
     _log.info("%s/%s %s   %s", books.ledger.source, books.ledger.object, books.ledger.walk, what)
     return Cursor(sequence, entry.position)
 

@@ -190,6 +190,11 @@ class ApiObject(Frozen):
         return self
 
     @property
+    def key_name(self) -> str:
+        """The key's fields, as people and positions name them."""
+        return ", ".join(".".join(path) for path in self.key)
+
+    @property
     def since_field(self) -> FieldPath | None:
         """The field that `since` compares; None without `since`."""
         return None if self.since is None else self.since.field or self.version

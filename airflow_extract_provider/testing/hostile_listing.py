@@ -58,8 +58,10 @@ class Listing:
 
     ``page_max``: a larger page is cut silently. ``page_default``: the page if none is asked. ``size_param``: the
     parameter's name, None the usual one. ``cap``: no row from this place on can be had by page, offset or search;
-    asking gives 400. ``total`` and ``more`` add `total` and `has_more`. ``bare``: the answer is a list, `total`
-    goes to the header X-Total-Count. ``looks_ahead`` False: a full last page promises more, then comes an empty one.
+    asking gives 400. ``past_end``: what a page or offset behind the last record gets: nothing in it, a 404, or (of
+    pages) the last page again. ``total`` and ``more`` add `total` and `has_more`. ``bare``: the answer is a list,
+    `total` goes to the header X-Total-Count. ``looks_ahead`` False: a full last page promises more, then comes an
+    empty one.
 
     ``token_kind``: what a token or link holds, the last record's place in the order or a mere count ("offset"; in a
     link a page number). ``token_life``: tokens older than this get 410. ``token_keeps_filter`` False: `since` and
@@ -82,6 +84,7 @@ class Listing:
     page_default: int = 20
     size_param: str | None = None
     cap: int | None = None
+    past_end: Literal["empty", "refuse", "last"] = "empty"
     total: bool = False
     more: bool = False
     bare: bool = False

@@ -210,6 +210,15 @@ class Lister:
             cap = self.listing.cap
             if cap is not None and start >= cap:
                 raise _RefusedError(400, f"only the first {cap} results can be had")
+            if start >= len(wish.entries) and start > 0:
+                start = self._past_end(wish, start)
+        return start
+
+    def _past_end(self, wish: _Wish, start: int) -> int:
+        if self.listing.past_end == "refuse":
+            raise _RefusedError(404, "there is no such page")
+        if self.listing.past_end == "last" and self._pages_counted:
+            return max(len(wish.entries) - 1, 0) // wish.size * wish.size
         return start
 
     def _counted_start(self, wish: _Wish) -> int:

@@ -119,7 +119,7 @@ def test_members_are_each_there_once(parts: list[tuple[str, ...]], space: str) -
 
 def test_a_bare_list_has_no_envelope() -> None:
     """A list has its records, and an empty envelope."""
-    found = cut(made(records="@"), b' [ {"id":1} , {"id":2} ] ', NOW)
+    found = cut(made(records="@", pages={"by": "single"}), b' [ {"id":1} , {"id":2} ] ', NOW)
     assert [each.raw for each in found.records] == [b'{"id":1}', b'{"id":2}']
     assert (dict(found.envelope), found.rows, found.bad) == ({}, 2, ())
 

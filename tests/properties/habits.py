@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from airflow_extract_provider.testing.hostile import Kind as FaultName
 from airflow_extract_provider.testing.hostile import Listing
@@ -18,7 +18,10 @@ _UNITS = {"1us": timedelta(microseconds=1), "1ms": timedelta(milliseconds=1), "1
 
 @dataclass(frozen=True)
 class Habits:
-    """What is drawn about an API beside its kind; ``late`` and ``lookback`` are what the source file says."""
+    """What is drawn about an API beside its kind; ``late`` and ``lookback`` are what the source file says.
+
+    ``fine``: the filter compares microseconds, though records show less.
+    """
 
     kind: str
     precision: str = "1us"
@@ -29,6 +32,8 @@ class Habits:
     moves: bool = False
     refuse: bool = False
     looks_ahead: bool = True
+    past_end: Literal["empty", "refuse", "last"] = "empty"
+    fine: bool = False
     late: str = "0s"
     lookback: str = "0s"
 
@@ -54,6 +59,8 @@ class Habits:
             "total": self.total,
             "precision": _UNITS[self.precision],
             "looks_ahead": self.looks_ahead,
+            "past_end": self.past_end,
+            "filter_precision": _UNITS["1us"] if self.fine else None,
         }
         if kind.listing["filter"] and self.strict:
             over["filter"] = "strict"
@@ -69,7 +76,8 @@ class Habits:
         over: dict[str, Any] = {"late": self.late, "lookback": self.lookback, "schema": SCHEMA}
         over["by_key"] = {"path": "/things/{{ key }}"}
         if "since" in kind.spec:
-            over["since"] = {**kind.spec["since"], "inclusive": not self.strict, "precision": self.precision}
+            precision = "1us" if self.fine else self.precision
+            over["since"] = {**kind.spec["since"], "inclusive": not self.strict, "precision": precision}
         if self.total:
             over["total"] = "total"
         if self.more and self._may_tell:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any, Literal, TypeAlias
 
@@ -144,10 +145,10 @@ def in_step() -> Iterator[None]:
         pass_by("before")
         return apply(*args, **named)
 
-    def appended(self: Ledger, conn: Connection, entry: Entry) -> int:
-        sequence = append(self, conn, entry)
+    def appended(self: Ledger, conn: Connection, entry: Entry) -> tuple[int, datetime]:
+        found = append(self, conn, entry)
         pass_by("within")
-        return sequence
+        return found
 
     def committed(self: Any, *args: Any) -> None:
         commit(self, *args)

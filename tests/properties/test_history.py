@@ -82,6 +82,8 @@ def habits(draw: st.DrawFn, kind: str) -> Habits:
         moves=draw(st.booleans()),
         refuse=draw(st.booleans()),
         looks_ahead=draw(st.booleans()),
+        past_end=draw(st.sampled_from(["empty", "refuse", "last"])),
+        fine=draw(st.booleans()),
         late=late,
         lookback=lookback,
     )

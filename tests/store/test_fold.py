@@ -195,7 +195,7 @@ def test_a_folded_place_can_be_gone_back_to_or_is_refused(books: Connection) -> 
     fold(books, "extract", MONTH)
     assert last is not None
     assert BACKFILL.row(books, sequences[5]) == last
-    assert BACKFILL.covered(books, last[0]) is not None
+    assert BACKFILL.covered(books, last.position) is not None
     assert BACKFILL.row(books, sequences[3]) is None
     assert BACKFILL.covered(books, Position(AfterKey("k3"))) is None
 

@@ -26,7 +26,10 @@ from airflow_extract_provider.extract.store.quarantine import set_aside
 from airflow_extract_provider.extract.store.statements import statement
 from airflow_extract_provider.extract.store.storable import unstorable
 
-__all__ = ["Applied", "Batch", "Target", "apply", "first_unreadable", "refusal"]
+__all__ = ["REFUSALS", "Applied", "Batch", "Target", "apply", "first_unreadable", "refused"]
+
+REFUSALS = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded)
+"""What Postgres raises where a value cannot be stored: it is none of `jsonb`, or larger than that can hold."""
 
 _FILE = "apply.sql"
 _WRITTEN: Mapping[Verdict, str] = {"write": "updated", "regress": "regressed", "undelete": "undeleted"}
@@ -49,7 +52,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a transaction did: the last ledger row's sequence number, changes by kind, Postgres's clock at its start."""
+    """What a transaction did: the last ledger row's sequence number, changes by kind, Postgres's clock at its end."""
 
     sequence: int
     counts: Counter[str]
@@ -60,14 +63,17 @@ class Applied:
 class _Work:
     """What a transaction has found so far.
 
-    ``twice`` are keys with more than one copy. ``refused`` are records, by their bytes, that Postgres has refused in an
-    earlier attempt, and why; None: to meet one is an error, nothing is set ``aside``.
+    ``twice`` are keys with more than one copy, ``newest`` are their newest versions; ``looked`` tells when the pages of
+    what was written were asked for. ``refused`` are records, by their bytes, that Postgres has refused in an earlier
+    attempt, and why; None: to meet one is an error, nothing is set ``aside``.
     """
 
     conn: Connection
     target: Target
     twice: set[str]
+    newest: Mapping[str, datetime]
     refused: Mapping[bytes, str] | None
+    looked: dict[str, datetime] = field(default_factory=dict)
     aside: list[tuple[Coming, str]] = field(default_factory=list)
     changes: Counter[str] = field(default_factory=Counter)
     undecided: set[str] = field(default_factory=set)
@@ -75,6 +81,24 @@ class _Work:
     def rows(self, name: str, **values: Any) -> list[tuple[Any, ...]]:
         """The rows of a statement."""
         return self.conn.execute(_statement(name, self.target), values, binary=True).fetchall()
+
+    def judged(
+        self,
+        record: Coming,
+        version: datetime | None,
+        raw_hash: bytes,
+        deleted_at: datetime | None,
+        applied_at: datetime,
+    ) -> Verdict:
+        """What to do with a record, given the row that it meets."""
+        version = version and version.replace(tzinfo=timezone.utc)
+        # What this transaction itself has written was looked at when its page was asked for.
+        verdict = judge(record, Stored(version, raw_hash, deleted_at, self.looked.get(record.key, applied_at)))
+        newest = self.newest.get(record.key)
+        if verdict == "refetch" and None not in (record.version, version, newest) and deleted_at is None:
+            # An older copy, which a later look of this transaction has overtaken: the API has not gone back.
+            return "stale" if record.version < version <= newest else verdict  # type: ignore[operator]
+        return verdict
 
     def refuses(self, record: Coming) -> bool:
         """Whether a record cannot be stored as it is, and was set aside.
@@ -110,7 +134,7 @@ def apply(
         return _apply(conn, target, fence, ledger, batches, None)
     try:
         return _apply(conn, target, fence, ledger, batches, {})
-    except psycopg.DataError:
+    except REFUSALS:
         refused = {record.raw: why for record, why in _unreadable(conn, batches)}
         if not refused:
             raise
@@ -126,16 +150,24 @@ def _apply(
     refused: Mapping[bytes, str] | None,
 ) -> Applied:
     rounds = in_rounds(batches)
-    work = _Work(conn, target, {key for later in rounds[1:] for key in later}, refused)
-    with holding(conn, target.schema, fence) as clock:
+    twice = {key for later in rounds[1:] for key in later}
+    work = _Work(conn, target, twice, _newest(rounds, twice), refused)
+    with holding(conn, target.schema, fence):
         for each in rounds:
             # Keys with more copies to come are locked in the first round, with the others and in their order.
             _apply_round(work, each)
         _note(work, batches)
         totals = _totals(work, batches)
         _set_aside(work, batches)
-        sequences = [ledger.append(conn, _with_counts(batch.entry, totals, last)) for batch, last in _marked(batches)]
-    return Applied(sequences[-1], totals, clock)
+        appended = [ledger.append(conn, _with_counts(batch.entry, totals, last)) for batch, last in _marked(batches)]
+    sequence, clock = appended[-1]
+    return Applied(sequence, totals, clock)
+
+
+def _newest(rounds: Sequence[Mapping[str, Coming]], keys: Iterable[str]) -> Mapping[str, datetime]:
+    """The newest version of each of these keys."""
+    copies = {key: [each[key].version for each in rounds if key in each] for key in keys}
+    return {key: max(known) for key, told in copies.items() if (known := [one for one in told if one is not None])}
 
 
 def _totals(work: _Work, batches: Sequence[Batch]) -> Counter[str]:
@@ -167,14 +199,16 @@ def _apply_round(work: _Work, found: dict[str, Coming]) -> None:
     claimed = {row[0] for row in work.rows("claim", **_columns(absent))} if absent else set()
     lost = {record.key for record in absent} - claimed
     work.changes.update("deleted" if found[key].deleted else "created" for key in claimed)
+    work.looked.update((key, found[key].sent_at) for key in claimed)
     _settle(work, found, sorted((differing | lost | (work.twice & stored.keys())) - bad))
 
 
-def _differs(record: Coming, raw_hash: bytes, deleted_at: datetime | None) -> bool:
+def _differs(record: Coming, version: datetime | None, raw_hash: bytes, deleted_at: datetime | None) -> bool:
     """Whether the row must be locked and looked at. That there is none is no news of what is deleted already."""
     if deleted_at is not None and record.deleted:
         return record.version is not None and record.raw_hash != raw_hash
-    return record.raw_hash != raw_hash or record.deleted or deleted_at is not None
+    stored = version and version.replace(tzinfo=timezone.utc)
+    return record.raw_hash != raw_hash or record.version != stored or record.deleted or deleted_at is not None
 
 
 def _settle(work: _Work, found: dict[str, Coming], keys: list[str]) -> None:
@@ -182,17 +216,19 @@ def _settle(work: _Work, found: dict[str, Coming], keys: list[str]) -> None:
     if not keys:
         return
     verdicts = {
-        key: judge(found[key], Stored(version and version.replace(tzinfo=timezone.utc), *rest))
-        for key, version, *rest in work.rows("lock", keys=keys)
+        key: work.judged(found[key], version, raw_hash, deleted_at, applied_at)
+        for key, version, raw_hash, deleted_at, applied_at in work.rows("lock", keys=keys)
     }
     if len(verdicts) < len(keys):
         # Somebody deleted rows by hand since they were read: done again, the records are claimed like new ones.
         raise psycopg.errors.SerializationFailure("rows were deleted between being read and being locked")
     if writes := [found[key] for key in keys if verdicts[key] in _WRITTEN]:
         written = work.rows("write", **_columns(writes))
-        work.changes.update(_WRITTEN[verdicts[key]] for (key,) in written)
+        work.changes.update(_WRITTEN[verdicts[key]] for key, changed in written if changed)
+        work.looked.update((key, found[key].sent_at) for key, changed in written if changed)
     if tombstones := [found[key] for key in keys if verdicts[key] in ("delete", "retold")]:
         work.conn.execute(_statement("delete", work.target), _columns(tombstones))
+        work.looked.update((record.key, record.sent_at) for record in tombstones)
     told = Counter(verdicts.values())
     work.changes += Counter(deleted=told["delete"], stale=told["stale"], refetch=told["refetch"])
     work.undecided |= {key for key in keys if verdicts[key] == "refetch"}
@@ -247,23 +283,30 @@ def first_unreadable(conn: Connection, batches: Sequence[Batch]) -> BadRecordErr
     return next((_bad(record, why) for record, why in _unreadable(conn, batches)), None)
 
 
-def refusal(conn: Connection, raw: bytes) -> str | None:
-    """Why Postgres refuses a record as `jsonb`, without its values; None: it does not."""
-    try:
-        with conn.transaction():
-            conn.execute("select %b::text::jsonb", [raw.decode()])
-    except psycopg.DataError as exc:
-        # Behind a colon Postgres quotes the value.
-        return (exc.diag.message_primary or type(exc).__name__).partition(":")[0]
-    return None
+def refused(conn: Connection, raws: Sequence[bytes]) -> Iterator[tuple[int, str]]:
+    """Which records, by their places, Postgres refuses as `jsonb`, and why, without their values.
+
+    All are tried at once, then halves of those that are refused: no query per record.
+    """
+    waiting = [range(len(raws))] if raws else []
+    while waiting:
+        part = waiting.pop()
+        try:
+            with conn.transaction():
+                conn.execute(statement(_FILE, "try", ""), {"data": [raws[at].decode() for at in part]})
+        except REFUSALS as exc:
+            if len(part) > 1:
+                waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
+                continue
+            # Behind a colon Postgres quotes the value.
+            yield part[0], (exc.diag.message_primary or type(exc).__name__).partition(":")[0]
 
 
 def _unreadable(conn: Connection, batches: Sequence[Batch]) -> Iterator[tuple[Coming, str]]:
     """The records that Postgres refuses, and why."""
-    for batch in batches:
-        for number, record in numbered(batch):
-            if why := refusal(conn, record.raw):
-                yield coming(batch, record, number), why
+    found = [coming(batch, record, number) for batch in batches for number, record in numbered(batch)]
+    for at, why in refused(conn, [record.raw for record in found]):
+        yield found[at], why
 
 
 def _statement(name: str, target: Target) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -52,6 +52,14 @@ def named_errors(**place: Any) -> Iterator[None]:
         ) from None
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedColumn) as exc:
         raise SchemaMissingError(f"Postgres: {_primary(exc)}.", todo=_MIGRATE, **place) from None
+    except psycopg.errors.LockNotAvailable:
+        raise StoreUnavailableError(
+            "somebody else keeps rows of the record table locked, and did not let go of them in time.",
+            todo="See in pg_stat_activity who waits for whom, then run again: the walk goes on where it stands.",
+            **place,
+        ) from None
+    except psycopg.errors.ProgramLimitExceeded as exc:
+        raise _refused(exc, place) from None
     except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.IdleInTransactionSessionTimeout) as exc:
         raise StoreUnavailableError(
             f"Postgres is not reachable, or the connection was lost ({_operational(exc)}).",
@@ -65,12 +73,16 @@ def named_errors(**place: Any) -> Iterator[None]:
                 todo="Check the connection of the store: its host, port and options.",
                 **place,
             ) from None
-        rule = f" by {exc.diag.constraint_name}" if exc.diag.constraint_name else ""
-        raise ExtractError(
-            f"Postgres refuses a statement{rule} ({type(exc).__name__}, SQLSTATE {exc.sqlstate}).",
-            todo="Read the server's own log; its words are not shown here, since they may quote records.",
-            **place,
-        ) from None
+        raise _refused(exc, place) from None
+
+
+def _refused(exc: psycopg.Error, place: Mapping[str, Any]) -> ExtractError:
+    rule = f" by {exc.diag.constraint_name}" if exc.diag.constraint_name else ""
+    return ExtractError(
+        f"Postgres refuses a statement{rule} ({type(exc).__name__}, SQLSTATE {exc.sqlstate}).",
+        todo="Read the server's own log; its words are not shown here, since they may quote records.",
+        **place,
+    )
 
 
 def _primary(exc: psycopg.Error) -> str:

@@ -8,10 +8,12 @@ survive a pooler, and a stopped process would hold them for ever.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
+
+import psycopg
 
 from airflow_extract_provider.extract.errors import FencedError, WalkBusyError
 from airflow_extract_provider.extract.store.connection import Connection
@@ -60,13 +62,16 @@ def acquire(
     idle_timeout: timedelta = timedelta(seconds=60),
 ) -> Fence:
     """Take the fence: when it is free, when the same ``runner`` (a retry of the task) held it, when its holder has been
-    silent for longer than ``silent_after``, or in any case with ``take_over``. The connection commits each statement:
-    a process that stops between two must not keep the row locked.
+    silent for longer than ``silent_after``, or in any case with ``take_over``. The connection is in no transaction: a
+    process that stops in the middle of one must not keep the row locked.
 
-    Raises WalkBusyError: somebody else holds it and is alive.
+    Raises WalkBusyError: somebody else holds it and is alive, or is in the middle of a transaction.
     """
     asked = {**asdict(scope), "runner": runner, "label": label, "silent_after": silent_after, "take_over": take_over}
-    row = conn.execute(statement(_FILE, "acquire", schema), asked).fetchone()
+    row = None
+    with suppress(psycopg.errors.LockNotAvailable), conn.transaction():
+        conn.execute(statement(_FILE, "impatient", schema))
+        row = conn.execute(statement(_FILE, "acquire", schema), asked).fetchone()
     if row is not None:
         return Fence(scope, row[0], idle_timeout)
     holder = conn.execute(statement(_FILE, "holder", schema), asdict(scope)).fetchone()

@@ -17,7 +17,12 @@ where source = %(source)s and object = %(object)s and walk = %(walk)s and part =
 -- name: limit
 -- A stopped holder must not keep row locks for ever; set in the transaction, since a session's settings do not survive
 -- a pooler.
-select set_config('idle_in_transaction_session_timeout', %(idle)s, true);
+-- Nor may it wait for ever for a row that somebody else has locked: it would hold the fence meanwhile.
+select set_config('idle_in_transaction_session_timeout', %(idle)s, true), set_config('lock_timeout', %(idle)s, true);
+
+-- name: impatient
+-- The holder's transaction may wait for a lock itself; then its fence stays locked.
+select set_config('lock_timeout', '5s', true);
 
 -- name: hold
 -- An update, not a read: the row lock is what keeps a takeover out until this transaction has ended.

@@ -56,7 +56,8 @@ def judge(coming: Coming, stored: Stored) -> Verdict:
     if stored.deleted_at is not None:
         return _beside_tombstone(coming, stored)
     if coming.raw_hash == stored.raw_hash and not coming.deleted:
-        return "unchanged"
+        # The same record: another version of it has been read by another `version` or `timestamps`.
+        return "unchanged" if coming.version == stored.version else "write"
     age = _age(coming, stored)
     if age == "newer":
         return "delete" if coming.deleted else "write"

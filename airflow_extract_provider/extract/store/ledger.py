@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from airflow_extract_provider.extract.errors import PositionMismatchError
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import statement
 
-__all__ = ["Entry", "Ledger"]
+__all__ = ["Copied", "Entry", "Ledger", "Row"]
 
 _FILE = "ledger.sql"
 
@@ -38,6 +38,25 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """The position after a row, whether it lies behind the last reset, and whether the cursor is known to have shown
+    it."""
+
+    position: Position
+    since_reset: bool
+    shown: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """As what records were copied, as a position tells it (None: not known), and how many."""
+
+    key: str | None
+    made: str | None
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ledger:
     """The ledger rows of one walk. Methods take the connection, and never commit on their own.
 
@@ -49,33 +68,49 @@ class Ledger:
     object: str
     walk: str
 
+    def of(self, walk: str) -> Ledger:
+        """The ledger rows of another walk of the same object."""
+        return replace(self, walk=walk)
+
     def head(self, conn: Connection) -> Cursor | None:
         """Where the walk stands, with the sequence number of that row; None: it never began."""
         row = conn.execute(self._statement("head"), self._whose()).fetchone()
         return None if row is None else Cursor(row[0], _position(row[2]))
 
-    def key(self, conn: Connection) -> str | None:
-        """The key fields by which records were stored last, as a position names them; None: not known."""
+    def copied(self, conn: Connection) -> Copied | None:
+        """What the newest row says was copied; None: the walk never began. Of a position of another version of this
+        package it is what can be read."""
         row = conn.execute(self._statement("head"), self._whose()).fetchone()
-        found = row[2].get("key") if row is not None and isinstance(row[2], dict) else None
-        return found if isinstance(found, str) else None
+        if row is None:
+            return None
+        told = row[2] if isinstance(row[2], dict) else {}
+        key, made, records = told.get("key"), told.get("made"), told.get("records")
+        return Copied(
+            key if isinstance(key, str) else None,
+            made if isinstance(made, str) else None,
+            records if isinstance(records, int) else 0,
+        )
+
+    def head_kind(self, conn: Connection) -> str | None:
+        """The kind of the row where the walk stands; None: it never began."""
+        row = conn.execute(self._statement("head"), self._whose()).fetchone()
+        return None if row is None else row[1]
 
     def is_empty(self, conn: Connection, table: tuple[str, str]) -> bool:
         """Whether the record table holds nothing at all."""
         row = conn.execute(statement(_FILE, "empty", self.schema, table)).fetchone()
         return row == (True,)
 
-    def append(self, conn: Connection, entry: Entry) -> int:
-        """Add a row to the current transaction; returns its sequence number."""
+    def append(self, conn: Connection, entry: Entry) -> tuple[int, datetime]:
+        """Add a row to the current transaction; returns its sequence number, and Postgres's clock."""
         row = conn.execute(self._statement("append"), self._parameters(entry)).fetchone()
         assert row is not None
-        sequence: int = row[0]
-        return sequence
+        return row[0], row[1]
 
-    def row(self, conn: Connection, sequence: int) -> tuple[Position, bool] | None:
-        """The position after one row of this walk, and whether it lies behind the last reset; None: no such row."""
+    def row(self, conn: Connection, sequence: int) -> Row | None:
+        """One row of this walk; None: there is none of that number."""
         row = conn.execute(self._statement("row"), {**self._whose(), "sequence": sequence}).fetchone()
-        return None if row is None else (_position(row[0]), row[1])
+        return None if row is None else Row(_position(row[0]), since_reset=row[1], shown=row[2])
 
     def shown(self, conn: Connection) -> int | None:
         """The newest row that is known to have been in the cursor; None: none ever was."""

@@ -2,17 +2,17 @@
 -- The newest row of a walk: where it stands.
 select sequence, kind, position from {extract}.ledger
 where source = %(source)s and object = %(object)s and walk = %(walk)s and part = ''
-order by sequence desc limit 1;
+order by -sequence limit 1;
 
 -- name: append
 insert into {extract}.ledger (source, object, walk, kind, cause, position, sent_at, records, counts)
 values (%(source)s, %(object)s, %(walk)s, %(kind)s, %(cause)s, %(position)s, %(sent_at)s, %(records)s, %(counts)s)
-returning sequence;
+returning sequence, clock_timestamp();
 
 -- name: row
 select position, sequence >= coalesce((
       select max(sequence) from {extract}.ledger
-      where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and kind in ('start', 'reset')), 0)
+      where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and kind in ('start', 'reset')), 0), shown
 from {extract}.ledger
 where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and sequence = %(sequence)s;
 
@@ -41,7 +41,7 @@ order by sequence desc limit 1;
 with own as (
     select records, counts from {extract}.ledger
     where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and cause = %(cause)s
-      and kind = 'page'
+      and cause <> '' and kind = 'page'
 )
 select 'pages', count(*) from own
 union all select 'records', coalesce(sum(records), 0)::bigint from own

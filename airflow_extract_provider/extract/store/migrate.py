@@ -39,10 +39,10 @@ def migrate(connect: Connect, sources: Iterable[Source], schema: str = "extract"
 
 
 def script(sources: Iterable[Source], schema: str = "extract") -> str:
-    """The same as SQL for a person to run on an empty database, where the tool has no right to create."""
+    """The same as SQL for a person to run where the tool has no right to create; run again, it does nothing."""
     parts = ["begin;", _text("schema", schema), _text("book", schema)]
     for number, name, text in _migrations():
-        parts += [_composed(text, schema).as_string().rstrip(";\n "), _note(schema, number, name)]
+        parts.append(_once(schema, number, f"{_composed(text, schema).as_string()}\n{_note(schema, number, name)};"))
     for table in _table_names(sources):
         parts += [_text("record_schema", schema, (table[0],)), _text("record_table", schema, table)]
     parts.append("commit;")
@@ -124,6 +124,13 @@ def _composed(text: str, schema: str) -> sql.Composed:
 
 def _text(name: str, schema: str, table: tuple[str, ...] | None = None) -> str:
     return statement(_FILE, name, schema, table).as_string()
+
+
+def _once(schema: str, number: int, body: str) -> str:
+    """A migration that runs only where it has not been run yet."""
+    text = "do $migration$ begin\nif not exists (select from {extract}.migration where number = {number}) then\n"
+    condition = sql.SQL(text).format(extract=sql.Identifier(schema), number=sql.Literal(number)).as_string()
+    return f"{condition}{body}\nend if;\nend $migration$;"
 
 
 def _note(schema: str, number: int, name: str) -> str:

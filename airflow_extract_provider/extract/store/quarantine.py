@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 import xxhash
@@ -100,9 +100,12 @@ def delete(conn: Connection, schema: str, ids: Sequence[int]) -> None:
     conn.execute(statement(_FILE, "delete", schema), {"ids": list(ids)})
 
 
-def stored(conn: Connection, schema: str, table: tuple[str, str], keys: Sequence[str]) -> dict[str, datetime]:
-    """When the rows of keys in a record table were last changed; keys without a row are left out."""
-    return dict(conn.execute(statement(_FILE, "stored", schema, table), {"keys": list(keys)}).fetchall())
+def stored(
+    conn: Connection, schema: str, table: tuple[str, str], keys: Sequence[str]
+) -> dict[str, tuple[datetime, datetime | None]]:
+    """When the rows of keys in a record table were last changed, and their versions; keys without one are left out."""
+    rows = conn.execute(statement(_FILE, "stored", schema, table), {"keys": list(keys)}, binary=True).fetchall()
+    return {key: (applied_at, version and version.replace(tzinfo=timezone.utc)) for key, applied_at, version in rows}
 
 
 def keep(conn: Connection, schema: str, rows: Sequence[tuple[Taken, SetAside]]) -> None:

@@ -38,5 +38,5 @@ from unnest(%(ids)b::bigint[], %(keys)b::text[], %(whys)b::text[]) as given (id,
 where noted.id = given.id;
 
 -- name: stored
--- When the rows of some keys were last changed.
-select key, applied_at from {table} where key = any(%(keys)b::text[]);
+-- When the rows of some keys were last changed, and their versions.
+select key, applied_at, version at time zone 'UTC' from {table} where key = any(%(keys)b::text[]);

@@ -9,7 +9,7 @@ from typing import Any
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import statement
 
-__all__ = ["Due", "due", "lock", "note", "settle"]
+__all__ = ["Due", "due", "forget", "lock", "note", "settle"]
 
 _FILE = "refetch.sql"
 
@@ -43,6 +43,11 @@ def settle(conn: Connection, schema: str, source: str, object: str, done: Iterab
     asked: dict[str, Any] = {"source": source, "object": object, "keys": [each.key for each in ordered]}
     asked["numbers"] = [each.number for each in ordered]
     return len(conn.execute(statement(_FILE, "settle", schema), asked).fetchall())
+
+
+def forget(conn: Connection, schema: str, source: str, object: str) -> None:
+    """Delete all notes of an object: its keys mean other things now."""
+    conn.execute(statement(_FILE, "forget", schema), {"source": source, "object": object})
 
 
 def lock(conn: Connection, schema: str, source: str, object: str, keys: Sequence[str]) -> None:

@@ -11,6 +11,9 @@ select key, number from {extract}.refetch
 where source = %(source)s and object = %(object)s
 order by noted_at, key limit %(limit)s;
 
+-- name: forget
+delete from {extract}.refetch where source = %(source)s and object = %(object)s;
+
 -- name: lock
 -- Before a transaction both notes and settles: in one order, so that two of them cannot wait for each other.
 select key from {extract}.refetch

@@ -1,7 +1,7 @@
 """Replay: records of the quarantine are read once more, when the source file or this package has learned to read them.
 
-They are old looks at the API, so nothing newer may be written over (law: newer wins). With versions apply sees to that.
-Without, a record whose key is stored is read again by key, where the API can do so.
+They are old looks at the API, so nothing newer may be written over (law: newer wins). A record whose key is stored is
+read again by key, where the API can do so; else its version decides, and where that cannot, it stays.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import TypeAlias
 import psycopg
 
 from airflow_extract_provider.extract.cursor import Position, Whole
+from airflow_extract_provider.extract.errors import PositionMismatchError
 from airflow_extract_provider.extract.page import Record, SetAside
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.store import quarantine, refetch
-from airflow_extract_provider.extract.store.apply import Batch, Target, apply, refusal
+from airflow_extract_provider.extract.store.apply import Batch, Target, apply, refused
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire, holding, release
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
@@ -55,6 +56,7 @@ def replay(
     of the object runs meanwhile. The ledger tells of it as a walk named ``replay``.
 
     Raises WalkBusyError: a walk of the object is running. Raises FencedError: it was taken over from this one.
+    Raises PositionMismatchError: the table was filled as another source file says.
     Raises SourceError, SchemaMissingError, StoreUnavailableError, StoreRightsError.
     """
     readable = source.object(object).by_key is not None
@@ -63,6 +65,7 @@ def replay(
     with named_errors(source=source.source, object=object), connect() as conn:
         conn.autocommit = True
         with _held(conn, target, take_over, silent_after) as fence:
+            _check_copied(conn, target, source)
             found = quarantine.ids(conn, schema, source.source, object, limit)
             for start in range(0, len(found), batch):
                 with holding(conn, schema, fence):
@@ -86,6 +89,20 @@ def _held(conn: Connection, target: Target, take_over: bool, silent_after: timed
                 release(conn, target.schema, fence)
 
 
+def _check_copied(conn: Connection, target: Target, source: Source) -> None:
+    """What is replayed must fit to what the backfill has filled the table with."""
+    filled = Ledger(target.schema, target.source, target.object, "backfill").copied(conn)
+    now = source.object(target.object).key_name, source.made(target.object)
+    if filled is not None and (filled.key, filled.made) not in (now, (now[0], None), (None, None)):
+        raise PositionMismatchError(
+            "the object's key, request, records or table are not those with which the table was filled.",
+            kept="everything; nothing was replayed.",
+            todo="Put them back, or start the backfill over with `reset` first.",
+            source=target.source,
+            object=target.object,
+        )
+
+
 @dataclass(slots=True)
 class _Sorted:
     """What becomes of rows. ``arriving`` are applied, the last looks first; ``again`` are keys to be read by key."""
@@ -101,7 +118,7 @@ def _replayed(
 ) -> Counter[str]:
     """One transaction's rows."""
     rows = quarantine.take(conn, target.schema, ids)
-    found = _sorted(conn, target, [(row, _read(conn, row, read)) for row in rows], readable)
+    found = _sorted(conn, target, _read(conn, rows, read), readable)
     counts = Counter(stale=found.overtaken, refetch=len(found.again))
     refetch.note(conn, *target.whose, found.again, "replayed")
     if found.arriving:
@@ -113,12 +130,15 @@ def _replayed(
     return counts + Counter(replayed=len(rows) - len(kept), quarantined=len(kept))
 
 
-def _read(conn: Connection, row: Taken, read: Read) -> Record | SetAside:
-    record = read(row.raw)
-    if isinstance(record, SetAside):
-        return record
-    why = unstorable(record.raw) or refusal(conn, record.raw)
-    return record if why is None else SetAside(row.number, row.raw, why, record.key)
+def _read(conn: Connection, rows: Sequence[Taken], read: Read) -> list[tuple[Taken, Record | SetAside]]:
+    """The rows with what they are to the source file now: a record, or still bad and why."""
+    found = [(row, read(row.raw)) for row in rows]
+    good = [(row, record) for row, record in found if isinstance(record, Record)]
+    whys = dict(refused(conn, [record.raw for _, record in good]))
+    for at, (row, record) in enumerate(good):
+        if why := unstorable(record.raw) or whys.get(at):
+            found[found.index((row, record))] = (row, SetAside(row.number, row.raw, why, record.key))
+    return found
 
 
 def _sorted(
@@ -129,27 +149,43 @@ def _sorted(
     told = _Sorted()
     good = [(row, record) for row, record in found if isinstance(record, Record)]
     told.bad = [(row, record) for row, record in found if isinstance(record, SetAside)]
-    unversioned = [(row, record) for row, record in good if record.version is None]
-    stored = quarantine.stored(conn, target.schema, target.table, [record.key for _, record in unversioned])
-    copies = Counter((record.key, row.sent_at) for row, record in unversioned)
+    stored = quarantine.stored(conn, target.schema, target.table, [record.key for _, record in good])
+    copies = Counter((record.key, row.sent_at) for row, record in good if record.version is None)
     met: set[str] = set()
     for row, record in good:
-        key, twice = record.key, copies[record.key, row.sent_at] > 1
-        if record.version is not None:
-            told.arriving.append((row, record))
-        elif readable and (twice or key in met or key in stored):
+        key = record.key
+        twice = copies[key, row.sent_at] > 1
+        if readable and (twice or key in met or key in stored):
             told.again.add(key)
         elif twice:
             told.bad.append((row, SetAside(row.number, row.raw, _TWICE, key)))
-        elif key in met or (key in stored and stored[key] >= row.sent_at):
+        elif key in met and record.version is None:
             told.overtaken += 1
-        else:
+        elif key not in stored:
             told.arriving.append((row, record))
+        else:
+            _beside(told, row, record, *stored[key])
         met.add(key)
     return told
 
 
+def _beside(told: _Sorted, row: Taken, record: Record, applied_at: datetime, version: datetime | None) -> None:
+    """What to do with a record whose key is stored, where the API cannot be asked again."""
+    if record.version is None or version is None:
+        if applied_at >= row.sent_at:
+            told.overtaken += 1
+        else:
+            told.arriving.append((row, record))
+    elif record.version > version or (record.version == version and record.deleted):
+        told.arriving.append((row, record))
+    elif record.version < version:
+        told.overtaken += 1
+    else:
+        told.bad.append((row, SetAside(row.number, row.raw, _EQUAL, record.key)))
+
+
 _TWICE = "another record of its page has the same key, and no version tells which is newer"
+_EQUAL = "another record with the same version is stored, and without `by_key` nothing tells which is newer"
 
 
 def _batches(arriving: Sequence[tuple[Taken, Record]]) -> list[Batch]:

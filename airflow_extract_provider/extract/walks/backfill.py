@@ -15,7 +15,7 @@ __all__ = ["backfill", "beginning"]
 
 def beginning(object: ApiObject, made: str | None = None) -> Position:
     """The position before the first request; ``made`` as :meth:`Source.made` tells it."""
-    return Position(paginator(object).start(), key=", ".join(".".join(path) for path in object.key), made=made)
+    return Position(paginator(object).start(), key=object.key_name, made=made)
 
 
 def backfill(object: ApiObject, position: Position) -> Walk:

@@ -36,7 +36,7 @@ def noted(object: ApiObject, made: str | None = None) -> Position:
             "nothing in the config says how to read one record by its key.",
             todo="Declare `by_key`, such as {path: /v1/contacts/{{ key }}}.",
         )
-    return Position(Whole(), key=", ".join(".".join(path) for path in object.key), made=made)
+    return Position(Whole(), key=object.key_name, made=made)
 
 
 def by_key(object: ApiObject, position: Position) -> Walk:

@@ -17,11 +17,12 @@ from airflow_extract_provider.extract.api.paginators.turn import (
     keys_of,
     mark_of,
     more,
+    nothing_new,
     onward,
     request_refused,
 )
 from airflow_extract_provider.extract.cursor import AtIndex, AtPage, Place
-from airflow_extract_provider.extract.errors import AnchorLostError, RepeatedPageError
+from airflow_extract_provider.extract.errors import AnchorLostError
 from airflow_extract_provider.extract.page import Page, Refused
 from airflow_extract_provider.extract.paging import OffsetPages, PageNumberPages
 from airflow_extract_provider.extract.source import ApiObject
@@ -149,6 +150,8 @@ class Overlapping:
         turn = Turn(page.records, fresh, moved, again=True, overlap=overlap)
         if told is False or (told is None and not rows):
             return replace_turn(turn, complete=True)
+        if not rows:
+            raise nothing_new()
         if new:
             # An API that ignores what it is asked would lead around in a circle.
             moved = replace(moved, idle=self._idle(place)) if lost and not (anew or apart) else moved
@@ -181,10 +184,7 @@ class Overlapping:
         """One more page without anything new. Raises RepeatedPageError: neither an end nor a way on can be shown."""
         if place.idle < _IDLE:
             return place.idle + 1
-        raise RepeatedPageError(
-            "the page holds nothing new, but the API does not say that it was the last.",
-            todo="If the API sends one record a page, let it send more (pages.size): pages must overlap by a record.",
-        )
+        raise nothing_new()
 
     def _with_known(self, place: AtIndex, before: _Rows, rows: _Rows, seen: int) -> AtIndex:
         """The place with what to overlap with behind these rows, and which of them to read again since they are tied.

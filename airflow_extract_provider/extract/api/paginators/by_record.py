@@ -17,6 +17,7 @@ from airflow_extract_provider.extract.api.paginators.turn import (
     keys_of,
     mark_of,
     more,
+    nothing_new,
     onward,
     request_refused,
 )
@@ -117,6 +118,8 @@ class LastKey:
             return False, moved
         if told is None and place.ending == 2:
             return True, moved
+        if told and not page.rows:
+            raise nothing_new()
         return False, replace(moved, beyond=told is None, ending=int(told is None), idle=_idle(place))
 
     def refused(self, place: Place, refusal: Refused) -> Place:
@@ -144,10 +147,7 @@ def _idle(place: AfterKey) -> int:
     """One more page without anything new. Raises RepeatedPageError: neither an end nor a way on can be shown."""
     if place.idle < _IDLE:
         return place.idle + 1
-    raise RepeatedPageError(
-        "the page holds nothing new, but the API does not say that it was the last.",
-        todo="If the API sends one record a page, let it send more (pages.size): pages must overlap by a record.",
-    )
+    raise nothing_new()
 
 
 def _after_key(place: Place) -> AfterKey:

@@ -31,6 +31,7 @@ __all__ = [
     "keys_of",
     "mark_of",
     "more",
+    "nothing_new",
     "onward",
     "request_refused",
     "total",
@@ -193,6 +194,14 @@ def onward(lap: Lap, value: str, what: str) -> Lap:
     if lap.mark is None or lap.steps + 1 >= lap.power:
         return Lap(digest, power=lap.power * 2)
     return msgspec.structs.replace(lap, steps=lap.steps + 1)
+
+
+def nothing_new() -> RepeatedPageError:
+    """The error for pages that bring nothing new, and do not end either."""
+    return RepeatedPageError(
+        "the page holds nothing new, but the API does not say that it was the last.",
+        todo="If the API sends one record a page, let it send more (pages.size): pages must overlap by a record.",
+    )
 
 
 def request_refused(refusal: Refused) -> RequestRefusedError:

@@ -36,6 +36,11 @@ alter table {extract}.ledger
     drop constraint ledger_kind_check,
     add constraint ledger_kind_check check (kind in ('start', 'reset', 'edit', 'page', 'fold')),
     add constraint ledger_folded check ((kind = 'fold') = (pages is not null));
+-- Where a walk stands is asked in each run, its sums at each end. In rising order of the negative, since in falling order
+-- of the sequence Postgres may choose to look through the primary key, past the rows of all other walks.
+drop index {extract}.ledger_walk;
+create index ledger_newest on {extract}.ledger (source, object, walk, part, (-sequence));
+create index ledger_cause on {extract}.ledger (source, object, walk, cause) where cause <> '';
 create index ledger_begun on {extract}.ledger (source, object, walk, sequence) where kind in ('start', 'reset');
 create index ledger_complete on {extract}.ledger (source, object, walk, sequence)
     where (kind = 'page' and position ->> 'complete' = 'true') or covered is not null;
