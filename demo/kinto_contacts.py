@@ -194,9 +194,11 @@ def plan_batch(chance: random.Random, name: str, before: Written) -> list[Operat
     for place in range(chance.randint(1, BATCH)):
         plan.append(choose(chance, f"{name}-{place}", state))
         plan[-1].apply(state)
-    if chance.random() < 0.2:  # one at most: two batches with two of them could wait for each other
+    # One at most: two batches with two of them could wait for each other. None is cut off for it: later ones may need
+    # what it makes.
+    if chance.random() < 0.2 and len(plan) < BATCH:
         plan.append(Operation("PUT", chance.choice(SHARED), contact(chance)))
-    return plan[-BATCH:]
+    return plan
 
 
 def choose(chance: random.Random, new: str, state: Written) -> Operation:

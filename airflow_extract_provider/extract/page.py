@@ -76,7 +76,8 @@ class Page:
     ``envelope`` is the answer's outer object with undecoded values (empty when the answer is a bare list).
     ``began_at`` is an instant, on the API's clock where it tells it, that is certainly before it looked the records up.
     ``headers`` are the answer's, their names in lower case. ``path`` is that of the URL that was asked, to which a link
-    in the answer may be relative. ``bad`` are the records that were set aside.
+    in the answer may be relative. ``bad`` are the records that were set aside. ``absent``: the API has refused it, as
+    there is no such page behind the last one.
     """
 
     records: tuple[Record, ...]
@@ -85,6 +86,7 @@ class Page:
     headers: Mapping[str, str] = field(default_factory=dict)
     bad: tuple[SetAside, ...] = ()
     path: str = ""
+    absent: bool = False
 
     @property
     def rows(self) -> int:

@@ -38,11 +38,12 @@ from airflow_extract_provider.extract.reader import Arrived, Client, LowerClock,
 from airflow_extract_provider.extract.resume import Books, begin, show, tell_unshown
 from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.store import refetch
-from airflow_extract_provider.extract.store.apply import REFUSALS, Applied, Batch, Target, apply, first_unreadable
+from airflow_extract_provider.extract.store.apply import Applied, Batch, Target, apply, first_unreadable
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire, hold, release
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
 from airflow_extract_provider.extract.store.migrate import check
+from airflow_extract_provider.extract.store.storable import REFUSALS
 from airflow_extract_provider.extract.walks.backfill import backfill, beginning
 from airflow_extract_provider.extract.walks.by_key import by_key, noted
 from airflow_extract_provider.extract.walks.incremental import handed_off, incremental

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -18,10 +19,9 @@ from airflow_extract_provider.extract.store.connection import connecting
 from airflow_extract_provider.extract.store.ledger import Ledger
 from tests.crash.child import FileCursor
 
-__all__ = ["STEPS", "Step", "live"]
+__all__ = ["Step", "live"]
 
 Step: TypeAlias = Literal["before", "inside", "after", "shown"]
-STEPS: tuple[Step, ...] = ("before", "inside", "after", "shown")
 """Before the transaction; in it, all but the commit done; after the commit; after the cursor was written as well."""
 
 
@@ -76,4 +76,6 @@ def _and_die(function: Callable[..., Any], lives: int = 0) -> Callable[..., Any]
 
 
 def _die(*_: Any, **__: Any) -> None:
+    # What is fetched ahead has been asked for by then.
+    time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -4,6 +4,7 @@ is read again before the last committed page."""
 from __future__ import annotations
 
 import itertools
+import json
 import multiprocessing
 import signal
 from collections.abc import Iterator, Mapping
@@ -15,8 +16,9 @@ import pytest
 
 from airflow_extract_provider.extract.pipeline import WalkName
 from airflow_extract_provider.extract.store.connection import Connect
+from airflow_extract_provider.extract.store.ledger import Ledger
 from airflow_extract_provider.testing.hostile import HostileApi
-from tests.crash.dying import STEPS, Step, live
+from tests.crash.dying import Step, live
 from tests.extract.scene import Scene, exact
 from tests.hazards.kinds import KINDS
 
@@ -51,9 +53,13 @@ class Lives:
         assert process.exitcode == (0 if step is None else -signal.SIGKILL)
         return [request.params or {"body": request.body} for request in self.api.requests[before:]]
 
-    def pages(self) -> int:
-        """How many pages the ledger holds of all walks."""
-        return sum(1 for each in self.scene.ledger() if each.position.pages)
+    def stands(self, walk: WalkName) -> tuple[int, bool]:
+        """How many pages the walk has committed, and whether it has come to its end."""
+        with self.scene.connect() as conn:
+            head = Ledger(self.scene.books, self.scene.name, self.scene.object, walk).head(conn)
+        return (
+            (0, False) if head is None else (head.position.pages, bool(head.position.pages and head.position.complete))
+        )
 
 
 @pytest.fixture(params=["offset updated", "token updated", "since only", "position"])
@@ -69,39 +75,44 @@ def lives(request: pytest.FixtureRequest, dsn: str, connect: Connect, tmp_path: 
         scene.close()
 
 
-def killed_everywhere(lives: Lives, walk: WalkName) -> int:
-    """Kill a walk at each step of each of its commits; at last let it end. Returns how often it was killed."""
+def killed_everywhere(lives: Lives, walk: WalkName, advance: Step) -> int:
+    """Kill a walk before and within each of its commits, and behind each at ``advance``, until it has come to its end.
+    Returns how many commits it had."""
     expected: Mapping[str, str] | None = None
-    for kills, step in enumerate(itertools.cycle(STEPS)):
-        begun = lives.pages()
-        asked = lives.live(walk, step) if not _at_the_end(lives, walk) else []
-        if not asked:
-            return kills
-        assert expected in (None, asked[0]), "the first request is not the one behind the last committed page"
-        committed = lives.pages() - begun
-        assert committed == (step in ("after", "shown"))
-        # What was fetched ahead tells what comes behind the page; if none was committed the same one must be asked for.
-        expected = asked[0] if not committed else asked[1] if len(asked) > 1 else None
+    for commits in itertools.count():
+        for step in ("before", "inside", advance):
+            pages, ended = lives.stands(walk)
+            if ended:
+                return commits
+            asked = lives.live(walk, step)
+            assert expected in (None, asked[0]), "the first request is not the one behind the last committed page"
+            assert lives.stands(walk)[0] - pages == (step == advance)
+            expected = asked[0]
+        # What was fetched ahead tells what comes behind the page that was committed.
+        expected = asked[1] if len(asked) > 1 else None
+        assert expected or lives.stands(walk)[1]
     raise AssertionError("never")
-
-
-def _at_the_end(lives: Lives, walk: WalkName) -> bool:
-    """Whether the walk has come to its end: its last row is complete."""
-    rows = [each for each in lives.scene.ledger() if each.position.pages]
-    return bool(rows) and rows[-1].position.complete and walk == "backfill"
 
 
 def live_records(api: HostileApi) -> dict[str, Any]:
     """What the API holds."""
-    import json
-
     return {key: exact(json.dumps(record)) for key, record in api.live().items()}
 
 
-def test_a_backfill_killed_at_every_step(lives: Lives) -> None:
-    """Each step of each commit; the hand-off and the incremental run after it bring what has changed meanwhile."""
-    kills = killed_everywhere(lives, "backfill")
-    assert kills >= 3 * len(STEPS)
+@pytest.mark.parametrize("advance", ["after", "shown"])
+def test_killed_at_every_step(lives: Lives, advance: Step) -> None:
+    """Each step of each commit, of the backfill and the lap after it: the copy is exact, each record was written once
+    for each of its changes, and nothing is read again before the last committed page."""
+    commits = killed_everywhere(lives, "backfill", advance)
+    assert commits >= 3
     assert lives.live("backfill", None) == []
     assert lives.scene.stored() == live_records(lives.api)
     assert lives.scene.revisions() == {1}
+    if not lives.scene.source.object(lives.scene.object).incremental:
+        return
+    lives.api.update(*lives.api.ids)
+    lives.api.insert(3)
+    lives.api.clock.advance(timedelta(minutes=1))
+    assert killed_everywhere(lives, "incremental", advance) >= 3
+    assert lives.scene.stored() == live_records(lives.api)
+    assert lives.scene.revisions() == {1, 2}

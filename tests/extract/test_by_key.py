@@ -105,3 +105,38 @@ def test_an_object_that_cannot_be_read_by_key(scene: Scene) -> None:
     """It says what to declare."""
     scene.spec.pop("by_key")
     assert "by_key" in scene.stops(SourceError, walk="by_key").todo
+
+
+def test_one_key_that_cannot_be_read_keeps_no_other_waiting(scene: Scene, api: HostileApi) -> None:
+    """What the API refuses, another record in its place, a key that fits no path: they stay noted, each run tells of
+    them when all others have been read."""
+    odd, others = "..", [str(key) for key in api.ids[:20]]
+    note(scene, odd)
+    note(scene, *others)
+    api.update(*api.ids[:20], touch=False)
+    assert scene.stops(SourceError, walk="by_key").key == odd
+    assert noted(scene) == [odd]
+    live = api.live()
+    assert {key: scene.stored()[key]["value"] for key in others} == {key: live[key]["value"] for key in others}
+    note(scene, *others)
+    asked = api.count
+    scene.spec["by_key"] = {"path": "/things/{{ key if key == '..' else '1' }}"}
+    exc = scene.stops(SourceError, walk="by_key")
+    assert "(19 more cannot be read, such as " in exc.what
+    assert api.count == asked + 20
+    assert noted(scene) == [odd, *(key for key in sorted(others) if key != "1")]
+
+
+def test_what_cannot_be_decided_is_not_asked_for_without_end(scene: Scene, api: HostileApi) -> None:
+    """A row that seems to be written in the future, as after a failover to a server whose clock is behind."""
+    key = str(api.ids[2])
+    table = sql.Identifier(*scene.source.table(scene.object))
+    with scene.connect() as conn:
+        text = (
+            "update {} set applied_at = now() + interval '1 hour', version = version + interval '1 day', raw_hash = 'x'"
+        )
+        conn.execute(sql.SQL(text).format(table))
+    note(scene, key)
+    summary = scene.run(walk="by_key")
+    assert summary.requests == 3
+    assert noted(scene) == [key]

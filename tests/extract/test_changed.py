@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +17,12 @@ from airflow_extract_provider.extract.errors import (
     UnorderedStreamError,
     WalkBusyError,
 )
-from tests.extract.scene import TOKENS, Scene, rows
+from airflow_extract_provider.extract.pipeline import WalkName
+from airflow_extract_provider.extract.store import refetch
+from airflow_extract_provider.extract.store.connection import Connect
+from airflow_extract_provider.testing.hostile import HostileApi
+from tests.extract.scene import TOKENS, Scene, exact, rows
+from tests.hazards.kinds import KINDS
 from tests.loopback import Fault
 from tests.store.applier import in_thread
 
@@ -189,4 +195,94 @@ def test_version_declared_while_a_run_lives(before: str | None, make_scene: Make
     finally:
         leave.set()
     first.result(timeout=20)
+    scene.assert_exact()
+
+
+# --- Walks that build upon the backfill -------------------------------------------------------------------------------
+
+CHANGES = KINDS["token updated"].described(by_key={"path": "/things/{{ key }}"})
+
+
+@pytest.fixture
+def changing(connect: Connect) -> Iterator[Scene]:
+    """An object with changes, backfilled."""
+    with HostileApi(listings={"/things": KINDS["token updated"].served()}) as api:
+        api.insert(25)
+        api.clock.advance(60)
+        scene = Scene(api, connect, CHANGES)
+        scene.migrate()
+        scene.run()
+        yield scene
+        scene.close()
+
+
+def live(scene: Scene) -> dict[str, Any]:
+    """What the API holds."""
+    return {key: exact(json.dumps(record)) for key, record in scene.api.live().items()}
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("walk", ["incremental", "by_key"])
+def test_other_records_than_the_backfill_has_copied(walk: WalkName, begun: bool, reset: bool, changing: Scene) -> None:
+    """Each walk stops, even one that begins now, until the backfill has started over; then it begins anew by itself."""
+    scene = changing
+    if begun:
+        scene.run(walk=walk)
+    scene.spec["params"] = {"status": "all"}
+    scene.stops(PositionMismatchError, walk=walk, reset=reset)
+    scene.run(reset=True)
+    scene.api.update(*scene.api.ids[:5])
+    scene.api.clock.advance(60)
+    assert scene.run(walk=walk).complete
+    scene.run(walk="incremental")
+    assert scene.stored() == live(scene)
+
+
+@pytest.mark.parametrize("walk", ["incremental", "by_key"])
+def test_a_table_emptied_under_other_walks(walk: WalkName, changing: Scene) -> None:
+    """A walk that has stored nothing itself stops too: after its first row nobody would see what is missing."""
+    scene = changing
+    scene.run(walk=walk)
+    execute(scene, "truncate {schema}.things")
+    scene.api.insert(1)
+    scene.api.clock.advance(60)
+    scene.stops(PositionMismatchError, walk=walk)
+    scene.stops(PositionMismatchError, walk=walk, reset=True)
+    scene.run(reset=True)
+    scene.run(walk=walk)
+    scene.run(walk="incremental")
+    assert scene.stored() == live(scene)
+
+
+def test_another_key_and_its_notes(changing: Scene) -> None:
+    """Emptied and copied anew under another key, all walks go on by themselves; notes of the old keys are dropped: read
+    by key they would be taken for deleted."""
+    scene = changing
+    scene.run(walk="incremental")
+    with scene.connect() as conn:
+        refetch.note(conn, scene.books, scene.name, scene.object, ["1", "2"], "test")
+    scene.spec["key"] = "value"
+    for walk in ("backfill", "incremental", "by_key"):
+        scene.stops(PositionMismatchError, walk=walk, reset=True)
+    execute(scene, "truncate {schema}.things")
+    scene.run(reset=True)
+    scene.run(walk="incremental")
+    assert scene.run(walk="by_key").requests == 0
+    assert set(scene.stored()) == {str(record["value"]) for record in scene.api.live().values()}
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+def test_a_corrected_zone(zone: str, make_scene: MakeScene) -> None:
+    """Versions read in a wrong zone are corrected when the backfill starts over; no record counts as changed, and what
+    changes then is written."""
+    stamps = {"format": "%Y-%m-%d %H:%M:%S", "zone": zone}
+    scene = make_scene(TOKENS, version="at", timestamps=stamps)
+    row = b'{"id": "a", "n": %d, "at": "2026-01-01 1%d:00:00"}'
+    scene.api.rows = [row % (1, 0)]
+    scene.run()
+    scene.spec["timestamps"] = {**stamps, "zone": "UTC"}
+    assert scene.run(reset=True).counts["unchanged"] == 1
+    scene.api.rows = [row % (2, 1)]
+    assert scene.run(reset=True).counts["updated"] == 1
     scene.assert_exact()

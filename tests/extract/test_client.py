@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -71,7 +73,8 @@ def listening() -> Iterator[Listener]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             listener.heard.append(Heard(self.command, self.path, dict(self.headers.items()), body))
             status, headers, answer = listener.answer(len(listener.heard), listener.heard[-1])
-            self.send_response(status)
+            # Not the library's own Date beside one that is ordered.
+            (self.send_response_only if "Date" in headers else self.send_response)(status)
             for name, value in {"Content-Length": str(len(answer)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
@@ -427,3 +430,69 @@ def test_nothing_of_a_request_is_told(
     if status in (405, 503):
         shown = "/things/{{ key }}" if kind == "key" else "/search/{{ token }}"
         assert shown in str(caught.value)
+
+
+# --- Clocks and limits ------------------------------------------------------------------------------------------------
+
+
+def dated(listener: Listener, session: requests.Session, date: str) -> datetime:
+    """Since when a page counts as looked up whose answer has this Date."""
+    listener.answer = lambda number, heard: (200, {"Date": date}, EMPTY)
+    return page(listener.url, session, Request("/t")).began_at
+
+
+@pytest.mark.parametrize(
+    ("ahead", "expected"),
+    [
+        (timedelta(hours=-3), timedelta(hours=-3)),
+        (timedelta(minutes=2), timedelta(minutes=2)),
+        (timedelta(hours=4), timedelta(minutes=5)),
+        (timedelta(days=30_000), timedelta(minutes=5)),
+    ],
+    ids=str,
+)
+def test_a_date_is_believed_as_far_as_it_is_safe(
+    ahead: timedelta, expected: timedelta, listener: Listener, session: requests.Session
+) -> None:
+    """A clock that is behind costs pages read again; one that is far ahead would hide what changes until then."""
+    before = datetime.now(timezone.utc)
+    found = dated(listener, session, format_datetime(before + ahead, usegmt=True))
+    assert before + expected - timedelta(seconds=5) < found <= datetime.now(timezone.utc) + expected
+
+
+@pytest.mark.parametrize("date", ["yesterday", "Thu, 26 Nov 2026 10:00:00", "Thu, 26 Nov 2026 10:00:00 -0000"])
+def test_a_date_without_its_zone_is_none(date: str, listener: Listener, session: requests.Session) -> None:
+    """Our own clock then, less what two clocks may differ by."""
+    found = dated(listener, session, date)
+    assert timedelta(minutes=5) <= datetime.now(timezone.utc) - found < timedelta(minutes=6)
+
+
+def test_caches_stand_aside(listener: Listener, session: requests.Session) -> None:
+    """A page from a cache is an older look than it seems."""
+    page(listener.url, session, Request("/t"))
+    assert listener.heard[0].headers["Cache-Control"] == "no-cache"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [(403, {"Retry-After": "1"}), (403, {"X-RateLimit-Remaining": "0"}), (507, {}), (520, {}), (529, {})],
+)
+def test_what_passes_is_asked_again(
+    status: int, headers: dict[str, str], listener: Listener, session: requests.Session, pauses: list[float]
+) -> None:
+    """Rate limits that come as 403, and the 5xx of proxies."""
+    listener.answer = lambda number, heard: (200, {}, EMPTY) if number > 1 else (status, headers, b"")
+    page(listener.url, session, Request("/t"))
+    assert len(listener.heard) == 2
+    assert len(pauses) == 1
+
+
+@pytest.mark.parametrize(("status", "error"), [(403, LoginError), (501, RequestRefusedError)])
+def test_what_does_not_pass(
+    status: int, error: type[ExtractError], listener: Listener, session: requests.Session
+) -> None:
+    """A plain 403 is the login's, a 501 the request's."""
+    listener.answer = lambda number, heard: (status, {}, b"")
+    with pytest.raises(error):
+        fetched(listener.url, session, Request("/t"))
+    assert len(listener.heard) == 1

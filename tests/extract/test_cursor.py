@@ -483,6 +483,16 @@ def test_a_value_from_before_a_reset(walked: Walked) -> None:
     walked.assert_done()
 
 
+def test_a_late_write_of_a_run_that_had_lost_the_walk(walked: Walked) -> None:
+    """It lies over what the next run has shown, which had started over: nobody ever saw it, so nobody has edited it."""
+    walked.until(4)
+    late = walked.at(2)
+    walked.until(2, reset=True)
+    walked.text = late
+    assert walked.run() == walked.whole[2:]
+    walked.assert_done()
+
+
 def test_a_cursor_of_another_store(walked: Walked) -> None:
     """A cursor beside an empty ledger (another database): nothing was read here, following it would skip all before."""
     walked.text = Cursor(12, Position(AfterKey("r7") if walked.field == "after" else AfterToken("t10"))).as_text()

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 from airflow_extract_provider.extract.cursor import cursor_key
-from airflow_extract_provider.extract.errors import ApiUnavailableError, CursorAheadError, ExtractError
+from airflow_extract_provider.extract.errors import (
+    ApiUnavailableError,
+    CursorAheadError,
+    CursorUnreadableError,
+    ExtractError,
+)
 from airflow_extract_provider.extract.store.connection import Connect
 from airflow_extract_provider.testing.hostile import HostileApi
 from tests.extract.scene import Scene, exact
@@ -171,3 +176,28 @@ def test_in_the_midst_of_a_lap(edited: bool, lapped: Lapped) -> None:
         lapped.edit(closed="2020-01-01T00:00:00Z")
     assert lapped.lap() == (30 if edited else 15)
     assert len(lapped.since) == (3 if edited else 2)
+
+
+def test_an_edit_is_followed_though_the_run_fails_at_once(lapped: Lapped) -> None:
+    """It was followed, and so it counts: also where the run has read nothing, or could not show it."""
+    del lapped.shown.texts[lapped.key]  # a walk without a page
+    lapped.api.fault(lapped.api.count + 1, "503", times=2)
+    lapped.scene.stops(ApiUnavailableError, walk="incremental", cursor=lapped.shown)
+    lapped.edit(closed="2020-01-01T00:00:00Z")
+    lapped.api.fault(lapped.api.count + 1, "503", times=2)
+    lapped.scene.stops(ApiUnavailableError, walk="incremental", cursor=lapped.shown)
+    assert lapped.lap() == 30
+
+
+def test_an_edit_in_mid_lap_that_could_not_be_shown(lapped: Lapped) -> None:
+    """The cursor still has the text that was edited: it is not followed to another place the second time."""
+    lapped.api.update(*lapped.api.ids[:25])
+    lapped.api.clock.advance(HOUR)
+    lapped.api.fault(lapped.api.count + 2, "503", times=2)
+    lapped.scene.stops(ApiUnavailableError, walk="incremental", cursor=lapped.shown)
+    lapped.edit(closed="2020-01-01T00:00:00Z")
+    edited = lapped.shown.texts[lapped.key]
+    lapped.shown.failing_writes = {len(lapped.shown.written) + 1: CursorUnreadableError("no", todo="wait")}
+    lapped.scene.stops(CursorUnreadableError, walk="incremental", cursor=lapped.shown)
+    assert lapped.shown.texts[lapped.key] == edited
+    assert lapped.lap() == 30

@@ -379,6 +379,31 @@ BAD_PROMISES = {
     "a body that is not posted": (_also("body: '{}'"), "a body is sent only with POST"),
     "bad records passed over": (_also("on_bad_record: skip"), "`objects.contacts.on_bad_record`"),
     "a tombstone below the key": (_also("deleted: id.gone"), "id.gone lies below a field"),
+    "position by another order": (
+        _pages("{by: position, size: {max: 9}}")
+        + "    version: at\n    order: [made, id]\n    params: {q: '{{ after.key }}'}\n",
+        "pages.by: position needs `version`, and `order: [<version>, <key>]`",
+    ),
+    "newest first beside another filter": (
+        _also("version: at", "order: [-at]", "since: {send: a, inclusive: true, field: made}"),
+        "since.field is not the `version`",
+    ),
+    "one parameter for two values": (
+        _pages("{by: offset, send: n, size: {send: n, max: 9}}"),
+        "`pages` and `since` send two values by one parameter",
+    ),
+    "a token beside a bare list": (_crm("records: data", "records: '@'"), "(records: @): `pages.take` finds nothing"),
+    "a total beside a bare list": (
+        _pages("{by: page, send: p}").replace("records: data", "records: '@'") + "    total: n\n",
+        "`total` finds nothing",
+    ),
+    "a pattern of each machine's own": (_also("timestamps: {format: '%s', zone: UTC}"), "%s means another thing"),
+    "a pattern without year": (
+        _also("timestamps: {format: '%d/%m %H:%M', zone: UTC}"),
+        "does not tell year, month and",
+    ),
+    "a pattern without morning": (_also("timestamps: {format: '%Y-%m-%d %I:%M', zone: UTC}"), "%I without %p"),
+    "a duration of ages": (_also("late: 99999999999d"), "is longer than 3660 days"),
     "a total that is no path": (_also("total: 'count(data)'"), "`objects.contacts.total`: 'count(data)' is no path"),
 }
 
@@ -550,4 +575,36 @@ objects:
 """
         )
     with pytest.raises(SourceError, match=r"one/things and two/things share the table shared\.things"):
+        load_sources(tmp_path)
+
+
+def test_words_stay_what_they_are(write: Write) -> None:
+    """As in YAML 1.2: older readings of NO, 010, 12:30:00 and 1_000 would ask for other records."""
+    lines = ["a: NO", "b: 010", "c: 12:30:00", "d: 1_000", "e: 2026-01-01", "f: true", "g: 7", "h: off"]
+    params = "".join(f"      {line}\n" for line in lines)
+    found = load_source(write(f"{CRM}    params:\n{params}")).object("contacts").params
+    assert dict(found) == {
+        "a": "NO",
+        "b": "010",
+        "c": "12:30:00",
+        "d": "1_000",
+        "e": "2026-01-01",
+        "f": "true",
+        "g": "7",
+        "h": "off",
+    }
+
+
+def test_pages_of_another_kind_replace_the_defaults(write: Write) -> None:
+    """Their keys mean other things."""
+    text = CRM.replace("objects:", "defaults:\n  pages: {by: offset, send: skip, more: has_more}\nobjects:")
+    assert load_source(write(text)).object("contacts").pages.by == "token"
+
+
+def test_two_objects_with_one_cursor(tmp_path: Path) -> None:
+    """Names run together: crm/eu_contacts and crm_eu/contacts."""
+    for source, thing in (("crm", "eu_contacts"), ("crm_eu", "contacts")):
+        text = CRM.replace("source: crm", f"source: {source}").replace("contacts:", f"{thing}:")
+        (tmp_path / f"{source}.yaml").write_text(text)
+    with pytest.raises(SourceError, match="share the Variable extract_crm_eu_contacts_backfill_cursor"):
         load_sources(tmp_path)

@@ -78,6 +78,13 @@ KINDS: Mapping[str, Kind] = {
     "link header": _ordered(
         "link_header", "updated_at", pages={"by": "link_header", "size": {"send": "per_page", "max": 10}}
     ),
+    "page without size": _ordered(
+        "page", "updated_at", pages={"by": "page", "send": "page"}, listing={"page_default": 10}
+    ),
+    "page alone": _ordered("page", pages={"by": "page", "send": "page"}, since=False, listing={"page_default": 10}),
+    "link newest": _ordered(
+        "link_header", "-updated_at", since=False, pages={"by": "link_header", "size": {"send": "per_page", "max": 10}}
+    ),
     "last key": _ordered(
         "last_key",
         "-created_at",

@@ -67,7 +67,7 @@ def test_no_field_of_the_connection_becomes_a_header(api: LoopbackApi) -> None:
     with server(api, extra).serving():
         RestApiHook("shop_api").client(SOURCE).fetch(THINGS, Request("/keyed"))
     sent = {name.lower() for name in api.asked[0].headers}
-    assert sent == {"host", "user-agent", "accept-encoding", "accept", "connection", "shop-version"}
+    assert sent == {"host", "user-agent", "accept-encoding", "accept", "cache-control", "connection", "shop-version"}
 
 
 def test_a_netrc_file_does_not_replace_the_login(

@@ -59,7 +59,7 @@ class Habits:
             "total": self.total,
             "precision": _UNITS[self.precision],
             "looks_ahead": self.looks_ahead,
-            "past_end": self.past_end,
+            "past_end": self._past_end,
             "filter_precision": _UNITS["1us"] if self.fine else None,
         }
         if kind.listing["filter"] and self.strict:
@@ -69,6 +69,15 @@ class Habits:
         over["moves"] = self.moves and not kind.listing["order"] and kind.listing["paging"] in ("page", "token")
         over["unknown_key"] = "refuse" if self.refuse else "restart"
         return kind.served(**over)
+
+    @property
+    def _past_end(self) -> str:
+        """What lies behind the end: only those that count records or pages can ask for it. Where pages cannot overlap
+        one that comes again is an error, so it is never the last one."""
+        pages = KINDS[self.kind].spec["pages"]
+        if pages["by"] not in ("page", "offset"):
+            return "empty"
+        return "refuse" if self.past_end == "last" and "size" not in pages else self.past_end
 
     def described(self) -> dict[str, Any]:
         """The source file's side."""

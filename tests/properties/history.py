@@ -269,4 +269,5 @@ class World:
         """The copy is the API; what the API has deleted may still be in it, where no tombstone and no sweep tells."""
         live = self.api.live()
         found = {key: data for key, (data, _, deleted) in self.stored().items() if key in live and not deleted}
-        assert found == live
+        differing = {key: (record, found.get(key)) for key, record in live.items() if found.get(key) != record}
+        assert not differing, f"at the API, and here: {differing}"

@@ -210,7 +210,8 @@ class History(RuleBasedStateMachine):
             return
         world.untouched = False
         world.check()
-        if world.object.incremental and not self.ended("incremental"):
+        # Twice: the first one may only end a lap that was begun before all was quiet.
+        if world.object.incremental and not (self.ended("incremental") and self.ended("incremental")):
             return
         self.ended("by_key")
         world.check()

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 
+from airflow_extract_provider.extract.cursor import AfterKey, Position
 from airflow_extract_provider.extract.errors import BadRecordError, DoubledKeyError, FencedError
 from airflow_extract_provider.extract.page import Record
+from airflow_extract_provider.extract.store.apply import Batch, apply
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.fence import acquire
 from airflow_extract_provider.extract.store.judge import Coming, Stored, Verdict, judge
-from tests.store.applier import EPOCH, Applier, a_record, clock, in_thread, wait_until_blocked
+from airflow_extract_provider.extract.store.ledger import Entry
+from tests.store.applier import EPOCH, Applier, a_record, a_tombstone, clock, in_thread, wait_until_blocked
 
 SOAK = bool(os.environ.get("EXTRACT_SOAK"))
 MakeApplier = Callable[..., Applier]
@@ -449,3 +454,70 @@ def test_the_fence_keeps_a_takeover_out_until_the_commit(applier: MakeApplier, c
         one.apply([a_record("k", "b"), a_record("l", "b")])
     assert one.table() == {"k": ("a", 1)}
     assert one.ledger.head(one.conn) == head
+
+
+def test_other_bytes_of_the_same_record_are_learned(applier: MakeApplier) -> None:
+    """They are locked and compared once, and count as no change; read again, they cost no more than any other."""
+    one = applier("things")
+    one.apply([a_record("k", "a", 1)])
+    other = replace(a_record("k", "a", 1), raw=a_record("k", "a", 1).raw.replace(b": ", b" :  "))
+    assert one.apply([other]) == {"unchanged": 1}
+    before = one.conn.execute("select xmin::text, xmax::text from shop.things").fetchone()
+    assert one.apply([other]) == {"unchanged": 1}
+    assert one.conn.execute("select xmin::text, xmax::text from shop.things").fetchone() == before
+    assert one.table() == {"k": ("a", 1)}
+
+
+def test_another_reading_of_the_same_bytes(applier: MakeApplier) -> None:
+    """Another `version` or zone was declared: the version is corrected, earlier or later, and nothing has changed."""
+    one = applier("things")
+    for version in (5, 2, 7):
+        record = replace(a_record("k", "a", 1), version=EPOCH + timedelta(minutes=version))
+        one.apply([record])
+        assert one.conn.execute("select version from shop.things").fetchone() == (record.version,)
+    assert one.table() == {"k": ("a", 1)}
+    assert one.noted() == {}
+
+
+def test_an_old_copy_beside_the_one_that_is_stored(applier: MakeApplier) -> None:
+    """A record that moved while it was read comes in two versions: read again, nothing has gone back."""
+    one = applier("things")
+    pages = [[a_record("k", "old", 1)], [a_record("k", "new", 2)]]
+    assert one.apply(*pages) == {"created": 1, "updated": 1}
+    for again in (pages, [[*pages[0], *pages[1]]]):
+        one.apply(*again)
+        assert one.noted() == {}
+    assert one.table() == {"k": ("new", 2)}
+
+
+def test_deleted_and_back_on_two_pages(applier: MakeApplier) -> None:
+    """In one transaction too: the page that was asked for later tells."""
+    one = applier("things")
+    one.apply([a_record("k", "a", 1)])
+    sent = clock(one.conn)
+    batches = [
+        Batch((record,), sent + timedelta(milliseconds=at), Entry("page", Position(AfterKey("x"), pages=1)))
+        for at, record in enumerate([a_tombstone("k", 2), a_record("k", "b", 3)])
+    ]
+    counts = apply(one.conn, one.target, one.fence, one.ledger, batches).counts
+    assert dict(+counts) == {"deleted": 1, "undeleted": 1}
+    assert one.rows()["k"][0::2] == ("b", False)
+
+
+def test_what_postgres_refuses_is_found_without_a_query_each(
+    applier: MakeApplier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One record among two thousand that is JSON, but no `jsonb`."""
+    one = applier()
+    records = [a_record(f"k{number:04}", number) for number in range(2000)]
+    records[1234] = replace(records[1234], raw=b'{"id": "k1234", "value": 1e200000}')
+    asked = Counter[str]()
+    execute = one.conn.execute
+
+    def counted(*given: Any, **named: Any) -> Any:
+        asked["queries"] += 1
+        return execute(*given, **named)
+
+    monkeypatch.setattr(one.conn, "execute", counted)
+    assert one.apply(records, quarantine=True) == {"created": 1999, "quarantined": 1}
+    assert asked["queries"] < 60

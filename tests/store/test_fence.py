@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from airflow_extract_provider.extract.errors import FencedError, WalkBusyError
-from airflow_extract_provider.extract.store.connection import Connect, Connection
-from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire, hold, release
+from airflow_extract_provider.extract.errors import FencedError, StoreUnavailableError, WalkBusyError
+from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
+from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire, hold, holding, release
 from airflow_extract_provider.extract.store.migrate import migrate
 from tests.store.applier import SOURCE
 
@@ -104,3 +105,27 @@ def test_exactly_one_gets_it(books: Connection, connect: Connect, before: str) -
         assert all(winner in each for each in said if each != "got it")
     for conn in takers:
         conn.close()
+
+
+@pytest.mark.parametrize("take_over", [False, True])
+def test_a_holder_that_waits_for_a_lock(books: Connection, connect: Connect, take_over: bool) -> None:
+    """Its fence is locked as long as it waits: whoever wants it is told so, and does not wait for ever too."""
+    held = take(books, "one")
+    with connect() as other, books.transaction():
+        other.autocommit = True
+        hold(books, "extract", held)
+        with pytest.raises(WalkBusyError, match="run one"):
+            take(other, "two", take_over=take_over)
+    hold(books, "extract", held)
+
+
+def test_a_holder_does_not_wait_for_ever(books: Connection, connect: Connect) -> None:
+    """A row that somebody else keeps locked ends its transaction, by name."""
+    fence = replace(take(books, "one"), idle_timeout=timedelta(seconds=0.5))
+    books.execute("insert into shop.plain (key, data, raw_hash, applied_at) values ('k', '{}', 'x', now())")
+    with connect() as other:
+        other.execute("select from shop.plain for update")
+        told = pytest.raises(StoreUnavailableError, match="keeps rows of the record table locked")
+        with told, named_errors(), holding(books, "extract", fence):
+            books.execute("select from shop.plain for update")
+    hold(books, "extract", fence)

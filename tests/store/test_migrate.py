@@ -130,6 +130,22 @@ def test_script_makes_the_same(
         postgres_server.drop_database(name)
 
 
+def test_script_upgrades(connect: Connect, conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run on a store of the first version it makes what a new one has; run again, nothing."""
+    every = migrate_module._migrations
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate_module, "_migrations", lambda: every()[:1])
+        conn.execute(script([SOURCE]).encode())
+    conn.execute(script([SOURCE]).encode())
+    check(conn, "extract", TABLE)
+    upgraded = layout(conn)
+    conn.execute(script([SOURCE]).encode())
+    assert layout(conn) == upgraded
+    conn.execute("drop schema extract, shop cascade")
+    migrate(connect, [SOURCE])
+    assert layout(conn) == upgraded
+
+
 def test_script_is_one_transaction(conn: Connection) -> None:
     """A script that fails in the middle leaves nothing behind."""
     conn.execute("create schema extract")

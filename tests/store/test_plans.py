@@ -38,6 +38,9 @@ def large(postgres_server: PostgresServer) -> Iterator[Connection]:
             f"insert into extract.refetch (source, object, key, reason) select 'shop', 'plain', 'k' || n, 'x' {series}",
             "insert into extract.quarantine (source, object, number, raw, digest, why, sent_at)"
             f" select 'shop', 'plain', 1, 'x', n::text::bytea, 'x', now() {series}",
+            # One object after the other: the end of the primary key holds other walks' rows only.
+            "insert into extract.ledger (source, object, walk, kind, cause, position)"
+            f" select 'shop', 'later', 'backfill', 'page', 'run' || n % 100, '{{}}' {series}",
             "analyze",
         ):
             conn.execute(text.encode())
@@ -69,6 +72,7 @@ def scans(plan: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
         ("fence.sql", "hold", FENCE),
         ("fence.sql", "release", FENCE),
         ("ledger.sql", "head", WALK),
+        ("ledger.sql", "totals", {**WALK, "cause": "run7"}),
         ("ledger.sql", "row", {**WALK, "sequence": 5}),
         ("ledger.sql", "show", {"sequence": 5}),
     ],
@@ -90,13 +94,15 @@ def test_by_index(large: Connection, file: str, name: str, values: dict[str, Any
 
 
 def test_head_reads_one_row(large: Connection) -> None:
-    """Where a walk stands is found by reading the end of the index, not by sorting the walk's rows."""
+    """Where a walk stands is found by reading one end of its index: not by sorting the walk's rows, nor past the rows
+    of all other walks that were written later."""
     text = statement("ledger.sql", "head", "extract").as_string()
     row = large.execute("explain (analyze, format json, timing off) " + text, WALK).fetchone()
     assert row is not None
     plan = row[0][0]["Plan"]
     assert (plan["Node Type"], plan["Plans"][0]["Node Type"]) == ("Limit", "Index Scan")
     assert plan["Plans"][0]["Actual Rows"] == 1
+    assert plan["Plans"][0].get("Rows Removed by Filter", 0) == 0
 
 
 def test_due_reads_what_it_returns(large: Connection) -> None:

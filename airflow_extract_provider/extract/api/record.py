@@ -30,8 +30,8 @@ _KINDS = {
     ord("n"): "null",
 }
 _UNITS = {"unix": "seconds", "unix_ms": "milliseconds", "unix_us": "microseconds"}
-# A zero, in quotes or not, and an instant of zeros: what old databases hold where there is none.
-_NOTHING = re.compile(rb'"?(?:[-+0.:\s]*|0000-00-00T[0:.]+Z?|(?i:false))"?')
+# A zero, in quotes or not, an instant of zeros, a word for no: what databases hold where there is none.
+_NOTHING = re.compile(rb'"?(?:[-+0.:\s]*|0000-00-00T[0:.]+Z?|(?i:false|f|no|n|null|none))"?|\[\s*\]|\{\s*\}')
 
 _Ways: TypeAlias = tuple[FieldPath, FieldPath]
 """A field's path, for messages, and the attributes that lead to it."""

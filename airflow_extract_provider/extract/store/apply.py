@@ -24,12 +24,9 @@ from airflow_extract_provider.extract.store.judge import Coming, Stored, Verdict
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
 from airflow_extract_provider.extract.store.quarantine import set_aside
 from airflow_extract_provider.extract.store.statements import statement
-from airflow_extract_provider.extract.store.storable import unstorable
+from airflow_extract_provider.extract.store.storable import REFUSALS, unstorable
 
-__all__ = ["REFUSALS", "Applied", "Batch", "Target", "apply", "first_unreadable", "refused"]
-
-REFUSALS = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded)
-"""What Postgres raises where a value cannot be stored: it is none of `jsonb`, or larger than that can hold."""
+__all__ = ["Applied", "Batch", "Target", "apply", "first_unreadable", "refused"]
 
 _FILE = "apply.sql"
 _WRITTEN: Mapping[Verdict, str] = {"write": "updated", "regress": "regressed", "undelete": "undeleted"}

@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["unstorable"]
+import psycopg
+
+__all__ = ["REFUSALS", "unstorable"]
+
+REFUSALS = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded)
+"""What Postgres raises where a value cannot be stored: it is none of `jsonb`, or larger than that can hold."""
 
 
 def unstorable(raw: bytes) -> str | None:

@@ -68,16 +68,17 @@ def lap(object: ApiObject, position: Position, below: datetime | None = None) ->
         assert not isinstance(reply, Answer)
         position = read.position
         try:
-            if isinstance(reply, Refused):
-                moved = replace(position, place=pages.refused(position.place, reply), pages=position.pages + 1)
-                read = Read(moved)
-            else:
-                turn = pages.turn(position.place, reply)
-                moved = _after(object, position, turn, reply)
-                read = Read(moved, turn.records, reply.bad)
-                if turn.complete or _is_below(turn, below):
-                    again = _again(object, pages, moved)
-                    read, done = Read(again or moved, read.records, read.bad), again is None
+            elsewhere = pages.refused(position.place, reply) if isinstance(reply, Refused) else None
+            if elsewhere is not None:
+                read = Read(replace(position, place=elsewhere, pages=position.pages + 1))
+                continue
+            page = _absent(position) if isinstance(reply, Refused) else reply
+            turn = pages.turn(position.place, page)
+            moved = _after(object, position, turn, page)
+            read = Read(moved, turn.records, page.bad)
+            if turn.complete or _is_below(turn, below):
+                again = _again(object, pages, moved)
+                read, done = Read(again or moved, read.records, read.bad), again is None
         except ExtractError as exc:
             taken_up = _taken_up(object, pages, position, exc)
             if taken_up is None:
@@ -89,6 +90,12 @@ def lap(object: ApiObject, position: Position, below: datetime | None = None) ->
                 raise exc.at(page=position.pages + 1, position=position.as_json()) from None
             read = Read(taken_up)
     return read
+
+
+def _absent(position: Position) -> Page:
+    """What stands for a page that the API has refused, since it lies behind the last one."""
+    assert position.began_at is not None  # it is never the first page
+    return Page((), position.began_at, absent=True)
 
 
 def _anew(pages: Paginator, position: Position, exc: ExtractError) -> Position | None:

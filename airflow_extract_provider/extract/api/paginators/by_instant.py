@@ -125,10 +125,12 @@ class FromInstant:
         since = _since(self.object)
         return anchor if since.inclusive else anchor - since.precision
 
-    def refused(self, place: Place, refusal: Refused) -> Place:
+    def refused(self, place: Place, refusal: Refused) -> Place | None:
         place = _at_instant(place)
         if place.inside is None:
             raise request_refused(refusal)
+        if isinstance(self.pages, PageNumberPages):
+            return None  # some APIs refuse a page beyond the end
         # A page among the records of one instant is gone: begin this instant again.
         return self._again(place, place.before)
 

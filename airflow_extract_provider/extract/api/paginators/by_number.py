@@ -256,7 +256,7 @@ class Overlapping:
         """How many records lie before what comes next. A numbered page of another size than asked for does not tell
         where it began, since the server may have capped it: then what lies behind the last record is added."""
         exact = page.rows == found.asked or found.begin == 0 or isinstance(self.pages, OffsetPages)
-        if exact or found.last < len(place.known) - 1:
+        if exact or place.back or found.last < len(place.known) - 1:
             return found.begin + page.rows
         return place.seen - len(place.tied) + len(found.rows) - 1 - found.seen
 
@@ -275,7 +275,7 @@ class Overlapping:
                 key=place.known[-1][0] if place.known else None,
             )
         further = 2 if self._only_left and place.back else 1
-        return replace(place, back=place.back + further, idle=0, ending=0, drifted=0, beyond=False)
+        return replace(place, back=place.back + further, ending=0, drifted=0, beyond=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,5 +352,8 @@ class Counted:
         # Pages move while they are read: what is in order within each need not be in order from one to the next.
         return Turn(page.records, page.records, AtPage(number, watch), again=True)
 
-    def refused(self, place: Place, refusal: Refused) -> Place:
-        raise request_refused(refusal)
+    def refused(self, place: Place, refusal: Refused) -> None:
+        assert isinstance(place, AtPage)
+        # Some APIs refuse a page beyond the end.
+        if place.number in (None, self.pages.first):
+            raise request_refused(refusal)

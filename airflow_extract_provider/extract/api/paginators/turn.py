@@ -90,8 +90,9 @@ class Paginator(Protocol):
         """The page that was asked for at a place. Raises a StopAndLook error rather than pass a gap."""
         ...
 
-    def refused(self, place: Place, refusal: Refused) -> Place:
-        """Where to ask instead, now that the API has refused the request for this place; else raises."""
+    def refused(self, place: Place, refusal: Refused) -> Place | None:
+        """Where to ask instead, now that the API has refused the request for this place; None: that is its way to say
+        that there is no such page, as good as an empty one. Else raises."""
         ...
 
 
@@ -159,6 +160,8 @@ def more(page: Page, path: FieldPath | None) -> bool | None:
     """What the API says about further pages; None when it is not asked to. Raises WrongAnswerError."""
     if path is None:
         return None
+    if page.absent:
+        return False
     raw = envelope_value(page, path)
     if raw not in (b"true", b"false"):
         name = ".".join(path)
@@ -171,7 +174,7 @@ def more(page: Page, path: FieldPath | None) -> bool | None:
 
 def total(page: Page, path: FieldPath | None) -> int | None:
     """How many records the API says there are; None when it is not asked to. Raises WrongAnswerError."""
-    if path is None:
+    if path is None or page.absent:
         return None
     raw = envelope_value(page, path)
     if raw is None or not raw.isdigit():
