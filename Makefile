@@ -15,7 +15,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick lint bench mutants lock clean
+.PHONY: help demo test quick soak lint bench mutants lock clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: lint  ## Everything that must be true
 
 quick: lint  ## The same without starting Airflow
 	$(PY) -m pytest -m "not e2e"
+
+soak: $(READY)  ## The properties and the crashes, for hours
+	EXTRACT_SOAK=1 $(PY) -m pytest --timeout=0 tests/properties tests/crash tests/store tests/kinto
 
 lint: $(READY)  ## Style, types, layers
 	$(PY) -m ruff check .

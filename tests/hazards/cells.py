@@ -24,6 +24,9 @@ _SEEN = "the walk advances by rows seen"
 _SHORT = "a short page is no end"
 _EMPTY = "an empty page is no end by itself"
 _EMPTY_TOKEN = "an empty page with a token is no end"
+_REFUSED_END = "a page that is refused beyond the end is the end"
+_DRIFTING = "the end is seen though it drifts"
+_PROVEN_END = "an empty page behind the last record must be proven"
 _NOTHING_NEW = "a page without anything new is no end"
 _PASSES = "passes go on until two agree"
 _LEARNED = "the server's page size is learned"
@@ -78,6 +81,7 @@ def _strict(kind: str, **spec: Any) -> dict[str, Any]:
 
 def _cells() -> Iterator[Cell]:
     yield from _by_number()
+    yield from _ends_by_number()
     yield from _by_record()
     yield from _by_token()
     yield from _by_instant()
@@ -127,6 +131,14 @@ def _by_number() -> Iterator[Cell]:
     yield Cell("page updated", moving.moved_by_update, _FROM, **unsized)
     yield Cell("page updated", timing.tied_and_deleted, _ROUNDS, **unsized)
     yield Cell("page updated", moving.transient, _AGAIN, "stopped")
+
+
+def _ends_by_number() -> Iterator[Cell]:
+    refuses: Mapping[str, Any] = {"listing": {"past_end": "refuse"}}
+    for kind in ("page id", "page newest", "offset id", "page without size", "page alone"):
+        yield Cell(kind, moving.refused_end, _REFUSED_END, "stopped", **refuses)
+    yield Cell("offset created falling", moving.grows_at_the_head, _DRIFTING, "stopped")
+    yield Cell("offset id", moving.shrinks_at_the_end, _PROVEN_END)
 
 
 def _by_record() -> Iterator[Cell]:

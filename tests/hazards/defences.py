@@ -16,7 +16,7 @@ from msgspec.structs import replace as replace_place
 
 from airflow_extract_provider.extract.api import client, record
 from airflow_extract_provider.extract.api.client import ApiClient
-from airflow_extract_provider.extract.api.paginators import by_instant
+from airflow_extract_provider.extract.api.paginators import by_instant, by_number
 from airflow_extract_provider.extract.api.paginators.by_instant import FromInstant, Windowed
 from airflow_extract_provider.extract.api.paginators.by_number import Counted, Overlapping
 from airflow_extract_provider.extract.api.paginators.by_record import AfterRecord, LastKey
@@ -131,6 +131,31 @@ def _empty_token_page_is_the_end(patch: pytest.MonkeyPatch) -> None:
 def _nothing_new_is_the_end(patch: pytest.MonkeyPatch) -> None:
     for kind in (Overlapping, LastKey):
         _wrap_turn(patch, kind, lambda _, page: False, nothing_new=True)
+
+
+@_defence("a page that is refused beyond the end is the end")
+def _refused_for_good(patch: pytest.MonkeyPatch) -> None:
+    def refused(self: Any, place: Any, refusal: Refused) -> Any:
+        raise request_refused(refusal)
+
+    for kind in (Overlapping, Counted, FromInstant):
+        patch.setattr(kind, "refused", refused)
+
+
+@_defence("the end is seen though it drifts")
+def _end_must_stay(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(by_number, "_DRIFTED", 10**6)
+
+
+@_defence("an empty page behind the last record must be proven")
+def _empty_behind_is_the_end(patch: pytest.MonkeyPatch) -> None:
+    right = Overlapping._empty
+
+    def empty(self: Overlapping, place: AtIndex, *more: Any) -> Turn:
+        found = right(self, place, *more)
+        return replace(found, complete=found.complete or place.beyond)
+
+    patch.setattr(Overlapping, "_empty", empty)
 
 
 @_defence("passes go on until two agree")

@@ -112,6 +112,35 @@ def empty_page(stage: Stage) -> Iterator[Run]:
     yield BACKFILL
 
 
+def refused_end(stage: Stage) -> Iterator[Run]:
+    """a page beyond the end is refused (404)"""
+    stage.filled(40)
+    yield BACKFILL
+    stage.api.delete(*stage.api.ids[:3])
+    stage.api.insert(12)
+    stage.api.clock.advance(60)
+    yield AGAIN
+
+
+def grows_at_the_head(stage: Stage) -> Iterator[Run]:
+    """records are inserted at the head before every page, to the end"""
+    stage.filled()
+    busy = [True]
+    for number in range(2, 60):
+        stage.before(number, lambda: busy and stage.api.insert(2))
+    yield BACKFILL
+    busy.clear()
+    yield AGAIN
+
+
+def shrinks_at_the_end(stage: Stage) -> Iterator[Run]:
+    """the last page is cut short, and the list becomes shorter while its end is looked for"""
+    stage.filled(24)
+    stage.api.fault(3, "short_page")
+    stage.before(4, lambda: stage.api.delete(*stage.api.ids[:6]))
+    yield BACKFILL
+
+
 def short_page(stage: Stage) -> Iterator[Run]:
     """a short page in the middle"""
     stage.filled()
@@ -142,45 +171,12 @@ def repeated_page(stage: Stage) -> Iterator[Run]:
     yield BACKFILL
 
 
-def stale_page(stage: Stage) -> Iterator[Run]:
-    """the page before comes again, whole, once"""
-    stage.filled()
-    stage.api.fault(3, "repeat_page")
-    yield BACKFILL
-
-
 def misordered(stage: Stage) -> Iterator[Run]:
     """a page out of the order that the API claims"""
     stage.filled()
     stage.api.fault(3, "misorder")
     yield BACKFILL.stopping
     yield BACKFILL
-
-
-def expired(stage: Stage) -> Iterator[Run]:
-    """the page token has expired in mid-walk"""
-    stage.filled()
-    stage.api.fault(3, "expire")
-    yield BACKFILL
-
-
-def expired_in_changes(stage: Stage) -> Iterator[Run]:
-    """the page token has expired among what has changed"""
-    stage.filled()
-    yield BACKFILL
-    stage.api.clock.advance(60)
-    stage.api.update(*stage.api.ids[:38])
-    stage.api.clock.advance(60)
-    stage.api.fault(stage.api.count + 3, "expire")
-    yield INCREMENTAL
-
-
-def expired_for_good(stage: Stage) -> Iterator[Run]:
-    """the page token has expired, and nothing else says where to go on"""
-    stage.filled()
-    stage.api.fault(3, "expire")
-    yield BACKFILL.stopping
-    yield AGAIN
 
 
 def transient(stage: Stage) -> Iterator[Run]:

@@ -210,11 +210,6 @@ def autumn(stage: Stage) -> Iterator[Run]:
     yield INCREMENTAL
 
 
-def skewed(stage: Stage) -> Iterator[Run]:
-    """the API's clock is months behind ours"""
-    yield from changed_between(stage)
-
-
 def undated_answers(stage: Stage) -> Iterator[Run]:
     """answers do not say what time it is, and the API's clock is four minutes behind ours"""
     stage.api.date = False
