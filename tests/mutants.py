@@ -102,8 +102,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "3 ties",
         "one round over an instant is enough",
         "api/paginators/by_instant.py",
-        "        if place.rounds and found == place.before:",
-        "        if found:",
+        "        if place.rounds and found == place.before and",
+        "        if found and",
         WALKS,
     ),
     Mutant(
@@ -134,8 +134,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "4 pages move",
         "a page that does not connect to the tie before it is passed",
         "api/paginators/by_instant.py",
-        "                if anchor is not None and min(reached) > anchor:",
-        "                if anchor is None:",
+        "found == place.before and place.border == border:",
+        "found == place.before:",
         ("tests/properties/test_found.py", *WALKS),
     ),
     Mutant(

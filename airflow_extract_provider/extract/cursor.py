@@ -134,7 +134,8 @@ class AtInstant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     ``inside`` is the page to read next among the records of that one instant; None: the first of them. ``running`` is a
     digest of their keys so far in this round, in any order, ``before`` that of the round before: two must agree.
     ``largest`` is how many rows a page is known to hold at least. ``met`` are the keys of that instant on the page that
-    reached it: they come again. ``pages`` watches for pages that come again within a round.
+    reached it: they come again. ``pages`` watches for pages that come again within a round. ``border`` is the key with
+    which the page behind them began in the round before, where it held none of them.
     """
 
     anchor: Instant | None = None
@@ -145,6 +146,7 @@ class AtInstant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     largest: Count = 0
     met: tuple[str, ...] = ()
     pages: Lap = Lap()
+    border: str = ""
 
 
 class InWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="window", rename=_UNMASKED):

@@ -265,7 +265,7 @@ def _page_after_page(patch: pytest.MonkeyPatch) -> None:
 
 @_defence("two rounds over an instant must agree")
 def _one_round(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(FromInstant, "_agreed", lambda self, place, page, moved: moved)
+    patch.setattr(FromInstant, "_agreed", lambda self, place, page, moved, border="": moved)
 
 
 @_defence("a tie that fills a page is not passed")

@@ -89,10 +89,10 @@ class FromInstant:
             met = self._met(page, last)
             beyond = AtInstant(last, before=with_keys(0, met), largest=spread, met=met)
             if place.inside is not None:
-                if anchor is not None and min(reached) > anchor:
-                    # It does not connect to the pages before it, which may have moved: what lies between is asked for.
-                    beyond = AtInstant(anchor + unit, largest=spread)
-                beyond = self._agreed(place, page, beyond)
+                # If it does not connect to the pages before it, these may have moved, and something may lie between: it
+                # must have begun with the same record in the round before.
+                apart = anchor is not None and min(reached) > anchor
+                beyond = self._agreed(place, page, beyond, border=page.records[0].key if apart else "")
             done = following is None and place.inside is None
             return self._told(place, page, beyond, complete=done)
         if following is not None:
@@ -207,21 +207,24 @@ class FromInstant:
         ]
         return with_keys(place.running, own)
 
-    def _agreed(self, place: AtInstant, page: Page, moved: AtInstant) -> AtInstant:
-        """``moved`` if this round found what the last one did; else the instant is begun again."""
+    def _agreed(self, place: AtInstant, page: Page, moved: AtInstant, border: str = "") -> AtInstant:
+        """``moved`` if this round found what the last one did, with the same record behind it; else the instant begins
+        again."""
         found = self._running(place, page)
         # The page that reached the instant was no round over it.
-        if place.rounds and found == place.before:
+        if place.rounds and found == place.before and place.border == border:
             return moved
-        return self._again(place, found)
+        return self._again(place, found, border)
 
-    def _again(self, place: AtInstant, before: int | None) -> AtInstant:
+    def _again(self, place: AtInstant, before: int | None, border: str = "") -> AtInstant:
         if place.rounds >= _ROUNDS:
             raise MovingListError(
                 f"in {_ROUNDS} rounds over the records of {_text(place.anchor)} no two found the same.",
                 todo="Run again when less is written at the API; or declare a page size, by which pages can overlap.",
             )
-        return AtInstant(place.anchor, before=before, rounds=place.rounds + 1, largest=place.largest, met=place.met)
+        return AtInstant(
+            place.anchor, before=before, rounds=place.rounds + 1, largest=place.largest, met=place.met, border=border
+        )
 
 
 def _at_instant(place: Place) -> AtInstant:
