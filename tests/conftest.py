@@ -16,6 +16,15 @@ from tests.loopback import LoopbackApi
 
 _numbers = itertools.count()
 
+SLOW = ("crash", "demo", "hazards", "kinto", "properties")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what takes long by where it stands."""
+    for item in items:
+        if item.path.parent.name in SLOW:
+            item.add_marker("slow")
+
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:

@@ -44,8 +44,8 @@ class Verdict:
 
 HAZARDS = ("tests/hazards",)
 STORE = ("tests/store",)
-CRASH = ("tests/crash", "tests/extract/test_cursor.py", "tests/extract/test_cursor_incremental.py")
-WALKS = ("tests/hazards", "tests/properties/test_walk.py", "tests/properties/test_total.py")
+CRASH = ("tests/extract/test_cursor.py", "tests/extract/test_cursor_incremental.py", "tests/crash")
+WALKS = ("tests/properties/test_total.py", "tests/hazards", "tests/properties/test_walk.py")
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
