@@ -102,8 +102,8 @@ class AtIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     ``rows`` is the most that a page may hold, as learned; 0: not yet. ``most`` is the most that one held.
 
     ``beyond``: the next page is asked for behind the last record, to see whether there is more. ``ending``: 1, a page
-    has ended with the last record; 2, and nothing was behind it. ``idle`` counts pages in a row that held nothing new,
-    ``drifted`` those of them on which the last record had moved.
+    has ended with the last record; 2, and nothing was behind it; 3, the whole list was empty. ``idle`` counts pages in
+    a row that held nothing new, ``drifted`` those of them on which the last record had moved.
     """
 
     seen: Count = 0

@@ -94,6 +94,14 @@ def test_a_tie_that_ends_with_a_page_becomes_smaller(kind: str, number: int, con
     check(connect, Habits(kind), [("insert", 0, 3), ("import", 0, 17), ("insert", 0, 14), ("pass", 3, 5), undone])
 
 
+@pytest.mark.parametrize("kind", ["offset id", "page id", "offset created falling", "page unordered"])
+def test_an_empty_answer_instead_of_the_first_page(kind: str, connect: Connect) -> None:
+    """Asked for the beginning once more, an API that answers with nothing by mistake has not lost all its records."""
+    for number in range(2, 6):
+        faults: dict[int, FaultName] = {1: "short_page", number: "empty_page"}
+        check(connect, Habits(kind), [("insert", 0, 2), ("pass", 3, 5), Run(faults=faults)])
+
+
 @pytest.mark.parametrize("past_end", ["refuse", "last"])
 @pytest.mark.parametrize("page_max", [2, 3, 10])
 @pytest.mark.parametrize("kind", ["page id", "page newest", "offset id", "page without size", "page alone"])

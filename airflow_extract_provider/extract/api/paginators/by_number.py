@@ -35,6 +35,7 @@ _SPACING = (64, 32, 16, 8, 4, 2, 1, 0)
 _RESTARTS = 3
 _IDLE = 12
 _DRIFTED = 3
+_GONE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,11 @@ class Overlapping:
         become shorter, or the answer is a mistake."""
         if place.beyond:
             return Turn((), (), replace(self._nothing_behind(place), ending=2 if place.ending and not told else 0))
-        return Turn((), (), self._back(place)) if found.begin > 0 else Turn((), (), place, complete=True)
+        if found.begin > 0:
+            return Turn((), (), self._back(place))
+        # Nothing at all any more: it must come twice.
+        gone = place.ending == _GONE
+        return Turn((), (), place if gone else replace(place, ending=_GONE, idle=self._idle(place)), complete=gone)
 
     def _more_behind(self, place: AtIndex, found: _Found) -> AtIndex:
         """Records behind the place, none of them known: there is more, or those that are tied have moved there."""

@@ -35,6 +35,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _SPACING = (65, 33, 17, 9, 5, 3, 2, 1)
 _RESTARTS = 3
 _IDLE = 12
+_GONE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,9 @@ class LastKey:
         known, index = _known(place), _index(place)
         keys = keys_of(page)
         self._check_anchor(known[index] if index >= 0 else None, keys)
+        if known and index < 0 and not keys and place.ending != _GONE:
+            # Nothing at all any more: it must come twice.
+            return Turn((), (), replace(place, ending=_GONE, idle=_idle(place)))
         if place.beyond:
             # Asked after the very last one: anything that comes has no overlap to prove it, it only shows that there is
             # more. Nothing is the end if that one is still there.
