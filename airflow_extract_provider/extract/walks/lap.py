@@ -110,9 +110,14 @@ def _anew(pages: Paginator, position: Position, exc: ExtractError) -> Position |
         place = AtInstant(place.anchor, largest=place.largest, met=place.met)
     elif isinstance(place, InWindow):
         place = InWindow(place.start, place.until, place.later)
-    else:
-        place = pages.start(position.since, position.largest)
-    return replace(position, place=place, order=None, lap=Pass(), taken_up=None, restarts=0)
+    anew = _from_start(pages, position, Pass())
+    return replace(anew, place=place) if isinstance(place, AtInstant | InWindow) else anew
+
+
+def _from_start(pages: Paginator, position: Position, one: Pass) -> Position:
+    """Before the first page of the list, or of what has changed, in a pass of its own."""
+    place = pages.start(position.since, position.largest)
+    return replace(position, place=place, order=None, lap=one, taken_up=None, restarts=0)
 
 
 def _request(object: ApiObject, pages: Paginator, position: Position) -> Request:
@@ -142,8 +147,8 @@ def _taken_up(object: ApiObject, pages: Paginator, position: Position, exc: Extr
     everything has been read. None: there is none, or that has not brought the walk on often enough."""
     if isinstance(exc, RepeatedPageError) and not pages.sure and position.restarts < _RESTARTS:
         # Where pages move, one may come again since a page of others came before it: another pass will tell.
-        anew = replace(position, place=pages.start(position.since, position.largest), order=None, lap=Pass())
-        return replace(anew, pages=position.pages + 1, taken_up=None, restarts=position.restarts + 1)
+        restarts = position.restarts + 1
+        return replace(_from_start(pages, position, Pass()), pages=position.pages + 1, restarts=restarts)
     if not isinstance(position.place, AfterToken) or not isinstance(exc, TokenExpiredError | RepeatedPageError):
         return None
     anchor = _anchor(object, position)
@@ -249,10 +254,7 @@ def _again(object: ApiObject, pages: Paginator, position: Position) -> Position 
             todo="Declare the order that the API keeps, or a page size that it can be asked for; or run when less is "
             "written at the API.",
         )
-    again = Pass(number=one.number + 1, before=one.keys)
-    return replace(
-        position, place=pages.start(position.since, position.largest), order=None, lap=again, taken_up=None, restarts=0
-    )
+    return _from_start(pages, position, Pass(number=one.number + 1, before=one.keys))
 
 
 def _totals_apart(object: ApiObject) -> bool:

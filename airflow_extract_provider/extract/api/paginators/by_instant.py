@@ -13,7 +13,7 @@ from airflow_extract_provider.extract.api.paginators.turn import (
     Turn,
     ask,
     more,
-    onward,
+    onward_page,
     request_refused,
     total,
     with_keys,
@@ -189,8 +189,7 @@ class FromInstant:
                 )
             watch = place.pages
             if page.records:
-                seen = "\0".join(f"{record.key}\0{record.version}" for record in page.records)
-                watch = onward(watch, seen, "a page that it had given before, under another number or token")
+                watch = onward_page(watch, page, "a page that it had given before, under another number or token")
         except RepeatedPageError:
             if place.rounds >= _ROUNDS:
                 raise

@@ -20,6 +20,7 @@ from airflow_extract_provider.extract.api.paginators.turn import (
     nothing_new,
     onward,
     request_refused,
+    spaced,
 )
 from airflow_extract_provider.extract.cursor import AtIndex, AtPage, Place
 from airflow_extract_provider.extract.errors import AnchorLostError
@@ -31,7 +32,6 @@ __all__ = ["Counted", "Overlapping"]
 
 _Rows: TypeAlias = tuple[tuple[str, str], ...]
 """Keys, each with the value of the order at which the record stands."""
-_SPACING = (64, 32, 16, 8, 4, 2, 1, 0)
 _RESTARTS = 3
 _IDLE = 12
 _DRIFTED = 3
@@ -200,12 +200,12 @@ class Overlapping:
         first = len(rows)
         while self._ties and first > 0 and rows[first - 1][1] == rows[-1][1]:
             first -= 1
-        whole = replace(place, known=_known((*before, *rows)))
+        whole = replace(place, known=spaced((*before, *rows)))
         if first == len(rows):
             return whole
         tied = replace(
             place,
-            known=_known((*before, *rows[:first])),
+            known=spaced((*before, *rows[:first])),
             tied=tuple(key for key, _ in rows[first:]),
             tie=rows[-1][1],
         )
@@ -303,7 +303,7 @@ def _at_index(place: Place) -> AtIndex:
 def _torn(place: AtIndex) -> AtIndex:
     """The place where the tied records do not fit a page: the server's pages end with them, and there is more behind.
     They are overlapped with one by one."""
-    known = _known((*place.known, *((key, place.tie) for key in place.tied)))
+    known = spaced((*place.known, *((key, place.tie) for key in place.tied)))
     return replace(place, known=known, tied=(), tie="", torn=True, idle=0, ending=0, beyond=False)
 
 
@@ -318,13 +318,6 @@ def _rows_of(page: Page) -> _Rows:
     """The keys on a page in its order, each with the value at which it stands."""
     marks = {record.key: mark_of(record) for record in page.records}
     return tuple((key, marks.get(key, "")) for key in keys_of(page))
-
-
-def _known(rows: _Rows) -> _Rows:
-    """Records to overlap with. They lie ever wider apart: some survive when many in a row are deleted."""
-    # One that came again stands where it was seen last.
-    rows = tuple(dict(rows[::-1]).items())[::-1]
-    return tuple(rows[-distance - 1] for distance in _SPACING if distance < len(rows))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from airflow_extract_provider.extract.api.paginators.turn import (
     nothing_new,
     onward,
     request_refused,
+    spaced,
 )
 from airflow_extract_provider.extract.cursor import AfterKey, AfterValue, Lap, Place
 from airflow_extract_provider.extract.errors import AnchorLostError, BadRecordError, RepeatedPageError
@@ -32,7 +33,6 @@ __all__ = ["AfterRecord", "LastKey"]
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_SPACING = (65, 33, 17, 9, 5, 3, 2, 1)
 _RESTARTS = 3
 _IDLE = 12
 _GONE = 3
@@ -182,12 +182,10 @@ def _index(place: AfterKey) -> int:
 
 
 def _anchored(rows: tuple[tuple[str, str], ...], restarts: int) -> AfterKey:
-    """The place after these keys. Anchors lie ever wider apart: some survive when many records in a row are deleted."""
-    # One that came again stands where it was seen last.
-    rows = tuple(dict(rows[::-1]).items())[::-1]
-    behind = tuple(rows[-distance - 1] for distance in _SPACING if distance < len(rows))
-    marks = tuple(mark for _, mark in (*behind, *rows[-1:]))
-    return AfterKey(rows[-1][0] if rows else None, tuple(key for key, _ in behind), marks, restarts=restarts)
+    """The place after these keys."""
+    kept = spaced(rows)
+    keys, marks = tuple(key for key, _ in kept), tuple(mark for _, mark in kept)
+    return AfterKey(keys[-1] if keys else None, keys[:-1], marks, restarts=restarts)
 
 
 @dataclass(frozen=True, slots=True)

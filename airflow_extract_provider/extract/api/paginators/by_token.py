@@ -16,6 +16,7 @@ from airflow_extract_provider.extract.api.paginators.turn import (
     ask,
     envelope_value,
     onward,
+    onward_page,
     request_refused,
 )
 from airflow_extract_provider.extract.cursor import AfterToken, Place
@@ -72,9 +73,7 @@ class Token:
                 todo="Most often such a token is meant for a later visit: see how this API marks its last page.",
             )
         if page.records:  # pages without records are all alike: an API may filter after cutting pages
-            # With their versions: the same records may have been changed, and come again at the end.
-            seen = "\0".join(f"{record.key}\0{record.version}" for record in page.records)
-            pages = onward(pages, seen, "a page that it had given before, under another token")
+            pages = onward_page(pages, page, "a page that it had given before, under another token")
         return Turn(page.records, page.records, AfterToken(token, tokens, pages, empty), again=again)
 
     def refused(self, place: Place, refusal: Refused) -> Place:

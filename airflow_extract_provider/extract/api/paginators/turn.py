@@ -33,10 +33,15 @@ __all__ = [
     "more",
     "nothing_new",
     "onward",
+    "onward_page",
     "request_refused",
+    "spaced",
     "total",
     "with_keys",
 ]
+
+
+_SPACING = (65, 33, 17, 9, 5, 3, 2, 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,13 @@ def with_keys(digest: int, keys: Iterable[str]) -> int:
     for key in keys:
         digest += xxhash.xxh3_64_intdigest(key.encode())
     return digest & 0x7FFF_FFFF_FFFF_FFFF
+
+
+def spaced(rows: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Which of these keys, each with its mark, to hold on to: the last one, and others ever wider apart, so that some
+    survive when many records in a row are deleted. A key that comes again stands where it was seen last."""
+    found = tuple(dict(tuple(rows)[::-1]).items())[::-1]
+    return tuple(found[-distance - 1] for distance in _SPACING if distance < len(found))
 
 
 def keys_of(page: Page) -> tuple[str, ...]:
@@ -205,6 +217,11 @@ def nothing_new() -> RepeatedPageError:
         "the page holds nothing new, but the API does not say that it was the last.",
         todo="If the API sends one record a page, let it send more (pages.size): pages must overlap by a record.",
     )
+
+
+def onward_page(lap: Lap, page: Page, what: str) -> Lap:
+    """As :func:`onward`, of a page's records with their versions: changed meanwhile, the same ones may come again."""
+    return onward(lap, "\0".join(f"{record.key}\0{record.version}" for record in page.records), what)
 
 
 def request_refused(refusal: Refused) -> RequestRefusedError:
