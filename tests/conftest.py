@@ -12,11 +12,14 @@ import pytest
 
 from airflow_extract_provider.extract.store.connection import Connect, connecting
 from airflow_extract_provider.testing.postgres import PostgresServer, postgres_or_embedded
+from tests.broker import broker as broker
+from tests.broker import broker_pair as broker_pair
+from tests.broker import used as brokers_used
 from tests.loopback import LoopbackApi
 
 _numbers = itertools.count()
 
-SLOW = ("crash", "demo", "hazards", "kinto", "properties")
+SLOW = ("crash", "demo", "exactly_once", "hazards", "kinto", "properties")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,6 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name in SLOW:
             item.add_marker("slow")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which brokers the tests ran on."""
+    for kind in brokers_used:
+        terminalreporter.write_line(f"Kafka: {kind}")
 
 
 @pytest.fixture(scope="session")

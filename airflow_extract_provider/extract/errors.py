@@ -8,6 +8,7 @@
     │   ├── StoreUnavailableError    Postgres cannot be reached, or went away
     │   ├── CursorUnreadableError    the cursor cannot be read now; that is not the same as "there is none"
     │   ├── BackfillFirstError       the incremental walk begins where the backfill has ended
+    │   ├── SinkUnavailableError     where events are published does not acknowledge them
     │   └── WalkBusyError            another run holds the walk
     ├── FixConfig                    a person has to change a file, a connection or a right
     │   ├── SourceError              the source file
@@ -20,7 +21,9 @@
     │   ├── CursorInvalidError       the cursor was edited into something that is no cursor
     │   ├── CursorAheadError         the cursor was edited to a place that was never reached
     │   ├── CursorShadowedError      something hides the cursor Variable: it would never move
-    │   └── PositionMismatchError    the position in the ledger was made under another `pages`
+    │   ├── PositionMismatchError    the position in the ledger was made under another `pages`
+    │   ├── FoldError                the table that fields are folded into lacks a row or column, or refuses a value
+    │   └── SinkRefusedError         where events are published must be set up, or allow it, first
     └── StopAndLook                  the API or another run did something that cannot be passed without losing records
         ├── WrongAnswerError         status 200, but no answer: HTML, an empty body, an error object
         ├── BadRecordError           a record without its key, or one Postgres cannot hold
@@ -32,6 +35,9 @@
         ├── AnchorLostError          the records the walk stood at keep disappearing
         ├── TokenExpiredError        the API no longer knows the page token
         ├── UnorderedStreamError     the API broke the order it promises
+        ├── DetectorError            a detector of the user's failed on a change
+        ├── EventRefusedError        an event that will never be taken where it is published
+        ├── EventRepeatedError       an event with this id is in the outbox already
         └── FencedError              another run has taken the walk over; never retried
 
 A message says what happened, where, what was kept and what to do next. It never holds a secret or a field of a record;
@@ -53,10 +59,14 @@ __all__ = [
     "CursorInvalidError",
     "CursorShadowedError",
     "CursorUnreadableError",
+    "DetectorError",
     "DoubledKeyError",
+    "EventRefusedError",
+    "EventRepeatedError",
     "ExtractError",
     "FencedError",
     "FixConfig",
+    "FoldError",
     "LoginError",
     "MovingListError",
     "PositionMismatchError",
@@ -65,6 +75,8 @@ __all__ = [
     "RequestRefusedError",
     "SchemaMissingError",
     "ShortOfTotalError",
+    "SinkRefusedError",
+    "SinkUnavailableError",
     "SourceError",
     "StopAndLook",
     "StoreRightsError",
@@ -182,6 +194,12 @@ class BackfillFirstError(TryAgain):
     anchor = "backfill-first"
 
 
+class SinkUnavailableError(TryAgain):
+    """Where events are published did not acknowledge them in time; the records were rolled back."""
+
+    anchor = "sink-unavailable"
+
+
 class SourceError(FixConfig):
     """A source file says something that cannot be understood, or leaves out what must be declared."""
 
@@ -248,6 +266,18 @@ class PositionMismatchError(FixConfig):
     anchor = "position-mismatch"
 
 
+class FoldError(FixConfig):
+    """The table that fields are folded into has no such row or column, or refuses a value."""
+
+    anchor = "fold"
+
+
+class SinkRefusedError(FixConfig):
+    """Where events are published, something must be set up or allowed first: a topic, a login, a right."""
+
+    anchor = "sink-refused"
+
+
 class WrongAnswerError(StopAndLook):
     """The status says success, the body does not."""
 
@@ -306,6 +336,24 @@ class UnorderedStreamError(StopAndLook):
     """The records do not come in the order that `order` declares."""
 
     anchor = "unordered-stream"
+
+
+class DetectorError(StopAndLook):
+    """A detector written in Python, or a rule's expression, failed on a change, or returned no event."""
+
+    anchor = "detector"
+
+
+class EventRefusedError(StopAndLook):
+    """Where events are published, this one will never be taken: it is too large, or not allowed."""
+
+    anchor = "event-refused"
+
+
+class EventRepeatedError(StopAndLook):
+    """The outbox holds an event with this id: rows of the record table were deleted or changed by hand."""
+
+    anchor = "event-repeated"
 
 
 class FencedError(StopAndLook):

@@ -1,0 +1,89 @@
+"""One change of one record, as it was stored, and what it changed."""
+
+from __future__ import annotations
+
+import json
+import operator
+import re
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+from airflow_extract_provider.extract.exact import same
+from airflow_extract_provider.extract.page import FieldPath
+
+__all__ = ["ABSENT", "Change", "ChangeKind", "differing", "held_at"]
+
+ABSENT: Any = object()
+"""What stands where a record has no such field."""
+_PLAIN = re.compile(r"[A-Za-z_$@][A-Za-z0-9_$@-]*")
+
+ChangeKind: TypeAlias = Literal["created", "updated", "undeleted", "deleted", "regressed"]
+"""What happened to the stored copy; regressed: it went back to an older state, which the API had proved to be true."""
+
+
+_Equal: TypeAlias = Callable[[Any, Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What the store did to one record.
+
+    ``before`` is the JSON text of the stored copy, possibly only what `keep` keeps of it; None: there was none, or
+    nobody needs it. ``after`` is the record as it came; None: it is deleted. ``revision`` counts the copy's changes,
+    this one included. ``time`` is aware.
+    """
+
+    key: str
+    kind: ChangeKind
+    revision: int
+    before: bytes | None
+    after: bytes | None
+    time: datetime
+
+
+def differing(
+    before: Any, after: Any, keep: Collection[FieldPath] | None = None, *, booleans: bool = True
+) -> list[str]:
+    """The paths of what differs between two records, by name; a list differs as a whole.
+
+    ``keep``: ``before`` holds these fields only, and only they are compared. ``booleans`` False: neither holds any,
+    which makes it twice as fast.
+    """
+    if keep is not None:
+        before, after = _reduced(before, keep), _reduced(after, keep)
+    return [_dotted(path) for path in _differences(before, after, same if booleans else operator.eq)]
+
+
+def held_at(record: Any, path: FieldPath) -> Any:
+    """What stands at a path, or ABSENT. A path leads through objects only."""
+    for name in path:
+        record = record.get(name, ABSENT) if isinstance(record, dict) else ABSENT
+    return record
+
+
+def _differences(before: Any, after: Any, equal: _Equal, path: FieldPath = ()) -> Iterator[FieldPath]:
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        if not equal(before, after):
+            yield path
+        return
+    for name in sorted(before.keys() | after.keys()):
+        one, other = before.get(name, ABSENT), after.get(name, ABSENT)
+        if not equal(one, other):
+            yield from _differences(one, other, equal, (*path, name))
+
+
+def _dotted(path: FieldPath) -> str:
+    """A path as JMESPath writes it: a name that is no plain word is quoted."""
+    return ".".join(name if _PLAIN.fullmatch(name) else json.dumps(name, ensure_ascii=False) for name in path)
+
+
+def _reduced(value: Any, keep: Collection[FieldPath]) -> Any:
+    """What these paths hold of a value, cut as the store cuts what it keeps: what is no object stays whole."""
+    if () in keep or not isinstance(value, dict):
+        return value
+    below: dict[str, list[FieldPath]] = {}
+    for name, *rest in keep:
+        below.setdefault(name, []).append(tuple(rest))
+    return {name: _reduced(value[name], rest) for name, rest in below.items() if name in value}

@@ -1,0 +1,324 @@
+"""From one stored change to its events: what the rules of an object find in it (law: once per change)."""
+
+from __future__ import annotations
+
+import importlib
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cached_property, partial
+from typing import Any, Protocol, TypeAlias, cast
+
+import msgspec
+
+from airflow_extract_provider.extract.errors import DetectorError, SourceError
+from airflow_extract_provider.extract.events.change import ABSENT, Change, differing, held_at
+from airflow_extract_provider.extract.events.event import Event, event_id
+from airflow_extract_provider.extract.exact import is_number, read, same, written
+from airflow_extract_provider.extract.expressions import Expression
+from airflow_extract_provider.extract.hashes.record_hash import canonical_hash
+from airflow_extract_provider.extract.page import FieldPath
+from airflow_extract_provider.extract.rules import Changed, Edge, Function, Python, Rule, When, type_name
+
+__all__ = ["Detected", "Emitter", "Found"]
+
+_BARE = ("created", "undeleted", "every")
+"""Kinds whose events do not hold the record as it was before."""
+_UPDATES = ("updated", "regressed", "undeleted")
+"""Kinds of changes with a record before and after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a detector written in Python found: ``data`` goes into the event as `detail`; ``name`` is its type."""
+
+    data: Any = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """The events of one change, and which edges have fired now (True) or are armed again (False), by rule.
+
+    ``state`` holds what is to be remembered anew, and nothing that stays as it was.
+    """
+
+    events: list[Event]
+    state: Mapping[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Emitter:
+    """The rules of one object, ready to be asked about changes.
+
+    ``birth`` is the number of the table's birth. ``needs_before``: a rule looks at the stored copy, or puts it into its
+    events. ``remembers`` are the edges with a second threshold, by name and fingerprint: which of them have fired is
+    kept by the caller, for each record.
+    """
+
+    source: str
+    object: str
+    rules: tuple[Rule, ...]
+    birth: int
+    needs_before: bool
+    remembers: tuple[tuple[str, str], ...]
+    _watches: tuple[_Watch, ...] = field(repr=False, compare=False)
+    _keep: tuple[FieldPath, ...] | None = None
+
+    @classmethod
+    def of(
+        cls, source: str, object: str, rules: Sequence[Rule], birth: int, keep: Sequence[FieldPath] | None = None
+    ) -> Emitter:
+        """An emitter for the rules of an object; ``keep`` are the fields that its stored copy keeps, None: all.
+
+        Raises SourceError: a detector's function cannot be loaded.
+        """
+        return cls(
+            source,
+            object,
+            tuple(rules),
+            birth,
+            any(rule.kind not in _BARE for rule in rules),
+            tuple((rule.name, rule.fingerprint) for rule in rules if isinstance(rule, Edge) and rule.rearm is not None),
+            tuple(_watch(rule, source, object) for rule in rules),
+            None if keep is None else tuple(keep),
+        )
+
+    def detect(self, change: Change, state: Mapping[str, bool]) -> Detected:
+        """The events of a change, in the order of the rules. ``state``: which edges are known to have fired.
+
+        Raises DetectorError: a rule fails on the change.
+        """
+        seen = _Seen(change, self._keep)
+        events: list[Event] = []
+        turned: dict[str, bool] = {}
+        for rule, watch in zip(self.rules, self._watches, strict=True):
+            try:
+                found, fired = watch(seen, state.get(rule.name))
+                events += [self._event(rule, seen, each, number) for number, each in enumerate(found)]
+            except Exception as exc:
+                raise self._failed(rule, change, exc) from None
+            if fired is not None and fired != state.get(rule.name, False):
+                turned[rule.name] = fired
+        return Detected(events, turned)
+
+    def _event(self, rule: Rule, seen: _Seen, found: _Found, ordinal: int) -> Event:
+        change = seen.change
+        # An edge is a fact that happened once, whatever else the record holds.
+        state = None if isinstance(rule, Edge) else seen.state
+        return Event(
+            id=event_id(self.source, self.object, self.birth, change.key, rule.name, change.revision, ordinal, state),
+            source=self.source,
+            object=self.object,
+            type=found.type or rule.type_of(self.source, self.object),
+            key=change.key,
+            time=change.time,
+            revision=change.revision,
+            data=change.after if rule.kind == "every" else _data(rule, seen, found),
+        )
+
+    def _failed(self, rule: Rule, change: Change, exc: Exception) -> DetectorError:
+        # The exception's words could hold values of the record; its type cannot.
+        why = str(exc) if isinstance(exc, _NonsenseError) else f"failed on a change ({type(exc).__name__})"
+        return DetectorError(
+            f"the event rule `{rule.name}` {why}.",
+            todo="Try it on this record, and correct it.",
+            source=self.source,
+            object=self.object,
+            key=change.key,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """One event of a rule: its type where it is not the rule's, and what its data hold besides the record."""
+
+    type: str | None = None
+    more: Mapping[str, object] = field(default_factory=dict)
+
+
+_Look: TypeAlias = tuple[Sequence[_Found], bool | None]
+"""What a rule finds in a change, and whether it has fired; None: it does not remember that."""
+_ONCE = (_Found(),)
+
+
+class _Watch(Protocol):
+    """A rule at work."""
+
+    def __call__(self, seen: _Seen, fired: bool | None, /) -> _Look: ...
+
+
+class _NonsenseError(Exception):
+    """A detector written in Python returned what is no event; says so in words without values."""
+
+
+class _Seen:
+    """A change, whose records are read when a rule asks for them first."""
+
+    def __init__(self, change: Change, keep: tuple[FieldPath, ...] | None) -> None:
+        self.change, self._keep = change, keep
+
+    @cached_property
+    def before(self) -> Any:
+        return None if self.change.before is None else read(self.change.before)
+
+    @cached_property
+    def after(self) -> Any:
+        return None if self.change.after is None else read(self.change.after)
+
+    @cached_property
+    def state(self) -> bytes | None:
+        """A hash of the record after the change."""
+        return None if self.change.after is None else canonical_hash(self.change.after)
+
+    @cached_property
+    def changed(self) -> list[str] | None:
+        """The fields that differ, of those that are kept; None where there are no two records."""
+        if self.change.kind not in _UPDATES or self.before is None:
+            return None
+        texts = (self.change.before or b"", self.change.after or b"")
+        booleans = any(word in text for text in texts for word in (b"true", b"false"))
+        return differing(self.before, self.after, self._keep, booleans=booleans)
+
+
+def _data(rule: Rule, seen: _Seen, found: _Found) -> bytes:
+    told: dict[str, object] = {}
+    if seen.change.after is not None:
+        told["record"] = msgspec.Raw(seen.change.after)
+    if rule.kind not in _BARE and seen.change.before is not None:
+        told["before"] = msgspec.Raw(seen.change.before)
+        if seen.changed is not None:
+            told["changed"] = seen.changed
+    return msgspec.json.encode({**told, **found.more})
+
+
+def _watch(rule: Rule, source: str, object: str) -> _Watch:
+    """The rule, ready to look at changes."""
+    if isinstance(rule, Edge):
+        return partial(_edge, rule, Expression.compiled(rule.value))
+    if isinstance(rule, Changed):
+        return partial(_changed, rule)
+    if isinstance(rule, When):
+        return partial(_when, Expression.compiled(rule.condition))
+    if isinstance(rule, Python):
+        return partial(_python, _loaded(rule, source, object))
+    return _always if rule.kind == "every" else partial(_of_kind, rule.kind)
+
+
+def _always(_: _Seen, __: bool | None) -> _Look:
+    return _ONCE, None
+
+
+def _of_kind(kind: str, seen: _Seen, _: bool | None) -> _Look:
+    return (_ONCE if seen.change.kind == kind else ()), None
+
+
+def _changed(rule: Changed, seen: _Seen, _: bool | None) -> _Look:
+    if seen.change.kind not in _UPDATES:
+        return (), None
+    if not rule.fields:
+        return (_ONCE if seen.changed else ()), None
+    pairs = [(held_at(seen.before, path), held_at(seen.after, path)) for path in rule.fields]
+    differs = any(not same(before, after) for before, after in pairs)
+    meant = all(_is_one_of(before, rule.from_) and _is_one_of(after, rule.to) for before, after in pairs)
+    return (_ONCE if differs and meant else ()), None
+
+
+def _is_one_of(value: Any, values: Sequence[Any] | None) -> bool:
+    found = None if value is ABSENT else value
+    return values is None or any(same(found, each) for each in values)
+
+
+def _when(condition: Expression, seen: _Seen, _: bool | None) -> _Look:
+    met = condition.value({"before": seen.before, "after": seen.after})
+    # JMESPath counts these as false, and 0 as true.
+    return (() if met in (None, "", [], {}) or met is False else _ONCE), None
+
+
+def _edge(rule: Edge, value: Expression, seen: _Seen, remembered: bool | None) -> _Look:
+    if seen.change.kind == "deleted":
+        return (), None
+    now = _number(value, seen.after)
+    beyond = now is not None and rule.beyond(now)
+    if rule.rearm is None:
+        happens, fired = beyond and not _was_beyond(rule, value, seen), None
+    else:
+        happens, fired = _with_memory(rule, now, _had_fired(rule, value, seen, remembered))
+    more = {"value": msgspec.Raw(written(now)), "threshold": msgspec.Raw(written(rule.threshold))} if happens else {}
+    return ([_Found(more=more)] if happens else ()), fired
+
+
+def _with_memory(rule: Edge, now: int | Decimal | None, fired: bool) -> tuple[bool, bool]:
+    """Whether the edge happens, and whether it has fired from now on. Without a number, all stays as it was."""
+    if now is None:
+        return False, fired
+    if rule.beyond(now):
+        return not fired, True
+    return False, fired and not rule.behind(now)
+
+
+def _had_fired(rule: Edge, value: Expression, seen: _Seen, remembered: bool | None) -> bool:
+    """What a record of this key did in an earlier life does not count when it is created."""
+    known = remembered is not None and seen.change.kind != "created"
+    return bool(remembered) if known else _was_beyond(rule, value, seen)
+
+
+def _was_beyond(rule: Edge, value: Expression, seen: _Seen) -> bool:
+    was = None if seen.change.before is None else _number(value, seen.before)
+    return was is not None and rule.beyond(was)
+
+
+def _number(value: Expression, record: Any) -> int | Decimal | None:
+    found = value.value(record)
+    return found if is_number(found) else None
+
+
+def _python(function: Function, seen: _Seen, _: bool | None) -> _Look:
+    # Copies: what the function does to them is no other rule's business.
+    found = function(_copied(seen.before), _copied(seen.after))
+    if found is None:
+        return (), None
+    if isinstance(found, (str, bytes, Mapping, Found)) or not isinstance(found, Iterable):
+        raise _NonsenseError("returned no list of what it found")
+    return [_from_python(each) for each in found], None
+
+
+def _from_python(found: Any) -> _Found:
+    if isinstance(found, Mapping) and found.keys() <= {"name", "data"}:
+        found = Found(**found)
+    if not isinstance(found, Found):
+        raise _NonsenseError("returned something that is neither a Found nor a mapping of `name` and `data`")
+    try:
+        name = None if found.name is None else type_name(found.name)
+        return _Found(name, {} if found.data is None else {"detail": msgspec.Raw(written(found.data))})
+    except (ValueError, TypeError):
+        raise _NonsenseError("returned a name that is no event type, or data that are no JSON") from None
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _copied(each) for name, each in value.items()}
+    return [_copied(each) for each in value] if isinstance(value, list) else value
+
+
+def _loaded(rule: Python, source: str, object: str) -> Function:
+    if not isinstance(rule.function, str):
+        return rule.function
+    module, _, name = rule.function.partition(":")
+    try:
+        found: Any = operator.attrgetter(name)(importlib.import_module(module))
+    except Exception as exc:
+        raise _unloadable(rule, f"cannot be loaded ({type(exc).__name__})", source, object) from exc
+    if not callable(found):
+        raise _unloadable(rule, "is no function", source, object)
+    return cast("Function", found)
+
+
+def _unloadable(rule: Python, why: str, source: str, object: str) -> SourceError:
+    return SourceError(
+        f"{rule.function} of the event rule `{rule.name}` {why}.",
+        todo="Write it as module:function, and see that the module is installed where the tasks run.",
+        source=source,
+        object=object,
+    )

@@ -1,0 +1,1 @@
+"""Events: from a stored change to what is published of it."""
