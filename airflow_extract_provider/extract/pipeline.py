@@ -36,14 +36,18 @@ from airflow_extract_provider.extract.errors import (
 from airflow_extract_provider.extract.progress import Progress, Summary, counted
 from airflow_extract_provider.extract.reader import Arrived, Client, LowerClock, Reader
 from airflow_extract_provider.extract.resume import Books, begin, show, tell_unshown
+from airflow_extract_provider.extract.sinks.sink import Sink, check_sink
 from airflow_extract_provider.extract.source import ApiObject, Source
-from airflow_extract_provider.extract.store import refetch
-from airflow_extract_provider.extract.store.apply import Applied, Batch, Target, apply, first_unreadable
+from airflow_extract_provider.extract.store import fields, outbox, refetch
+from airflow_extract_provider.extract.store.apply import Applied, Batch, apply
+from airflow_extract_provider.extract.store.birth import born
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire, hold, release
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
 from airflow_extract_provider.extract.store.migrate import check
 from airflow_extract_provider.extract.store.storable import REFUSALS
+from airflow_extract_provider.extract.store.target import Target
+from airflow_extract_provider.extract.store.unreadable import first_unreadable
 from airflow_extract_provider.extract.walks.backfill import backfill, beginning
 from airflow_extract_provider.extract.walks.by_key import by_key, noted
 from airflow_extract_provider.extract.walks.incremental import handed_off, incremental
@@ -52,6 +56,7 @@ from airflow_extract_provider.extract.walks.step import Answer, Due, DueKey, Wal
 __all__ = ["Runner", "Settings", "Summary", "WalkName", "run"]
 
 WalkName: TypeAlias = Literal["backfill", "incremental", "by_key"]
+_SECONDS_BETWEEN_ANNOUNCEMENTS = 0.2
 _WALKS: Mapping[WalkName, Callable[[ApiObject, Position], Walk]] = {
     "backfill": backfill,
     "incremental": incremental,
@@ -94,6 +99,7 @@ def run(
     postgres: Connect,
     client: Client,
     runner: Runner | None = None,
+    sink: Sink | None = None,
     cursor: CursorStore | None = None,
     reset: bool = False,
     take_over: bool = False,
@@ -103,10 +109,9 @@ def run(
 ) -> Summary:
     """Walk one object of a source into Postgres, from where the walk stands to its end, or for a while.
 
-    ``backfill`` reads it from the beginning, ``incremental`` what has changed since, ``by_key`` what was noted to be
-    read again.
-
-    ``postgres`` opens connections to the store. ``cursor`` is where the position is shown to people and may be edited;
+    ``backfill`` reads it from the beginning, ``incremental`` what has changed since, ``by_key`` what was noted.
+    ``postgres`` opens connections to the store. ``sink`` takes the events of an object that publishes them outside of
+    Postgres; the others' go into the outbox. ``cursor`` is where the position is shown to people and may be edited;
     None: nowhere. ``reset`` starts over (once for a ``runner``: its retries go on), ``take_over`` takes the walk from
     whoever holds it. After ``run_for``, or once ``stop`` is set, the run ends after the pages that have arrived.
 
@@ -117,12 +122,12 @@ def run(
     settings, runner = settings or Settings(), runner or Runner()
     place = {"source": source.source, "object": object, "walk": walk}
     try:
-        source.object(object)
+        check_sink(source.object(object), sink, within=settings.idle_timeout)
         with _walk_held(source, object, postgres, runner, take_over, settings) as (conn, fence):
             ledger = Ledger(settings.schema, source.source, object, walk)
             shown = cursor if walk != "by_key" else None
             books = Books(conn, settings.schema, fence, ledger, source.table(object), shown, runner.identity)
-            job = _Run(source, object, walk, books, client, settings)
+            job = _Run(source, object, walk, books, client, sink, settings)
             return job.run(reset, run_for, stop or threading.Event())
     except ExtractError as exc:
         raise exc.at(kept="what was committed; the walk goes on where the ledger stands.", **place) from None
@@ -141,7 +146,8 @@ def _walk_held(
         conn = postgres()
     try:
         conn.autocommit = True
-        check(conn, settings.schema, source.table(object))
+        check(conn, settings.schema, source, object)
+        fields.check(conn, source.object(object).fold)
         fence = acquire(
             conn,
             settings.schema,
@@ -191,19 +197,30 @@ class _Run:
     """One run of a walk: from :meth:`run` down, in the order of the data. ``at`` is what has been committed."""
 
     def __init__(
-        self, source: Source, object: str, walk: WalkName, books: Books, client: Client, settings: Settings
+        self,
+        source: Source,
+        object: str,
+        walk: WalkName,
+        books: Books,
+        client: Client,
+        sink: Sink | None,
+        settings: Settings,
     ) -> None:
         self._object, self._walk, self._made = source.object(object), walk, source.made(object)
-        self._books, self._client, self._settings = books, client, settings
-        self._target = Target(settings.schema, source.source, object, source.table(object))
+        self._books, self._client, self._sink, self._settings = books, client, sink, settings
+        self._source, self._target = source, Target.of(source, object, settings.schema)
         what = f"{source.source}/{object} {books.ledger.walk}"
         self._progress = Progress(what, settings.log_every.total_seconds())
         self._beat_every = settings.silent_after.total_seconds() / 5
-        self._beaten = self._shown = time.monotonic()
+        self._beaten = self._shown = self._announced = time.monotonic()
+        self._untold = False
         self._sent = client.requests
 
     def run(self, reset: bool, run_for: timedelta | None, stop: threading.Event) -> Summary:
         before = self._at = begin(self._books, self._beginning(reset), reset=reset)
+        # Afterwards: a start is a birth, and a first backfill is told from later ones by it.
+        known = born(self._books.conn, *self._target.whose)
+        self._target = Target.of(self._source, self._target.object, self._settings.schema, known)
         clock = LowerClock(self._beat())
         walk = _WALKS[self._walk](self._object, before.position)
         reader = Reader(self._object, walk, self._client, clock, self._settings.ahead)
@@ -217,6 +234,7 @@ class _Run:
             raise exc.at(kept=self._kept(), position=self._at.position.as_json()) from None
         finally:
             reader.stop()
+            self._announce(now=True)
         self._progress.end(self._at.position, "stopped" if stop.is_set() else "paused")
         return self._summary(before)
 
@@ -260,8 +278,19 @@ class _Run:
         self._beaten = time.monotonic()
         self._at = Cursor(applied.sequence, arrived[-1].step.position)
         self._progress.add([batch.entry.records for batch in batches], applied.counts, self._at.position)
+        self._untold = self._untold or (self._sink is None and applied.counts["events"] > 0)
+        self._announce(now=False)
         if time.monotonic() - self._shown >= self._settings.cursor_every.total_seconds():
             self._show_now()
+
+    def _announce(self, *, now: bool) -> None:
+        """Tell who waits for events, a few times a second at most. After the commit: inside, all commits that tell
+        would wait for each other. Whoever is not told looks by himself after a while."""
+        if not self._untold or (not now and time.monotonic() - self._announced < _SECONDS_BETWEEN_ANNOUNCEMENTS):
+            return
+        self._announced, self._untold = time.monotonic(), False
+        with suppress(psycopg.Error):
+            outbox.announce(self._books.conn, self._settings.schema)
 
     def _batches(self, arrived: list[Arrived]) -> list[Batch]:
         """The pages with their ledger rows. A row counts what is new to the walk: pages overlap by a record."""
@@ -293,7 +322,8 @@ class _Run:
         books = self._books
         try:
             aside = self._object.on_bad_record == "quarantine"
-            return again(apply, books.conn, self._target, books.fence, books.ledger, batches, quarantine=aside)
+            given = (books.conn, self._target, books.fence, books.ledger, batches)
+            return again(apply, *given, sink=self._sink, quarantine=aside)
         except REFUSALS as exc:
             raise first_unreadable(books.conn, batches) or exc from None
 

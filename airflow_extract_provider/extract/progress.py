@@ -39,10 +39,10 @@ def counted(count: int, what: str) -> str:
 class Summary:
     """What a run did.
 
-    ``pages``, ``requests`` (retries included), ``records`` and ``counts`` (changes by kind) are those of the runner: of
-    all tries and slices of a task instance, as its ledger rows add them up. ``seconds`` is the wall time of the last of
-    them. ``complete``: the walk has reached the end, and the copy is complete up to ``complete_to`` (aware; None before
-    the end). ``cursor_before`` and ``cursor_after`` are positions as JSON.
+    ``pages``, ``requests`` (retries included), ``records`` and ``counts`` (changes by kind, and ``events``) are those
+    of the runner: of all tries and slices of a task instance, as its ledger rows add them up. ``seconds`` is the wall
+    time of the last of them. ``complete``: the walk has reached the end, and the copy is complete up to ``complete_to``
+    (aware; None before the end). ``cursor_before`` and ``cursor_after`` are positions as JSON.
     """
 
     source: str
@@ -77,6 +77,7 @@ class Summary:
             "requests": self.requests,
             "records": self.records,
             **{kind: self.counts.get(kind, 0) for kind in KINDS},
+            "events": self.counts.get("events", 0),
             "without_version": self.without_version,
             "seconds": round(self.seconds, 3),
             "cursor_before": dict(self.cursor_before),
@@ -138,7 +139,8 @@ class Progress:
 
     def _changes(self) -> str:
         told = " ".join(f"{self.counts[kind]:,} {kind}" for kind in KINDS if self.counts[kind])
-        return told or "no change"
+        events = f" · {counted(self.counts['events'], 'event')}" if self.counts["events"] else ""
+        return (told or "no change") + events
 
 
 def _place(position: Position) -> list[str]:

@@ -20,6 +20,7 @@ from airflow_extract_provider.extract.errors import (
     PositionMismatchError,
 )
 from airflow_extract_provider.extract.store import refetch
+from airflow_extract_provider.extract.store.birth import reborn
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.fence import Fence, hold, holding
 from airflow_extract_provider.extract.store.ledger import Copied, Entry, Ledger
@@ -200,6 +201,9 @@ def _append(books: Books, entry: Entry, what: str) -> Cursor:
             # What was noted are keys of another kind: read by key, they would be taken for deleted.
             refetch.forget(books.conn, books.schema, books.ledger.source, books.ledger.object)
         sequence, _ = books.ledger.append(books.conn, entry)
+        if books.ledger.walk == "backfill" and entry.kind in ("start", "reset"):
+            empty = books.ledger.is_empty(books.conn, books.table)
+            reborn(books.conn, books.schema, books.ledger.source, books.ledger.object, sequence, empty=empty)
     _log.info("%s/%s %s   %s", books.ledger.source, books.ledger.object, books.ledger.walk, what)
     return Cursor(sequence, entry.position)
 

@@ -32,6 +32,8 @@ from airflow_extract_provider.extract.paging import (
     field_path,
     one_or_many,
 )
+from airflow_extract_provider.extract.rules import Rules, unkept
+from airflow_extract_provider.extract.storing import Columns, Folds, Keep, Publish, kept
 
 __all__ = ["ApiObject", "Source", "laid_over"]
 
@@ -79,6 +81,15 @@ class ApiObject(Frozen):
     on_bad_record: Literal["stop", "quarantine"] = Field(
         default="stop", description="stop at a record that cannot be stored, or set it aside and go on"
     )
+    keep: Keep = Field(default=None, description="what `data` keeps: all, none, or a list of fields")
+    columns: Columns = Field(default_factory=dict, description="typed columns beside `data`, by name")
+    fold: Folds = Field(default=(), description="fields written into other tables in the same transaction")
+    events: Rules = Field(default=(), description="which changes become events")
+    baseline: Literal["silent", "emit"] = Field(
+        default="silent",
+        description="whether the first backfill is silent, or its records become events marked `baseline`",
+    )
+    publish: Publish = Field(default="outbox", description="where events go: outbox, or a Kafka connection and topic")
     schema_: str | None = Field(
         default=None, alias="schema", description="the Postgres schema; by default the source's name"
     )
@@ -188,6 +199,24 @@ class ApiObject(Frozen):
                     "pages.cap needs `since` with `until`, and `total`: windows are halved until each fits"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _rules_read_what_is_kept(self) -> ApiObject:
+        """What was before is taken from the stored copy."""
+        for rule in self.events:
+            if lost := self._lost(rule.reads()):
+                raise ValueError(
+                    f"the event rule {rule.name} reads {lost}, which `keep` ({kept(self.keep)}) leaves out"
+                )
+        for each in self.fold:
+            if each.deleted != "keep" and (lost := self._lost(tuple(each.where.values()))):
+                raise ValueError(f"fold.where reads {lost} of deleted records, which `keep` leaves out")
+        return self
+
+    def _lost(self, reads: tuple[FieldPath, ...] | None) -> str:
+        """Which of these paths the stored copy does not have, in words."""
+        lost = () if self.keep is None else unkept(reads, self.keep)
+        return ", ".join(".".join(path) or "the whole record" for path in lost)
 
     @property
     def key_name(self) -> str:

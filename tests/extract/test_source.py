@@ -160,7 +160,7 @@ def _also(*lines: str) -> str:
 BAD = {
     "an unknown key": (
         CRM + "    swep: {every: 1d}\n",
-        "`objects.contacts.swep` is no known key; known here: body, by_key, deleted, headers, key, ",
+        "`objects.contacts.swep` is no known key; known here: baseline, body, by_key, columns, deleted, ",
     ),
     "an unknown key at the top": (CRM + "limits: 20/s\n", "`limits` is no known key; known here: connection, defaults"),
     "a misspelt paginator": (

@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 
 from airflow_extract_provider.extract.cursor import AfterKey, Position
 from airflow_extract_provider.extract.page import Record
+from airflow_extract_provider.extract.sinks.sink import Sink
 from airflow_extract_provider.extract.source import Source
-from airflow_extract_provider.extract.store.apply import Batch, Target, apply
+from airflow_extract_provider.extract.store.apply import Batch, apply
 from airflow_extract_provider.extract.store.connection import Connect, Connection
 from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
+from airflow_extract_provider.extract.store.target import Target
 
 __all__ = ["EPOCH", "SOURCE", "Applier", "a_record", "a_tombstone", "clock", "in_thread", "wait_until_blocked"]
 
@@ -59,13 +61,15 @@ def clock(conn: Connection) -> datetime:
 class Applier:
     """One runner: applies pages as a run of ``walk`` would."""
 
-    def __init__(self, connect: Connect, object: str = "plain", walk: str = "backfill") -> None:
+    def __init__(
+        self, connect: Connect, object: str = "plain", walk: str = "backfill", source: Source = SOURCE
+    ) -> None:
         self.conn = connect()
         self.conn.autocommit = True
-        self.target = Target("extract", SOURCE.source, object, SOURCE.table(object))
-        self.ledger = Ledger("extract", SOURCE.source, object, walk)
+        self.target = Target.of(source, object, "extract")
+        self.ledger = Ledger("extract", source.source, object, walk)
         self.fence: Fence = acquire(
-            self.conn, "extract", Scope(SOURCE.source, object, walk), walk, walk, silent_after=timedelta(minutes=5)
+            self.conn, "extract", Scope(source.source, object, walk), walk, walk, silent_after=timedelta(minutes=5)
         )
 
     @property
@@ -74,7 +78,12 @@ class Applier:
         return self.conn.info.backend_pid
 
     def apply(
-        self, *pages: Sequence[Record], sent_at: datetime | None = None, quarantine: bool = False, **more: Any
+        self,
+        *pages: Sequence[Record],
+        sent_at: datetime | None = None,
+        quarantine: bool = False,
+        sink: Sink | None = None,
+        **more: Any,
     ) -> dict[str, int]:
         """Apply pages in one transaction, sent just now unless told otherwise; returns the changes by kind.
 
@@ -83,7 +92,8 @@ class Applier:
         sent = sent_at or clock(self.conn)
         where = Position(AfterKey("x"), pages=1)
         batches = [Batch(tuple(page), sent, Entry("page", where, "test", sent, len(page)), **more) for page in pages]
-        return dict(+apply(self.conn, self.target, self.fence, self.ledger, batches, quarantine=quarantine).counts)
+        given = (self.conn, self.target, self.fence, self.ledger, batches)
+        return dict(+apply(*given, quarantine=quarantine, sink=sink).counts)
 
     def table(self) -> dict[str, tuple[Any, int]]:
         """Value and revision of each stored record by key."""

@@ -19,7 +19,7 @@ from airflow_extract_provider.extract.store.migrate import check, migrate, scrip
 from airflow_extract_provider.testing.postgres import PostgresServer
 from tests.store.applier import EPOCH, SOURCE, in_thread, wait_until_blocked
 
-TABLE = SOURCE.table("plain")
+TABLE = (SOURCE, "plain")
 
 
 def layout(conn: Connection) -> dict[str, list[Any]]:
@@ -48,7 +48,7 @@ def layout(conn: Connection) -> dict[str, list[Any]]:
 def test_twice_is_once(connect: Connect, conn: Connection) -> None:
     """Run again, nothing is done and nothing is lost."""
     done = migrate(connect, [SOURCE])
-    assert len(done) == 4
+    assert len(done) == 5
     conn.execute("insert into shop.plain (key, data, raw_hash, applied_at) values ('k', '{}', 'x', now())")
     before = layout(conn)
     assert migrate(connect, [SOURCE]) == []
@@ -62,6 +62,7 @@ def test_a_store_of_the_first_version(connect: Connect, conn: Connection, monkey
     every = migrate_module._migrations
     with monkeypatch.context() as patch:
         patch.setattr(migrate_module, "_migrations", lambda: every()[:1])
+        patch.setattr(migrate_module, "_ADDED", {})
         assert len(migrate(connect, [SOURCE])) == 3
     conn.execute("insert into shop.plain (key, data, raw_hash, applied_at) values ('k', '{}', 'x', now())")
     conn.execute("insert into extract.refetch (source, object, key, reason) values ('shop', 'plain', 'k', 'x')")
@@ -73,9 +74,14 @@ def test_a_store_of_the_first_version(connect: Connect, conn: Connection, monkey
             [kind, Jsonb(position)],
         )
     with pytest.raises(SchemaMissingError, match="older"):
-        check(conn, "extract", TABLE)
-    assert migrate(connect, [SOURCE]) == ["schema extract: migration 0002 quarantine_and_coverage"]
-    check(conn, "extract", TABLE)
+        check(conn, "extract", *TABLE)
+    assert migrate(connect, [SOURCE]) == [
+        "schema extract: migration 0002 quarantine_and_coverage",
+        "schema extract: migration 0003 events",
+        "table shop.things: column canonical_hash",
+        "table shop.plain: column canonical_hash",
+    ]
+    check(conn, "extract", *TABLE)
     assert conn.execute("select sum(records) from extract.ledger").fetchone() == (3,)
     assert conn.execute("select key from shop.plain natural join extract.refetch").fetchall() == [("k",)]
     assert conn.execute("select * from extract.coverage").fetchall() == [("shop", "plain", None, EPOCH)]
@@ -103,8 +109,8 @@ def test_two_at_once(connect: Connect, conn: Connection) -> None:
             for each in opened:
                 wait_until_blocked(looker, each.info.backend_pid)
     done = [each.result(20) for each in work]
-    assert sorted(map(len, done)) == [0, 4]
-    check(conn, "extract", TABLE)
+    assert sorted(map(len, done)) == [0, 5]
+    check(conn, "extract", *TABLE)
 
 
 @pytest.mark.parametrize("schema", ["extract", "Books of 100%"])
@@ -114,7 +120,7 @@ def test_script_makes_the_same(
     """The printed SQL, run on an empty database as psql would, makes what `migrate` makes: nothing is left to do."""
     if schema != "extract":
         conn.execute(script([SOURCE], schema).encode())
-        check(conn, schema, TABLE)
+        check(conn, schema, *TABLE)
         assert migrate(connect, [SOURCE], schema) == []
         return
     name = conn.info.dbname + "_script"
@@ -124,7 +130,7 @@ def test_script_makes_the_same(
             scripted.execute(script([SOURCE]).encode())
             migrate(connect, [SOURCE])
             assert layout(scripted) == layout(conn)
-            check(scripted, "extract", TABLE)
+            check(scripted, "extract", *TABLE)
         assert migrate(connecting(other), [SOURCE]) == []
     finally:
         postgres_server.drop_database(name)
@@ -135,9 +141,10 @@ def test_script_upgrades(connect: Connect, conn: Connection, monkeypatch: pytest
     every = migrate_module._migrations
     with monkeypatch.context() as patch:
         patch.setattr(migrate_module, "_migrations", lambda: every()[:1])
+        patch.setattr(migrate_module, "_ADDED", {})
         conn.execute(script([SOURCE]).encode())
     conn.execute(script([SOURCE]).encode())
-    check(conn, "extract", TABLE)
+    check(conn, "extract", *TABLE)
     upgraded = layout(conn)
     conn.execute(script([SOURCE]).encode())
     assert layout(conn) == upgraded
@@ -181,7 +188,7 @@ def test_check_without_rights(connect: Connect, stranger: Connect) -> None:
     """A run as a role that may not read the books is told so."""
     migrate(connect, [SOURCE])
     with pytest.raises(StoreRightsError), stranger() as conn, named_errors():
-        check(conn, "extract", TABLE)
+        check(conn, "extract", *TABLE)
 
 
 @pytest.mark.parametrize(
@@ -197,10 +204,10 @@ def test_check_without_rights(connect: Connect, stranger: Connect) -> None:
 def test_check_names_what_is_missing(connect: Connect, conn: Connection, broken: str, told: str) -> None:
     """What is missing or older is named, with the command or the change that helps."""
     migrate(connect, [SOURCE])
-    check(conn, "extract", TABLE)
+    check(conn, "extract", *TABLE)
     conn.execute(broken.encode())
     with pytest.raises(SchemaMissingError, match=told) as caught, named_errors():
-        check(conn, "extract", TABLE)
+        check(conn, "extract", *TABLE)
     assert "migrate" in caught.value.todo or "another `table`" in caught.value.todo
 
 

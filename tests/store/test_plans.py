@@ -10,14 +10,21 @@ import pytest
 
 from airflow_extract_provider.extract.store.connection import Connect, Connection, connecting
 from airflow_extract_provider.extract.store.migrate import migrate
+from airflow_extract_provider.extract.store.rows import composed
 from airflow_extract_provider.extract.store.statements import statement
 from airflow_extract_provider.testing.postgres import PostgresServer
 from tests.store.applier import SOURCE
 
+TABLE = ("shop", "plain")
 COUNT = 20_000
 KEYS = [f"k{number:05}" for number in range(0, COUNT, COUNT // 100)]
 WALK = {"source": "shop", "object": "plain", "walk": "backfill"}
 FENCE = {**WALK, "part": "", "number": 1}
+COMING = {"keys": KEYS, "versions": [], "hashes": [b"x"] * len(KEYS), "deleted": [], "also": []}
+ROWS = {"ledger": "backfill", "kinds": ["page"], "causes": [""], "positions": ["{}"], "sent": [], "records": [1]}
+ROWS |= {"counts": ["{}"]}
+LOCK = {"keys": KEYS, "again": False, "old": True, "part": False}
+COLUMNS = {**COMING, "data": ["{}"] * len(KEYS), "canonical": [], "typed": []}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +42,9 @@ def large(postgres_server: PostgresServer) -> Iterator[Connection]:
             " select 'shop', 'plain', case n % 5 when 0 then 'backfill' else 'other' || n % 5 end,"
             f" case n when 0 then 'start' else 'page' end, jsonb_build_object('place', n), n % 10 = 0 {series}",
             f"insert into extract.fence (source, object, walk, number) select 'shop', 'o' || n, 'backfill', 1 {series}",
+            f"insert into extract.birth select 'shop', 'o' || n, 1, 1 {series}",
+            "insert into extract.rule_state (source, object, rule, key, made, fired)"
+            f" select 'shop', 'plain', 'a', 'k' || lpad(n::text, 5, '0'), 'x', true {series}",
             f"insert into extract.refetch (source, object, key, reason) select 'shop', 'plain', 'k' || n, 'x' {series}",
             "insert into extract.quarantine (source, object, number, raw, digest, why, sent_at)"
             f" select 'shop', 'plain', 1, 'x', n::text::bytea, 'x', now() {series}",
@@ -60,8 +70,12 @@ def scans(plan: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
 @pytest.mark.parametrize(
     ("file", "name", "values"),
     [
-        ("apply.sql", "read", {"keys": KEYS}),
-        ("apply.sql", "lock", {"keys": KEYS}),
+        ("apply.sql", "compare", {**COMING, **FENCE, **ROWS, "plain": True, "idle": "60s"}),
+        ("apply.sql", "differing", COMING),
+        ("apply.sql", "lock", LOCK),
+        ("apply.sql", "write", {**COLUMNS, "differs": []}),
+        ("detect.sql", "known", {**WALK, "rules": ["a", "b"], "made": ["x", "y"], "keys": KEYS}),
+        ("birth.sql", "born", WALK),
         ("apply.sql", "delete", {"keys": KEYS, "versions": [None] * len(KEYS), "hashes": [b"x"] * len(KEYS)}),
         ("refetch.sql", "due", {**WALK, "limit": 100}),
         ("refetch.sql", "lock", {**WALK, "keys": KEYS}),
@@ -79,7 +93,7 @@ def scans(plan: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
 )
 def test_by_index(large: Connection, file: str, name: str, values: dict[str, Any], generic: bool) -> None:
     """No scan of a whole table, neither for these values nor in the plan that a prepared statement keeps."""
-    text = statement(file, name, "extract", ("shop", "plain"))
+    text = composed(name, "extract", TABLE) if file == "apply.sql" else statement(file, name, "extract", TABLE)
     with large.transaction(force_rollback=True):
         large.execute(f"set local plan_cache_mode = force_{'generic' if generic else 'custom'}_plan")
         with large.cursor() as cursor:
@@ -117,8 +131,8 @@ def test_due_reads_what_it_returns(large: Connection) -> None:
 
 def test_locked_in_key_order(large: Connection) -> None:
     """Rows are locked after they have been brought into key order: the lock stands above the sort or the index scan."""
-    text = statement("apply.sql", "lock", "extract", ("shop", "plain")).as_string()
-    row = large.execute("explain (format json) " + text, {"keys": KEYS}, binary=True).fetchone()
+    text = composed("lock", "extract", TABLE).as_string()
+    row = large.execute("explain (format json) " + text, LOCK, binary=True).fetchone()
     assert row is not None
     plan = row[0][0]["Plan"]
     assert plan["Node Type"] == "LockRows"

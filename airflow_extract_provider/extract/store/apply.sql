@@ -1,44 +1,99 @@
--- name: read
--- Without locks: most records have not changed, and a lock writes the row's header.
-select key, version at time zone 'UTC', raw_hash, deleted_at from {table} where key = any(%(keys)b::text[]);
+-- name: compare
+-- Without locks on records: most have not changed, and a lock writes the row's header. That there is no row is news of
+-- what is deleted too; that it is deleted already is none. If nothing differs, and there is nothing else to do, the fence
+-- is held and the ledger rows are added by the same statement.
+with stored as materialized (
+    select key, version, raw_hash, deleted_at from {table} where key = any(%(keys)b::text[])
+), differing as materialized (
+    select given.key, stored.key is not null as known
+    from unnest(%(keys)b::text[], %(versions)b::timestamptz[], %(hashes)b::bytea[], %(deleted)b::bool[])
+         as given (key, version, raw_hash, deleted)
+    left join stored on stored.key = given.key
+    where stored.key is null or given.key = any(%(also)b::text[])
+       or case when given.deleted and stored.deleted_at is not null
+               then given.version is not null and given.raw_hash <> stored.raw_hash
+               else given.raw_hash <> stored.raw_hash or given.version is distinct from stored.version
+                    or given.deleted or stored.deleted_at is not null end
+), held as (
+    update {extract}.fence set heartbeat = clock_timestamp()
+    from (select set_config('lock_timeout', %(idle)s, true) offset 0) as patience
+    where source = %(source)s and object = %(object)s and walk = %(walk)s and part = %(part)s
+      and number = %(number)s and %(plain)s and not exists (select from differing)
+    returning clock_timestamp() as clock
+), appended as (
+    insert into {extract}.ledger (source, object, walk, kind, cause, position, sent_at, records, counts)
+    select %(source)s, %(object)s, %(ledger)s, kind, cause, position::jsonb, sent_at, records, counts::jsonb
+    from held, unnest(%(kinds)b::text[], %(causes)b::text[], %(positions)b::text[], %(sent)b::timestamptz[],
+                      %(records)b::bigint[], %(counts)b::text[])
+               with ordinality as entry (kind, cause, position, sent_at, records, counts, nth)
+    order by nth
+    returning sequence
+)
+select key, known, null::bigint, null::timestamptz from differing
+union all
+select null, null, (select max(sequence) from appended), clock from held;
+
+-- name: differing
+-- The same for a later round, within the transaction.
+with stored as materialized (
+    select key, version, raw_hash, deleted_at from {table} where key = any(%(keys)b::text[])
+)
+select given.key, stored.key is not null as known
+from unnest(%(keys)b::text[], %(versions)b::timestamptz[], %(hashes)b::bytea[], %(deleted)b::bool[])
+     as given (key, version, raw_hash, deleted)
+left join stored on stored.key = given.key
+where stored.key is null or given.key = any(%(also)b::text[])
+   or case when given.deleted and stored.deleted_at is not null
+           then given.version is not null and given.raw_hash <> stored.raw_hash
+           else given.raw_hash <> stored.raw_hash or given.version is distinct from stored.version
+                or given.deleted or stored.deleted_at is not null end;
 
 -- name: claim
 -- The insert is the claim: `for update` locks nothing that does not exist yet. Whoever comes second waits here for the
 -- first one's commit and gets no row back.
-insert into {table} (key, data, version, raw_hash, applied_at, deleted_at)
-select key, data::jsonb, version, raw_hash, clock_timestamp(), case when deleted then clock_timestamp() end
-from unnest(%(keys)b::text[], %(data)b::text[], %(versions)b::timestamptz[], %(hashes)b::bytea[], %(deleted)b::bool[])
-     with ordinality as claimed (key, data, version, raw_hash, deleted, place)
-order by place
+insert into {table} (key, data, version, raw_hash, canonical_hash, applied_at, deleted_at{names})
+select claimed.key, claimed.data::jsonb, claimed.version, claimed.raw_hash, claimed.canonical_hash, clock_timestamp(),
+       case when claimed.deleted then clock_timestamp() end{values}
+from unnest(%(keys)b::text[], %(data)b::text[], %(versions)b::timestamptz[], %(hashes)b::bytea[],
+            %(canonical)b::bytea[], %(deleted)b::bool[], %(typed)b::text[])
+     with ordinality as claimed (key, data, version, raw_hash, canonical_hash, deleted, typed, place){join}
+order by claimed.place
 on conflict (key) do nothing
 returning key;
 
 -- name: lock
 -- A second statement: only a new snapshot sees what the claim has waited for. Locked in key order, so that two batches
--- cannot wait for each other.
+-- cannot wait for each other. What this transaction itself has just claimed is locked and known already.
 -- The version in UTC: in another zone an instant of the year 1 or 9999 may have no calendar date to be read as.
-select key, version at time zone 'UTC', raw_hash, deleted_at, applied_at from {table}
-where key = any(%(keys)b::text[])
+select key, version at time zone 'UTC', raw_hash, deleted_at, applied_at, revision, canonical_hash,
+       case when %(old)s or (%(part)s and canonical_hash is null) then data::text end
+from {table}
+where key = any(%(keys)b::text[]) and (%(again)s or xmin <> pg_current_xact_id()::xid)
 order by key
 for update;
 
 -- name: write
 -- Different bytes may be the same JSON (order of keys, white space): only a different value is a change. The bytes' hash
 -- and the version are kept all the same: or the row would be locked and looked at each time that it is read.
-with coming as (
-    select given.key, given.data::jsonb as data, given.version, given.raw_hash,
-           stored.data <> given.data::jsonb or stored.deleted_at is not null as changed
-    from unnest(%(keys)b::text[], %(data)b::text[], %(versions)b::timestamptz[], %(hashes)b::bytea[])
-         as given (key, data, version, raw_hash)
-    join {table} as stored on stored.key = given.key
-    where stored.key = any(%(keys)b::text[])
-)
+-- `differs` is null where `data` holds the whole record and can be compared here. `offset 0`: otherwise the texts would be
+-- read as JSON again in each place that uses them, which costs four times as much.
 update {table} as stored
-set data = case when changed then coming.data else stored.data end, version = coming.version,
-    raw_hash = coming.raw_hash, revision = stored.revision + changed::int,
-    applied_at = case when changed then clock_timestamp() else stored.applied_at end, deleted_at = null
-from coming where stored.key = coming.key and stored.key = any(%(keys)b::text[])
-returning stored.key, changed;
+set data = coming.data, version = coming.version, raw_hash = coming.raw_hash, canonical_hash = coming.canonical_hash,
+    revision = stored.revision
+             + (coalesce(coming.differs, stored.data <> coming.data) or stored.deleted_at is not null)::int,
+    applied_at = case when coalesce(coming.differs, stored.data <> coming.data) or stored.deleted_at is not null
+                      then clock_timestamp() else stored.applied_at end,
+    deleted_at = null{sets}
+from (
+    select given.key, given.data::jsonb as data, given.version, given.raw_hash, given.canonical_hash,
+           given.differs{aliased}
+    from unnest(%(keys)b::text[], %(data)b::text[], %(versions)b::timestamptz[], %(hashes)b::bytea[],
+                %(canonical)b::bytea[], %(differs)b::bool[], %(typed)b::text[])
+         as given (key, data, version, raw_hash, canonical_hash, differs, typed){join_given}
+    offset 0
+) as coming
+where stored.key = coming.key and stored.key = any(%(keys)b::text[])
+returning stored.key, stored.revision;
 
 -- name: delete
 -- The data stays what was last known: a tombstone has none of the record's fields. A second tombstone is no change.
@@ -47,7 +102,8 @@ set version = coalesce(coming.version, stored.version), raw_hash = coming.raw_ha
     revision = stored.revision + (stored.deleted_at is null)::int,
     applied_at = clock_timestamp(), deleted_at = coalesce(stored.deleted_at, clock_timestamp())
 from unnest(%(keys)b::text[], %(versions)b::timestamptz[], %(hashes)b::bytea[]) as coming (key, version, raw_hash)
-where stored.key = any(%(keys)b::text[]) and stored.key = coming.key;
+where stored.key = any(%(keys)b::text[]) and stored.key = coming.key
+returning stored.key, stored.revision;
 
 -- name: try
 -- Whether Postgres takes these texts as JSON.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-
-import xxhash
+from typing import TypeAlias
 
 from airflow_extract_provider.extract.errors import DoubledKeyError
 from airflow_extract_provider.extract.page import Record, SetAside
@@ -16,6 +15,9 @@ from airflow_extract_provider.extract.store.ledger import Entry
 from airflow_extract_provider.extract.store.refetch import Due
 
 __all__ = ["Batch", "coming", "in_rounds", "numbered"]
+
+Hash: TypeAlias = Callable[[bytes], bytes]
+"""Of a record's own bytes; it knows how the object's records are stored."""
 
 _NO_BYTES = b"null"
 """What stands for a record of which the API says nothing but that there is none."""
@@ -39,12 +41,12 @@ class Batch:
     by_key: bool = False
 
 
-def coming(batch: Batch, record: Record, number: int) -> Coming:
+def coming(batch: Batch, record: Record, number: int, hash: Hash) -> Coming:
     """A record of a batch, the ``number``-th on its page, as it meets the stored row."""
     return Coming(
         record.key,
         record.raw,
-        xxhash.xxh3_128_digest(record.raw),
+        hash(record.raw),
         record.version,
         batch.sent_at,
         batch.entry.position.pages,
@@ -60,7 +62,7 @@ def numbered(batch: Batch) -> Iterator[tuple[int, Record]]:
     return zip((number for number in itertools.count(1) if number not in taken), batch.records, strict=False)
 
 
-def in_rounds(batches: Collection[Batch]) -> list[dict[str, Coming]]:
+def in_rounds(batches: Collection[Batch], hash: Hash) -> list[dict[str, Coming]]:
     """The records in rounds without a key twice: a key's copies are applied one after the other, older ones first.
 
     What was sent first comes first; on one page the versions tell. The same bytes again are no second copy.
@@ -69,14 +71,14 @@ def in_rounds(batches: Collection[Batch]) -> list[dict[str, Coming]]:
     """
     rounds: list[dict[str, Coming]] = []
     for batch in batches:
-        for each in [*_page_in_order(batch), *_gone(batch)]:
+        for each in [*_page_in_order(batch, hash), *_gone(batch, hash)]:
             _place(rounds, each)
     return rounds
 
 
-def _gone(batch: Batch) -> list[Coming]:
+def _gone(batch: Batch, hash: Hash) -> list[Coming]:
     absent = (Record(key, _NO_BYTES, deleted=True) for key in batch.gone)
-    return [replace(coming(batch, record, 0), by_key=True) for record in absent]
+    return [replace(coming(batch, record, 0, hash), by_key=True) for record in absent]
 
 
 def _place(rounds: list[dict[str, Coming]], record: Coming) -> None:
@@ -89,8 +91,8 @@ def _place(rounds: list[dict[str, Coming]], record: Coming) -> None:
     rounds[at][record.key] = record
 
 
-def _page_in_order(batch: Batch) -> list[Coming]:
-    found = [coming(batch, record, number) for number, record in numbered(batch)]
+def _page_in_order(batch: Batch, hash: Hash) -> list[Coming]:
+    found = [coming(batch, record, number, hash) for number, record in numbered(batch)]
     if len({each.key for each in found}) == len(found):
         return found
     by_key: dict[str, Coming] = {}

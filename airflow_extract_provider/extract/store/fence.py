@@ -19,7 +19,7 @@ from airflow_extract_provider.extract.errors import FencedError, WalkBusyError
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import statement
 
-__all__ = ["Fence", "Scope", "acquire", "hold", "holding", "release"]
+__all__ = ["Fence", "Scope", "acquire", "ask", "hold", "holding", "idle_limit", "release", "told"]
 
 _FILE = "fence.sql"
 
@@ -88,8 +88,17 @@ def holding(conn: Connection, schema: str, fence: Fence) -> Iterator[datetime]:
     Raises FencedError: the walk was taken over.
     """
     with conn.transaction():
-        conn.execute(statement(_FILE, "limit", schema), {"idle": f"{fence.idle_timeout.total_seconds() * 1000:.0f}ms"})
-        yield hold(conn, schema, fence)
+        yield told(ask(conn, schema, fence), fence)
+
+
+def idle_limit(fence: Fence) -> str:
+    """How long Postgres lets a transaction live whose process has stopped, as it reads it."""
+    return f"{fence.idle_timeout.total_seconds() * 1000:.0f}ms"
+
+
+def ask(conn: Connection, schema: str, fence: Fence) -> psycopg.Cursor[tuple[Any, ...]]:
+    """Queue the first statement of a transaction that only the holder can commit; :func:`told` reads its answer."""
+    return conn.execute(statement(_FILE, "enter", schema), {**fence.parameters(), "idle": idle_limit(fence)})
 
 
 def hold(conn: Connection, schema: str, fence: Fence) -> datetime:
@@ -97,7 +106,15 @@ def hold(conn: Connection, schema: str, fence: Fence) -> datetime:
 
     Raises FencedError: the walk was taken over.
     """
-    row = conn.execute(statement(_FILE, "hold", schema), fence.parameters()).fetchone()
+    return told(conn.execute(statement(_FILE, "hold", schema), fence.parameters()), fence)
+
+
+def told(held: psycopg.Cursor[tuple[Any, ...]], fence: Fence) -> datetime:
+    """Postgres's clock, if the fence is still ours.
+
+    Raises FencedError: the walk was taken over.
+    """
+    row = held.fetchone()
     if row is None:
         scope = fence.scope
         raise FencedError(

@@ -14,15 +14,19 @@ returning number;
 select label, heartbeat, clock_timestamp() - heartbeat from {extract}.fence
 where source = %(source)s and object = %(object)s and walk = %(walk)s and part = %(part)s;
 
--- name: limit
--- A stopped holder must not keep row locks for ever; set in the transaction, since a session's settings do not survive
--- a pooler.
--- Nor may it wait for ever for a row that somebody else has locked: it would hold the fence meanwhile.
-select set_config('idle_in_transaction_session_timeout', %(idle)s, true), set_config('lock_timeout', %(idle)s, true);
-
 -- name: impatient
 -- The holder's transaction may wait for a lock itself; then its fence stays locked.
 select set_config('lock_timeout', '5s', true);
+
+-- name: enter
+-- The same with limits for the transaction; they are set here, since a session's settings do not survive a pooler. A
+-- stopped holder must not keep row locks for ever; nor may it wait for ever for a row that somebody else has locked: it
+-- would hold the fence meanwhile.
+update {extract}.fence set heartbeat = clock_timestamp()
+from (select set_config('idle_in_transaction_session_timeout', %(idle)s, true),
+             set_config('lock_timeout', %(idle)s, true) offset 0) as limits
+where source = %(source)s and object = %(object)s and walk = %(walk)s and part = %(part)s and number = %(number)s
+returning clock_timestamp();
 
 -- name: hold
 -- An update, not a read: the row lock is what keeps a takeover out until this transaction has ended.

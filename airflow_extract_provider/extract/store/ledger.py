@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Literal
 
 import msgspec
+import psycopg
 from psycopg.types.json import Jsonb
 
 from airflow_extract_provider.extract.cursor import Cursor, Place, Position
@@ -106,6 +108,24 @@ class Ledger:
         row = conn.execute(self._statement("append"), self._parameters(entry)).fetchone()
         assert row is not None
         return row[0], row[1]
+
+    def extend(self, conn: Connection, entries: Sequence[Entry]) -> psycopg.Cursor[tuple[Any, ...]]:
+        """Add rows, in this order, to the current transaction; gives for each its sequence number, and Postgres's
+        clock."""
+        asked = {"source": self.source, "object": self.object, **self.columns(entries)}
+        return conn.execute(self._statement("extend"), asked)
+
+    def columns(self, entries: Sequence[Entry]) -> dict[str, Any]:
+        """Rows as columns."""
+        return {
+            "ledger": self.walk,
+            "kinds": [entry.kind for entry in entries],
+            "causes": [entry.cause for entry in entries],
+            "positions": [json.dumps(entry.position.as_json()) for entry in entries],
+            "sent": [entry.sent_at for entry in entries],
+            "records": [entry.records for entry in entries],
+            "counts": [json.dumps(dict(entry.counts)) for entry in entries],
+        }
 
     def row(self, conn: Connection, sequence: int) -> Row | None:
         """One row of this walk; None: there is none of that number."""

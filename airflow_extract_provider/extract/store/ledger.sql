@@ -9,6 +9,15 @@ insert into {extract}.ledger (source, object, walk, kind, cause, position, sent_
 values (%(source)s, %(object)s, %(walk)s, %(kind)s, %(cause)s, %(position)s, %(sent_at)s, %(records)s, %(counts)s)
 returning sequence, clock_timestamp();
 
+-- name: extend
+-- Rows in this order, their numbers rise with it.
+insert into {extract}.ledger (source, object, walk, kind, cause, position, sent_at, records, counts)
+select %(source)s, %(object)s, %(ledger)s, kind, cause, position::jsonb, sent_at, records, counts::jsonb
+from unnest(%(kinds)b::text[], %(causes)b::text[], %(positions)b::text[], %(sent)b::timestamptz[], %(records)b::bigint[],
+            %(counts)b::text[]) with ordinality as entry (kind, cause, position, sent_at, records, counts, nth)
+order by nth
+returning sequence, clock_timestamp();
+
 -- name: row
 select position, sequence >= coalesce((
       select max(sequence) from {extract}.ledger

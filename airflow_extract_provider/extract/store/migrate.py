@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 
 from psycopg import sql
 
 from airflow_extract_provider.extract.errors import SchemaMissingError
-from airflow_extract_provider.extract.source import Source
+from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.sourcefile import check_tables_differ
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.statements import statement, statements
+from airflow_extract_provider.extract.storing import OURS
 
 __all__ = ["check", "migrate", "script"]
 
 _FILE = "migrate.sql"
-_COLUMNS = frozenset({"key", "data", "version", "revision", "raw_hash", "applied_at", "deleted_at"})
+_ADDED = {"canonical_hash": "bytea"}
+"""Columns of ours that record tables of earlier versions do not have."""
 _MIGRATE = "Run `airflow extract migrate --sources FOLDER`."
 
 
@@ -33,8 +35,9 @@ def migrate(connect: Connect, sources: Iterable[Source], schema: str = "extract"
     with named_errors(), connect() as conn:
         conn.execute(statement(_FILE, "lock", schema))
         done = _books(conn, schema)
-        for name in _table_names(sources):
-            done += _record_table(conn, schema, name)
+        for source in sources:
+            for name, found in source.objects.items():
+                done += _record_table(conn, schema, source.table(name), _typed(found))
         return done
 
 
@@ -43,14 +46,17 @@ def script(sources: Iterable[Source], schema: str = "extract") -> str:
     parts = ["begin;", _text("schema", schema), _text("book", schema)]
     for number, name, text in _migrations():
         parts.append(_once(schema, number, f"{_composed(text, schema).as_string()}\n{_note(schema, number, name)};"))
-    for table in _table_names(sources):
-        parts += [_text("record_schema", schema, (table[0],)), _text("record_table", schema, table)]
+    for source in sources:
+        for name, found in source.objects.items():
+            table = source.table(name)
+            parts += [_text("record_schema", schema, (table[0],)), _text("record_table", schema, table)]
+            parts += [_added(table, column, type).as_string() for column, type in {**_ADDED, **_typed(found)}.items()]
     parts.append("commit;")
     return "\n\n".join(part if part.endswith(";") else part + ";" for part in parts) + "\n"
 
 
-def check(conn: Connection, schema: str, table: tuple[str, str]) -> None:
-    """See that the books and a record table are there and of this version.
+def check(conn: Connection, schema: str, source: Source, object: str) -> None:
+    """See that the books and an object's record table are there and of this version.
 
     Raises SchemaMissingError: they are not, with the command that makes them.
     """
@@ -58,23 +64,47 @@ def check(conn: Connection, schema: str, table: tuple[str, str]) -> None:
     newest = max(number for number, _, _ in _migrations())
     if row is None or (row[0] or 0) < newest:
         raise SchemaMissingError(f"the schema {schema} is older than this version of the package.", todo=_MIGRATE)
+    table = source.table(object)
     columns = _columns(conn, schema, table)
     if not columns:
         raise SchemaMissingError(f"the record table {'.'.join(table)} is missing.", todo=_MIGRATE)
     _check_ours(columns, table)
+    wanted = {**_ADDED, **_typed(source.object(object))}
+    if missing := [name for name in wanted if name not in columns]:
+        raise SchemaMissingError(f"the table {'.'.join(table)} has no column {', '.join(missing)}.", todo=_MIGRATE)
+    _check_types(columns, wanted, table)
 
 
-def _check_ours(columns: set[str], table: tuple[str, str]) -> None:
-    if missing := sorted(_COLUMNS - columns):
+def _check_ours(columns: Mapping[str, str], table: tuple[str, str]) -> None:
+    if missing := sorted(set(OURS) - set(_ADDED) - set(columns)):
         raise SchemaMissingError(
             f"the table {'.'.join(table)} exists, but has no {', '.join(missing)}.",
             todo="It is none of ours: give the object another `table` or `schema`.",
         )
 
 
-def _columns(conn: Connection, schema: str, table: tuple[str, str]) -> set[str]:
+def _check_types(columns: Mapping[str, str], wanted: Mapping[str, str], table: tuple[str, str]) -> None:
+    for name, type in wanted.items():
+        if (found := columns.get(name)) not in (None, _TYPES.get(type, type)):
+            raise SchemaMissingError(
+                f"the column {name} of {'.'.join(table)} is of type {found}, and `columns` says {type}.",
+                todo="Change the one or the other: `alter table ... alter column ... type ...`, or another name.",
+            )
+
+
+_TYPES = {"timestamptz": "timestamp with time zone"}
+"""How Postgres calls the types that it has two names for."""
+
+
+def _typed(object: ApiObject) -> dict[str, str]:
+    """An object's typed columns, with their types."""
+    return {name: spec.type for name, spec in object.columns.items()}
+
+
+def _columns(conn: Connection, schema: str, table: tuple[str, str]) -> dict[str, str]:
+    """The columns of a table, with their types; none: there is no such table."""
     name = sql.Identifier(*table).as_string(conn)
-    return {row[0] for row in conn.execute(statement(_FILE, "record_columns", schema), {"table": name})}
+    return dict(conn.execute(statement(_FILE, "record_columns", schema), {"table": name}).fetchall())
 
 
 def _books(conn: Connection, schema: str) -> list[str]:
@@ -93,18 +123,26 @@ def _books(conn: Connection, schema: str) -> list[str]:
     return done
 
 
-def _record_table(conn: Connection, schema: str, table: tuple[str, str]) -> list[str]:
-    if columns := _columns(conn, schema, table):
+def _record_table(conn: Connection, schema: str, table: tuple[str, str], typed: Mapping[str, str]) -> list[str]:
+    columns = _columns(conn, schema, table)
+    if columns:
         _check_ours(columns, table)
-        return []
-    if conn.execute("select to_regnamespace(%s)", [sql.Identifier(table[0]).as_string(conn)]).fetchone() == (None,):
-        conn.execute(statement(_FILE, "record_schema", schema, (table[0],)))
-    conn.execute(statement(_FILE, "record_table", schema, table))
-    return [f"table {'.'.join(table)}"]
+        _check_types(columns, typed, table)
+    else:
+        if conn.execute("select to_regnamespace(%s)", [sql.Identifier(table[0]).as_string(conn)]).fetchone() == (None,):
+            conn.execute(statement(_FILE, "record_schema", schema, (table[0],)))
+        conn.execute(statement(_FILE, "record_table", schema, table))
+    new = {name: type for name, type in {**_ADDED, **typed}.items() if name not in columns}
+    for name, type in new.items():
+        conn.execute(_added(table, name, type))
+    if not columns:
+        return [f"table {'.'.join(table)}"]
+    return [f"table {'.'.join(table)}: column {name}" for name in new]
 
 
-def _table_names(sources: Iterable[Source]) -> list[tuple[str, str]]:
-    return [source.table(name) for source in sources for name in source.objects]
+def _added(table: tuple[str, str], column: str, type: str) -> sql.Composed:
+    text = sql.SQL("alter table {} add column if not exists {} {}")
+    return text.format(sql.Identifier(*table), sql.Identifier(column), sql.SQL(type))
 
 
 def _migrations() -> list[tuple[int, str, str]]:

@@ -36,5 +36,5 @@ create table if not exists {table} (
 );
 
 -- name: record_columns
-select attname from pg_attribute
+select attname, format_type(atttypid, atttypmod) from pg_attribute
 where attrelid = to_regclass(%(table)s) and attnum > 0 and not attisdropped;

@@ -21,15 +21,19 @@ import psycopg
 from airflow_extract_provider.extract.cursor import Position, Whole
 from airflow_extract_provider.extract.errors import PositionMismatchError
 from airflow_extract_provider.extract.page import Record, SetAside
+from airflow_extract_provider.extract.sinks.sink import Sink, check_sink
 from airflow_extract_provider.extract.source import Source
-from airflow_extract_provider.extract.store import quarantine, refetch
-from airflow_extract_provider.extract.store.apply import Batch, Target, apply, refused
+from airflow_extract_provider.extract.store import outbox, quarantine, refetch
+from airflow_extract_provider.extract.store.apply import Batch, apply
+from airflow_extract_provider.extract.store.birth import born
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire, holding, release
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
 from airflow_extract_provider.extract.store.migrate import check
 from airflow_extract_provider.extract.store.quarantine import Taken
 from airflow_extract_provider.extract.store.storable import unstorable
+from airflow_extract_provider.extract.store.target import Target
+from airflow_extract_provider.extract.store.unreadable import refused
 
 __all__ = ["Read", "replay"]
 
@@ -46,37 +50,45 @@ def replay(
     *,
     limit: int | None = None,
     batch: int = 200,
+    sink: Sink | None = None,
     take_over: bool = False,
     silent_after: timedelta = timedelta(minutes=5),
 ) -> Counter[str]:
     """Bring the quarantined records of an object that can be read now into its table, ``batch`` of them a transaction.
 
     Those that arrived, or that a newer look has overtaken, leave the quarantine; the others stay, with the reason found
-    now. Returns the changes by kind, with ``replayed`` (rows that left) and ``quarantined`` (rows that stay). No walk
+    now. Events go to ``sink`` where the object publishes outside of Postgres, else into the outbox. Returns the changes
+    by kind, with ``replayed`` (rows that left) and ``quarantined`` (rows that stay). No walk
     of the object runs meanwhile. The ledger tells of it as a walk named ``replay``.
 
     Raises WalkBusyError: a walk of the object is running. Raises FencedError: it was taken over from this one.
     Raises PositionMismatchError: the table was filled as another source file says.
     Raises SourceError, SchemaMissingError, StoreUnavailableError, StoreRightsError.
     """
+    check_sink(source.object(object), sink)
     readable = source.object(object).by_key is not None
-    target = Target(schema, source.source, object, source.table(object))
+    target = Target.of(source, object, schema)
     totals: Counter[str] = Counter()
     with named_errors(source=source.source, object=object), connect() as conn:
         conn.autocommit = True
-        with _held(conn, target, take_over, silent_after) as fence:
+        with _held(conn, target, source, take_over, silent_after) as fence:
             _check_copied(conn, target, source)
+            target = Target.of(source, object, schema, born(conn, *target.whose))
             found = quarantine.ids(conn, schema, source.source, object, limit)
             for start in range(0, len(found), batch):
                 with holding(conn, schema, fence):
-                    totals += _replayed(conn, target, fence, read, found[start : start + batch], readable)
+                    totals += _replayed(conn, target, fence, read, found[start : start + batch], readable, sink)
+            if totals["events"] and sink is None:
+                outbox.announce(conn, schema)
     return totals
 
 
 @contextmanager
-def _held(conn: Connection, target: Target, take_over: bool, silent_after: timedelta) -> Iterator[Fence]:
+def _held(
+    conn: Connection, target: Target, source: Source, take_over: bool, silent_after: timedelta
+) -> Iterator[Fence]:
     """The object's fence, which all of its walks ask for."""
-    check(conn, target.schema, target.table)
+    check(conn, target.schema, source, target.object)
     scope = Scope(target.source, target.object, "*")
     label = f"a replay of the quarantine, process {os.getpid()} on {socket.gethostname()}"
     runner = f"replay {uuid.uuid4().hex}"
@@ -114,7 +126,13 @@ class _Sorted:
 
 
 def _replayed(
-    conn: Connection, target: Target, fence: Fence, read: Read, ids: Sequence[int], readable: bool
+    conn: Connection,
+    target: Target,
+    fence: Fence,
+    read: Read,
+    ids: Sequence[int],
+    readable: bool,
+    sink: Sink | None,
 ) -> Counter[str]:
     """One transaction's rows."""
     rows = quarantine.take(conn, target.schema, ids)
@@ -123,7 +141,7 @@ def _replayed(
     refetch.note(conn, *target.whose, found.again, "replayed")
     if found.arriving:
         ledger = Ledger(target.schema, target.source, target.object, "replay")
-        counts += apply(conn, target, fence, ledger, _batches(found.arriving)).counts
+        counts += apply(conn, target, fence, ledger, _batches(found.arriving), sink=sink).counts
     kept = {row.id for row, _ in found.bad}
     quarantine.keep(conn, target.schema, found.bad)
     quarantine.delete(conn, target.schema, [row.id for row in rows if row.id not in kept])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from psycopg import sql
 
-__all__ = ["statement", "statements"]
+__all__ = ["sparse", "statement", "statements"]
 
 _MARK = "-- name: "
 
@@ -29,3 +31,9 @@ def statement(file: str, name: str, extract: str, table: tuple[str, ...] | None 
     text = statements(file)[name]
     names = {"extract": sql.Identifier(extract), "table": sql.Identifier(*table) if table else sql.SQL("")}
     return sql.SQL(text).format(**names)
+
+
+def sparse(values: Sequence[Any]) -> Sequence[Any]:
+    """A column for `unnest`: nothing where all values are None or False. It fills up shorter arrays with nulls, and
+    each element that is sent costs."""
+    return values if any(value is not None and value is not False for value in values) else []

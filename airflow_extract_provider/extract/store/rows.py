@@ -1,0 +1,311 @@
+"""One copy of each record, brought into the record table: compared, claimed or locked, judged, written, told of.
+
+Everything happens in a transaction of apply's. What does not need the answer of what comes before it is sent with it,
+in a pipeline. Nothing is fetched within one: it ends with a synchronisation, and only behind that does Postgres count a
+process that has stopped as idle, and end its transaction in time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from functools import cache
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg import sql
+
+from airflow_extract_provider.extract.events.change import Change, ChangeKind
+from airflow_extract_provider.extract.events.event import Event
+from airflow_extract_provider.extract.hashes.record_hash import canonical_hash
+from airflow_extract_provider.extract.store.connection import Connection
+from airflow_extract_provider.extract.store.detect import detect
+from airflow_extract_provider.extract.store.fence import Fence, ask, told
+from airflow_extract_provider.extract.store.fields import Folding
+from airflow_extract_provider.extract.store.judge import Coming, Stored, Verdict, judge
+from airflow_extract_provider.extract.store.statements import sparse, statements
+from airflow_extract_provider.extract.store.storable import unstorable
+from airflow_extract_provider.extract.store.target import Target
+from airflow_extract_provider.extract.store.unreadable import bad
+
+__all__ = ["Differing", "Work", "compared", "settle"]
+
+_FILE = "apply.sql"
+_WRITTEN: Mapping[Verdict, ChangeKind] = {"write": "updated", "regress": "regressed", "undelete": "undeleted"}
+
+_Answer: TypeAlias = psycopg.Cursor[tuple[Any, ...]]
+Differing: TypeAlias = Mapping[str, bool]
+"""The keys of a round that are not stored as they come, and whether there is a row."""
+
+
+_NEVER = datetime.max.replace(tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True, slots=True)
+class _Locked:
+    """A stored row under its lock. ``data`` is fetched only where something needs it."""
+
+    version: datetime | None
+    raw_hash: bytes
+    deleted_at: datetime | None
+    applied_at: datetime
+    revision: int
+    canonical: bytes | None
+    data: str | None
+
+    @property
+    def never_alive(self) -> bool:
+        """It came as a tombstone: nobody was ever told of the record."""
+        return self.deleted_at is not None and self.revision == 1
+
+
+@dataclass(slots=True)
+class Work:
+    """What a transaction has found so far.
+
+    ``twice`` are keys with more than one copy, ``newest`` are their newest versions; ``looked`` tells when the pages of
+    what was written were asked for. ``refused`` are records, by their bytes, that Postgres has refused in an earlier
+    attempt, and why; None: to meet one is an error, nothing is set ``aside``. ``clock`` is Postgres's at the beginning,
+    once the fence is held. ``foldings`` are in the order in which the records came.
+    """
+
+    conn: Connection
+    target: Target
+    twice: set[str]
+    newest: Mapping[str, datetime]
+    refused: Mapping[bytes, str] | None
+    clock: datetime = _NEVER
+    looked: dict[str, datetime] = field(default_factory=dict)
+    aside: list[tuple[Coming, str]] = field(default_factory=list)
+    changes: Counter[str] = field(default_factory=Counter)
+    undecided: set[str] = field(default_factory=set)
+    events: list[Event] = field(default_factory=list)
+    foldings: list[Folding] = field(default_factory=list)
+
+    def ask(self, name: str, **values: Any) -> _Answer:
+        """Send a statement; in a pipeline its rows are there behind the end of that."""
+        return self.conn.execute(_composed(name, self.target), values, binary=True)
+
+    def judged(self, record: Coming, row: _Locked) -> Verdict:
+        """What to do with a record, given the row that it meets."""
+        version = row.version and row.version.replace(tzinfo=timezone.utc)
+        # What this transaction itself has written was looked at when its page was asked for.
+        looked = self.looked.get(record.key, row.applied_at)
+        verdict = judge(record, Stored(version, row.raw_hash, row.deleted_at, looked))
+        newest = self.newest.get(record.key)
+        if verdict == "refetch" and None not in (record.version, version, newest) and row.deleted_at is None:
+            # An older copy, which a later look of this transaction has overtaken: the API has not gone back.
+            return "stale" if record.version < version <= newest else verdict  # type: ignore[operator]
+        return verdict
+
+    def refuses(self, record: Coming) -> bool:
+        """Whether a record cannot be stored as it is, and was set aside.
+
+        Raises BadRecordError: nothing is set aside here.
+        """
+        why = (self.refused or {}).get(record.raw) or unstorable(record.raw) or self.target.shape.refusal(record.raw)
+        if why is None:
+            return False
+        if self.refused is None:
+            raise bad(record, why)
+        self.aside.append((record, why))
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A row that was written. ``kind``: what has changed; None: only how it is stored. ``before``: as it was."""
+
+    record: Coming
+    kind: ChangeKind | None
+    revision: int
+    before: _Locked | None = None
+
+
+def compared(found: Mapping[str, Coming], also: Iterable[str]) -> dict[str, Any]:
+    """The parameters of the statement that compares a round with what is stored. ``also``: keys that it tells of in any
+    case."""
+    records = found.values()
+    return {
+        "keys": list(found),
+        "versions": sparse([record.version for record in records]),
+        "hashes": [record.raw_hash for record in records],
+        "deleted": sparse([record.deleted for record in records]),
+        "also": list(also),
+    }
+
+
+def settle(work: Work, found: Mapping[str, Coming], differing: Differing, *, fence: Fence | None = None) -> None:
+    """Bring what differs into the table. ``found`` is in the order of arrival. ``fence``: it begins the transaction;
+    None: the transaction may have written some of these rows before.
+
+    Raises FencedError: the walk was taken over. SerializationFailure: rows have vanished meanwhile, do it again.
+    """
+    before = len(work.foldings)
+    good = [found[key] for key in sorted(differing) if not work.refuses(found[key])]
+    absent = [record for record in good if not differing[record.key]]
+    asked = {"keys": [record.key for record in good], "again": fence is None, **_wanted(work.target)}
+    with work.conn.pipeline():
+        held = None if fence is None else ask(work.conn, work.target.schema, fence)
+        claim = work.ask("claim", **_inserted(work.target, absent)) if absent else None
+        lock = work.ask("lock", **asked) if good else None
+    if fence is not None and held is not None:
+        work.clock = told(held, fence)
+    claimed = set() if claim is None else {row[0] for row in claim.fetchall()}
+    rows = [] if lock is None else lock.fetchall()
+    locked = {row[0]: _Locked(*row[1:]) for row in rows if row[0] not in claimed}
+    if len(locked) + len(claimed) < len(good):
+        # Somebody deleted rows by hand since they were read: done again, the records are claimed like new ones.
+        raise psycopg.errors.SerializationFailure("rows were deleted between being read and being locked")
+    _tell(work, _claimed(work, [record for record in absent if record.key in claimed]))
+    _change(work, [found[key] for key in sorted(locked)], locked)
+    place = {key: number for number, key in enumerate(found)}
+    work.foldings[before:] = sorted(work.foldings[before:], key=lambda each: place[each.key])
+
+
+def _wanted(target: Target) -> dict[str, bool]:
+    """What a lock fetches of the old records."""
+    return {"old": target.needs_old, "part": not target.shape.whole}
+
+
+def _claimed(work: Work, records: Sequence[Coming]) -> list[_Written]:
+    work.changes.update("deleted" if record.deleted else "created" for record in records)
+    work.looked.update((record.key, record.sent_at) for record in records)
+    return [_Written(record, "created", 1) for record in records if not record.deleted]
+
+
+def _change(work: Work, records: Sequence[Coming], locked: Mapping[str, _Locked]) -> None:
+    """Judge records by the locked rows that they meet, and write what is newer."""
+    verdicts = {record.key: work.judged(record, locked[record.key]) for record in records}
+    writes = [record for record in records if verdicts[record.key] in _WRITTEN]
+    deletes = [record for record in records if verdicts[record.key] in ("delete", "retold")]
+    with work.conn.pipeline():
+        written = work.ask("write", **_written(work.target, writes, locked)) if writes else None
+        deleted = work.ask("delete", **_gone(deletes)) if deletes else None
+    revisions: dict[str, int] = dict(
+        row for answer in (written, deleted) if answer is not None for row in answer.fetchall()
+    )
+    kinds = {record.key: _WRITTEN[verdicts[record.key]] for record in writes}
+    kinds |= {record.key: "deleted" for record in deletes}
+    rows = [_Written(each, kinds[each.key], revisions[each.key], locked[each.key]) for each in [*writes, *deletes]]
+    _tell(work, [_counted(work, each) for each in rows if verdicts[each.record.key] != "retold"])
+    work.looked.update((record.key, record.sent_at) for record in deletes)
+    counted = Counter(verdicts.values())
+    work.changes += Counter(stale=counted["stale"], refetch=counted["refetch"])
+    work.undecided |= {key for key, verdict in verdicts.items() if verdict == "refetch"}
+
+
+def _counted(work: Work, row: _Written) -> _Written:
+    """A written row as what it is: a change, if the revision says so."""
+    assert row.before is not None
+    assert row.kind is not None
+    if row.revision == row.before.revision:
+        return replace(row, kind=None)
+    work.changes[row.kind] += 1
+    work.looked[row.record.key] = row.record.sent_at
+    return row
+
+
+def _tell(work: Work, rows: Sequence[_Written]) -> None:
+    """Find the events of what was written, under the rows' locks, and keep what is to be folded."""
+    if work.target.folds:
+        work.foldings += [_folding(row) for row in rows]
+    if work.target.detects:
+        changes = [_seen(work, row, row.kind) for row in rows if row.kind is not None]
+        work.events += detect(work.conn, work.target, changes)
+
+
+def _folding(row: _Written) -> Folding:
+    if row.kind != "deleted":
+        return Folding(row.record.key, row.record.raw)
+    stored = row.before.data if row.before is not None else None
+    return Folding(row.record.key, (stored or "{}").encode(), deleted=True)
+
+
+def _seen(work: Work, row: _Written, kind: ChangeKind) -> Change:
+    """A change as the rules look at it."""
+    record, before = row.record, row.before
+    if before is not None and before.never_alive:
+        before, kind = None, "created"
+    return Change(
+        key=record.key,
+        kind=kind,
+        revision=row.revision,
+        before=None if before is None or before.data is None else before.data.encode(),
+        after=None if kind == "deleted" else record.raw,
+        time=record.version or work.clock,
+    )
+
+
+def _differs_in_value(target: Target, record: Coming, row: _Locked) -> bool | None:
+    """Whether it is another record than the stored one; None: `data` holds both in full, Postgres compares them."""
+    if target.shape.whole and row.canonical is None:
+        return None
+    stored = row.canonical
+    if stored is None:
+        assert row.data is not None
+        stored = canonical_hash(row.data.encode())
+    return canonical_hash(record.raw) != stored
+
+
+def _inserted(target: Target, records: Sequence[Coming]) -> dict[str, Any]:
+    return {**_columns(target, records), "deleted": sparse([record.deleted for record in records])}
+
+
+def _written(target: Target, records: Sequence[Coming], locked: Mapping[str, _Locked]) -> dict[str, Any]:
+    differs = [_differs_in_value(target, record, locked[record.key]) for record in records]
+    # False is told, null is not: that is for Postgres to find out.
+    return {**_columns(target, records), "differs": differs if any(each is not None for each in differs) else []}
+
+
+def _gone(records: Sequence[Coming]) -> dict[str, Any]:
+    return {
+        "keys": [record.key for record in records],
+        "versions": sparse([record.version for record in records]),
+        "hashes": [record.raw_hash for record in records],
+    }
+
+
+def _columns(target: Target, records: Sequence[Coming]) -> dict[str, Any]:
+    """Records as columns, each as its object stores it."""
+    shape = target.shape
+    return {
+        **_gone(records),
+        "data": [shape.data(record.raw) for record in records],
+        "canonical": sparse([shape.canonical(record.raw) for record in records]),
+        "typed": sparse([shape.typed(record.raw) for record in records]),
+    }
+
+
+def _composed(name: str, target: Target) -> sql.Composed:
+    columns = tuple((column, spec.type) for column, spec in target.shape.columns.items())
+    return composed(name, target.schema, target.table, columns)
+
+
+@cache
+def composed(name: str, schema: str, table: tuple[str, str], columns: tuple[tuple[str, str], ...] = ()) -> sql.Composed:
+    """A statement for a record table with these typed columns, whose values come as one JSON object a record."""
+    names = [sql.Identifier(column) for column, _ in columns]
+    # With a space: no column can be called so, and none of ours is shadowed.
+    aliases = [sql.Identifier(f"typed {column}") for column, _ in columns]
+    types = [sql.SQL("{} {}").format(name, sql.SQL(type)) for name, (_, type) in zip(names, columns, strict=True)]
+
+    def listed(parts: Iterable[sql.Composable]) -> sql.Composable:
+        return sql.SQL("").join([sql.SQL(", ") + part for part in parts])
+
+    def join(of: str) -> sql.Composable:
+        text = f" cross join lateral jsonb_to_record({of}.typed::jsonb) as typed ({{}})"
+        return sql.SQL(text).format(sql.SQL(", ").join(types)) if columns else sql.SQL("")
+
+    return sql.SQL(statements(_FILE)[name]).format(
+        table=sql.Identifier(*table),
+        extract=sql.Identifier(schema),
+        names=listed(names),
+        values=listed(sql.SQL("typed.{}").format(name) for name in names),
+        aliased=listed(sql.SQL("typed.{} as {}").format(*both) for both in zip(names, aliases, strict=True)),
+        sets=listed(sql.SQL("{} = coming.{}").format(*both) for both in zip(names, aliases, strict=True)),
+        join=join("claimed"),
+        join_given=join("given"),
+    )

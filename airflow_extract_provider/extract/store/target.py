@@ -1,0 +1,57 @@
+"""Where an object's records and events go, as one frozen value that apply works by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from airflow_extract_provider.extract.events.detectors import Emitter
+from airflow_extract_provider.extract.source import Source
+from airflow_extract_provider.extract.store.birth import Born
+from airflow_extract_provider.extract.store.shape import WHOLE, Shape
+from airflow_extract_provider.extract.storing import Fold
+
+__all__ = ["Baseline", "Target"]
+
+Baseline: TypeAlias = Literal["over", "silent", "marked"]
+"""Whether what is stored now is what was found at first: no event tells of it, or one marked ``baseline``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an object's records go, how they are stored there, and what becomes an event."""
+
+    schema: str
+    source: str
+    object: str
+    table: tuple[str, str]
+    shape: Shape = WHOLE
+    folds: tuple[Fold, ...] = ()
+    emitter: Emitter | None = None
+    baseline: Baseline = "over"
+
+    @staticmethod
+    def of(source: Source, object: str, schema: str, born: Born | None = None) -> Target:
+        """The target that a source's config describes; ``born``: what is known of the copy, by default that its first
+        backfill is done."""
+        found, born = source.object(object), born or Born(0, filled=True)
+        emitter = Emitter.of(source.source, object, found.events, born.number, found.keep) if found.events else None
+        baseline: Baseline = "over" if born.filled else "silent" if found.baseline == "silent" else "marked"
+        table = source.table(object)
+        return Target(schema, source.source, object, table, Shape.of(found), found.fold, emitter, baseline)
+
+    @property
+    def whose(self) -> tuple[str, str, str]:
+        """Bookkeeping schema, source and object."""
+        return self.schema, self.source, self.object
+
+    @property
+    def detects(self) -> bool:
+        """Whether changes are looked at for events. In a silent baseline only for what edges remember."""
+        return self.emitter is not None and (self.baseline != "silent" or bool(self.emitter.remembers))
+
+    @property
+    def needs_old(self) -> bool:
+        """Whether the stored record is needed beside the one that comes."""
+        folds_deleted = any(each.deleted != "keep" for each in self.folds)
+        return folds_deleted or (self.emitter is not None and self.detects and self.emitter.needs_before)

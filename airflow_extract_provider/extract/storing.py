@@ -1,0 +1,153 @@
+"""What of a record is stored, and where: the parts of an object's config that say it, as frozen values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+
+from airflow_extract_provider.extract.page import FieldPath
+from airflow_extract_provider.extract.paging import Frozen, PathText, field_path
+
+__all__ = ["OURS", "Column", "ColumnType", "Columns", "Fold", "Folds", "KafkaPublish", "Keep", "Publish", "kept"]
+
+OURS = ("key", "data", "version", "revision", "raw_hash", "canonical_hash", "applied_at", "deleted_at")
+"""The columns that every record table has."""
+
+_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_TABLE = re.compile(r"([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,62}")
+
+ColumnType: TypeAlias = Literal[
+    "text", "bigint", "numeric", "double precision", "boolean", "timestamptz", "date", "jsonb"
+]
+Constant: TypeAlias = str | int | bool | None
+
+
+def _keep(value: Any) -> Any:
+    """``all``, ``none``, or a list of paths."""
+    if value in ("all", "none"):
+        return None if value == "all" else ()
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError("keep is all, none, or a list of the fields to keep")
+    return tuple(field_path(path) for path in value)
+
+
+def kept(paths: tuple[FieldPath, ...] | None) -> str:
+    """``keep`` in words."""
+    if paths is None:
+        return "all"
+    return ", ".join(".".join(path) for path in paths) or "none"
+
+
+Keep: TypeAlias = Annotated[tuple[FieldPath, ...] | None, BeforeValidator(_keep)]
+"""The paths of the record that `data` keeps; None: all of it."""
+
+
+class Column(Frozen):
+    """A typed column beside `data`."""
+
+    path: PathText = Field(description="where the record holds the value")
+    type: ColumnType = Field(description="its type in Postgres")
+
+
+def _columns(value: Any) -> Any:
+    """``status: text`` is short for the field of the column's own name."""
+    if not isinstance(value, Mapping):
+        return value
+    return {name: {"path": name, "type": told} if isinstance(told, str) else told for name, told in value.items()}
+
+
+def _named(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name in value:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no column's name: lower-case letters, digits and _")
+    return value
+
+
+def _not_ours(value: Mapping[str, Column]) -> Mapping[str, Column]:
+    if taken := sorted(set(value) & set(OURS)):
+        raise ValueError(f"{', '.join(taken)}: every record table has a column of that name already")
+    return _named(value)
+
+
+Columns: TypeAlias = Annotated[Mapping[str, Column], BeforeValidator(_columns), AfterValidator(_not_ours)]
+
+
+class Fold(Frozen):
+    """Fields of the record, written into a row of another table of the user's in the same transaction."""
+
+    table: str = Field(description="the table, with its schema where that is not in the role's search path")
+    where: Mapping[str, PathText] = Field(
+        min_length=1, description="which row: its columns, and where the record holds what they are equal to"
+    )
+    set: Mapping[str, PathText] = Field(
+        min_length=1, description="the columns to set, and where the record holds their values"
+    )
+    insert: bool = Field(default=False, description="make the row where it is missing; otherwise that is an error")
+    deleted: Literal["keep", "remove"] | Mapping[str, Constant] = Field(
+        default="keep",
+        description="when the record is deleted: keep the row, remove it, or set columns to these values",
+    )
+
+    @field_validator("table")
+    @classmethod
+    def _plain_table(cls, value: str) -> str:
+        if not _TABLE.fullmatch(value):
+            raise ValueError(f"{value!r} is no table's name, such as org or sales.org")
+        return value
+
+    @field_validator("where", "set", "deleted")
+    @classmethod
+    def _plain_columns(cls, value: Any) -> Any:
+        return _named(value) if isinstance(value, Mapping) else value
+
+    @model_validator(mode="after")
+    def _columns_apart(self) -> Fold:
+        if twice := sorted(set(self.where) & (set(self.set) | set(self.deleted if self.sets_deleted else ()))):
+            raise ValueError(f"{', '.join(twice)}: a column is matched and set")
+        return self
+
+    @property
+    def sets_deleted(self) -> bool:
+        """Whether a deletion sets columns."""
+        return not isinstance(self.deleted, str)
+
+    @property
+    def name(self) -> tuple[str, ...]:
+        """The table's name, with its schema where that is given."""
+        return tuple(self.table.split("."))
+
+    def columns(self) -> Iterator[str]:
+        """The columns of the table that are used."""
+        yield from self.where
+        yield from self.set
+        if isinstance(self.deleted, Mapping):
+            yield from self.deleted
+
+
+def _folds(value: Any) -> Any:
+    return [value] if isinstance(value, Mapping | Fold) else value
+
+
+Folds: TypeAlias = Annotated[tuple[Fold, ...], BeforeValidator(_folds)]
+
+
+class KafkaPublish(Frozen):
+    """Events go to Kafka directly, acknowledged before the records are committed."""
+
+    kafka: str = Field(min_length=1, description="the Airflow connection of type Apache Kafka")
+    topic: str = Field(
+        default="{source}.{object}", min_length=1, description="the topic; {source} and {object} are filled in"
+    )
+
+
+def _publish(value: Any) -> Any:
+    if value != "outbox" and not isinstance(value, Mapping | KafkaPublish):
+        raise ValueError("publish is outbox, or {kafka: <Airflow connection>, topic: <topic>}")
+    return value if value == "outbox" or isinstance(value, KafkaPublish) else KafkaPublish.model_validate(value)
+
+
+Publish: TypeAlias = Annotated[Literal["outbox"] | KafkaPublish, BeforeValidator(_publish)]
+"""Where events go: into the outbox in Postgres, exactly once; or to Kafka, at least once."""
