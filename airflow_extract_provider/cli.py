@@ -87,8 +87,68 @@ _QUARANTINE = GroupCommand(
     name="quarantine", help="Records that could not be stored as they are", subcommands=(_LIST, _REPLAY)
 )
 
+_CONSUMER = _argument("consumer", help="the consumer")
+_PLACES = _argument("places", nargs="*", type=int, metavar="place", help="the places of the dead letters, as listed")
+_ALL = _argument("--all", action="store_true", help="all dead letters of the consumer")
+
+_CONSUMERS = ActionCommand(
+    name="consumers",
+    help="Show who reads the events, and how far each is",
+    description="Shows each consumer's place, how many events are behind it unread, how many are parked to be tried "
+    "again, its dead letters, and since when the oldest event waits for it.",
+    func=lazy_load_command("airflow_extract_provider.commands.events_consumers"),
+    args=_STORE,
+)
+
+_DROP_CONSUMER = ActionCommand(
+    name="drop-consumer",
+    help="Forget a consumer",
+    description="Forgets a consumer with all that it has parked, dead letters included; events that waited only for "
+    "it can be deleted then. A run of it that is alive ends with FencedError. Used again, it begins anew.",
+    func=lazy_load_command("airflow_extract_provider.commands.events_drop_consumer"),
+    args=(_CONSUMER, *_STORE),
+)
+
+_DEAD = GroupCommand(
+    name="dead",
+    help="Events that a consumer has tried in vain",
+    subcommands=(
+        ActionCommand(
+            name="list",
+            help="Show the dead letters, and why",
+            description="Shows the dead letters: place, type, key, how often each was tried, and how the last try "
+            "failed, in the handler's own words. The events' data is not shown.",
+            func=lazy_load_command("airflow_extract_provider.commands.events_dead_list"),
+            args=(
+                _argument("--consumer", help="only this consumer"),
+                _argument("--limit", default="100", help="at most so many (default: %(default)s)"),
+                *_STORE,
+            ),
+        ),
+        ActionCommand(
+            name="replay",
+            help="Give dead letters to their consumer again",
+            description="Puts dead letters back, with all their tries: the consumer's next run handles them. Later "
+            "events of their records that were handled are not handled again.",
+            func=lazy_load_command("airflow_extract_provider.commands.events_dead_replay"),
+            args=(_CONSUMER, _PLACES, _ALL, *_STORE),
+        ),
+        ActionCommand(
+            name="drop",
+            help="Delete dead letters",
+            description="Deletes dead letters: the consumer will never handle them.",
+            func=lazy_load_command("airflow_extract_provider.commands.events_dead_drop"),
+            args=(_CONSUMER, _PLACES, _ALL, *_STORE),
+        ),
+    ),
+)
+
+_EVENTS = GroupCommand(
+    name="events", help="Events and their consumers", subcommands=(_CONSUMERS, _DEAD, _DROP_CONSUMER)
+)
+
 
 def get_extract_cli_commands() -> list[CLICommand]:
     """What this package adds to the `airflow` command."""
-    commands = (_COVERAGE, _FOLD, _MIGRATE, _QUARANTINE)
+    commands = (_COVERAGE, _EVENTS, _FOLD, _MIGRATE, _QUARANTINE)
     return [GroupCommand(name="extract", help="Copy REST APIs into Postgres", subcommands=commands)]

@@ -5,25 +5,41 @@ from __future__ import annotations
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import partial, wraps
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from airflow_extract_provider.extract.api.cut import one_record
 from airflow_extract_provider.extract.errors import ExtractError, SourceError
 from airflow_extract_provider.extract.progress import counted
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.sourcefile import load_sources
+from airflow_extract_provider.extract.store import consumer as store_consumer
 from airflow_extract_provider.extract.store import coverage as store_coverage
 from airflow_extract_provider.extract.store import fold as store_fold
 from airflow_extract_provider.extract.store import migrate as store_migrate
 from airflow_extract_provider.extract.store.connection import Connection, named_errors
 from airflow_extract_provider.extract.store.quarantine import Quarantined, listed
 from airflow_extract_provider.extract.store.replay import replay
+from airflow_extract_provider.extract.storing import KafkaPublish
 
-__all__ = ["coverage", "fold", "migrate", "quarantine_list", "quarantine_replay"]
+if TYPE_CHECKING:
+    from airflow.sdk import Connection as StoredConnection
+
+__all__ = [
+    "coverage",
+    "events_consumers",
+    "events_dead_drop",
+    "events_dead_list",
+    "events_dead_replay",
+    "events_drop_consumer",
+    "fold",
+    "migrate",
+    "quarantine_list",
+    "quarantine_replay",
+]
 
 _Lines: TypeAlias = Callable[[Namespace], Iterator[str]]
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
@@ -88,9 +104,7 @@ def fold(args: Namespace) -> Iterator[str]:
 @_command
 def quarantine_list(args: Namespace) -> Iterator[str]:
     """`airflow extract quarantine list`."""
-    if not re.fullmatch(r"[1-9]\d{0,8}", args.limit):
-        raise _NotUnderstood(f"--limit: {args.limit!r} is no number of rows.")
-    limit = int(args.limit)
+    limit = _limit(args.limit)
     with named_errors(), _connect(args.conn_id) as conn:
         found = listed(conn, args.schema, args.source, args.object, limit + 1)
     for row in found[:limit]:
@@ -106,14 +120,99 @@ def quarantine_list(args: Namespace) -> Iterator[str]:
 @_command
 def quarantine_replay(args: Namespace) -> Iterator[str]:
     """`airflow extract quarantine replay`."""
+    from airflow_extract_provider.hooks.kafka import sink_of
+
     source = _source(args.sources, args.source)
-    read = partial(one_record, source.object(args.object))
-    counts = replay(lambda: _connect(args.conn_id), source, args.object, args.schema, read)
+    object = source.object(args.object)
+    publish = object.publish
+    connection = _stored(publish.kafka) if isinstance(publish, KafkaPublish) else None
+    with sink_of(object, connection=connection) as sink:
+        read = partial(one_record, object)
+        counts = replay(lambda: _connect(args.conn_id), source, args.object, args.schema, read, sink=sink)
     left, stay = counts.pop("replayed", 0), counts.pop("quarantined", 0)
     changes = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()) if count)
     yield f"{source.source}/{args.object}   {counted(left, 'record')} replayed{f': {changes}' if changes else ''}"
     if stay:
         yield f"  {counted(stay, 'record')} left in the quarantine; `airflow extract quarantine list` tells why."
+
+
+@_command
+def events_consumers(args: Namespace) -> Iterator[str]:
+    """`airflow extract events consumers`."""
+    with named_errors(), _connect(args.conn_id) as conn:
+        found = store_consumer.consumers(conn, args.schema)
+    for each in found:
+        oldest = f"   oldest {_instant(each.oldest)}" if each.oldest else ""
+        counts = f"{each.behind:,} behind   {each.parked:,} parked   {each.dead:,} dead"
+        yield f"{_printable(each.name)}   place {each.place}   {counts}{oldest}"
+    if not found:
+        yield "No consumer has begun."
+
+
+@_command
+def events_drop_consumer(args: Namespace) -> Iterator[str]:
+    """`airflow extract events drop-consumer`."""
+    with named_errors(), _connect(args.conn_id) as conn:
+        if not store_consumer.drop_consumer(conn, args.schema, args.consumer):
+            raise _no_consumer(args.consumer)
+    yield f"{_printable(args.consumer)}   forgotten"
+
+
+@_command
+def events_dead_list(args: Namespace) -> Iterator[str]:
+    """`airflow extract events dead list`."""
+    limit = _limit(args.limit)
+    with named_errors(), _connect(args.conn_id) as conn:
+        if args.consumer is not None:
+            _check_consumer(conn, args.schema, args.consumer)
+        found = store_consumer.dead(conn, args.schema, args.consumer, limit + 1)
+    yield from map(_told_dead, found[:limit])
+    if len(found) > limit:
+        yield f"... and more: see --limit (now {limit})."
+    if not found:
+        yield "There are no dead letters."
+
+
+@_command
+def events_dead_replay(args: Namespace) -> Iterator[str]:
+    """`airflow extract events dead replay`."""
+    places = _places(args)
+    with named_errors(), _connect(args.conn_id) as conn:
+        _check_consumer(conn, args.schema, args.consumer)
+        count = store_consumer.replay_dead(conn, args.schema, args.consumer, places)
+    yield f"{_printable(args.consumer)}   {counted(count, 'dead letter')} put back for its next run"
+
+
+@_command
+def events_dead_drop(args: Namespace) -> Iterator[str]:
+    """`airflow extract events dead drop`."""
+    places = _places(args)
+    with named_errors(), _connect(args.conn_id) as conn:
+        _check_consumer(conn, args.schema, args.consumer)
+        count = store_consumer.drop_dead(conn, args.schema, args.consumer, places)
+    yield f"{_printable(args.consumer)}   {counted(count, 'dead letter')} deleted"
+
+
+def _told_dead(row: store_consumer.Dead) -> str:
+    what = f"{row.source}/{row.object}   {row.type}   key {_printable(row.key)}"
+    tried = f"tried {counted(row.tries, 'time')}, parked {_instant(row.parked_at)}"
+    return f"{_printable(row.consumer)}   place {row.place}   {what}   {tried}   {_printable(row.reason)}"
+
+
+def _places(args: Namespace) -> Sequence[int] | None:
+    """Which dead letters; None: all. Never all by leaving something out."""
+    if bool(args.places) == args.all:
+        raise _NotUnderstood("Which dead letters? Give their places, or --all.")
+    return None if args.all else args.places
+
+
+def _check_consumer(conn: Connection, schema: str, name: str) -> None:
+    if not store_consumer.consumers(conn, schema, name):
+        raise _no_consumer(name)
+
+
+def _no_consumer(name: str) -> _NotUnderstood:
+    return _NotUnderstood(f"There is no consumer {name!r}: see `airflow extract events consumers`.")
 
 
 def _told(row: Quarantined) -> str:
@@ -132,6 +231,12 @@ def _instant(at: datetime) -> str:
     return f"{at.astimezone(timezone.utc).replace(tzinfo=None).isoformat()}Z"
 
 
+def _limit(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d{0,8}", text):
+        raise _NotUnderstood(f"--limit: {text!r} is no number of rows.")
+    return int(text)
+
+
 def _duration(name: str, text: str) -> timedelta:
     found = re.fullmatch(r"([1-9]\d{0,4})([dhm])", text)
     if found is None:
@@ -147,14 +252,19 @@ def _source(folder: str, name: str) -> Source:
 
 
 def _connect(conn_id: str) -> Connection:
-    """A connection to the store. A command runs beside Airflow's database: unlike in a task, that is where to look."""
-    from airflow.models.connection import Connection as StoredConnection
-    from airflow.sdk.exceptions import AirflowNotFoundException
-
+    """A connection to the store."""
     from airflow_extract_provider.hooks.store import StoreHook
 
+    return StoreHook(conn_id, connection=_stored(conn_id)).connect()
+
+
+def _stored(conn_id: str) -> StoredConnection | None:
+    """An Airflow connection. A command runs beside Airflow's database: unlike in a task, that is where to look. None:
+    there is none; what needs it says what to do about that."""
+    from airflow.models.connection import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
     try:
-        found = StoredConnection.get_connection_from_secrets(conn_id)
+        return Connection.get_connection_from_secrets(conn_id)
     except AirflowNotFoundException:
-        found = None  # StoreHook says what to do about it
-    return StoreHook(conn_id, connection=found).connect()
+        return None

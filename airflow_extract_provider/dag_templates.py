@@ -16,6 +16,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, TaskGroup
 
+from airflow_extract_provider.assets import asset_of
 from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.sourcefile import load_sources
 from airflow_extract_provider.operators.backfill import BackfillOperator
@@ -114,6 +115,10 @@ object. The log says so. For a first copy without such breaks, trigger `{source.
 
 **Where each walk stands** is in the Variables `extract_{source.source}_<object>_<walk>_cursor`. Set `closed` of an
 incremental one back to an earlier instant, and the next run brings again what has changed since then.
+
+**To run another DAG when an object has changed,** schedule it on the object's asset, such as
+`schedule=[Asset("{asset_of(source.source, next(iter(source.objects))).uri}")]`. A task that has changed nothing reports
+no event of it.
 
 API: connection `{source.connection}`. Store: connection `extract_store`, with tables made by `airflow extract migrate`.
 

@@ -12,12 +12,17 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-extract-provider",
         "name": "Extract",
-        "description": "Copies REST APIs into Postgres, without ever losing a record.",
+        "description": "Copies REST APIs into Postgres, without ever losing a record, and turns changes into events.",
         "integrations": [
             {
                 "integration-name": "REST API",
                 "external-doc-url": "https://www.rfc-editor.org/rfc/rfc9110",
                 "tags": ["protocol"],
+            },
+            {
+                "integration-name": "Outbox",
+                "external-doc-url": "https://cloudevents.io",
+                "tags": ["software"],
             },
         ],
         "hooks": [
@@ -26,6 +31,13 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [
                     "airflow_extract_provider.hooks.api",
                     "airflow_extract_provider.hooks.store",
+                ],
+            },
+            {
+                "integration-name": "Outbox",
+                "python-modules": [
+                    "airflow_extract_provider.hooks.kafka",
+                    "airflow_extract_provider.hooks.store_async",
                 ],
             },
         ],
@@ -37,6 +49,32 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_extract_provider.operators.by_key",
                     "airflow_extract_provider.operators.incremental",
                 ],
+            },
+            {
+                "integration-name": "Outbox",
+                "python-modules": [
+                    "airflow_extract_provider.operators.consume",
+                    "airflow_extract_provider.operators.relay",
+                ],
+            },
+        ],
+        "triggers": [
+            {
+                "integration-name": "Outbox",
+                "python-modules": ["airflow_extract_provider.triggers.outbox"],
+            },
+        ],
+        "task-decorators": [
+            {
+                "name": "consume_events",
+                "class-name": "airflow_extract_provider.decorators.consume_events.consume_events_task",
+            },
+        ],
+        "asset-uris": [
+            {
+                "schemes": ["extract"],
+                "handler": "airflow_extract_provider.assets.checked_uri",
+                "factory": "airflow_extract_provider.assets.asset_of",
             },
         ],
         "connection-types": [

@@ -25,12 +25,13 @@ _NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)
 @dataclass
 class ApiServer:
     """Answers what a task asks of Airflow. ``down`` holds kinds of messages that it answers with status 500, ``shadow``
-    values that are read in place of the stored ones."""
+    values that are read in place of the stored ones. ``began`` is when a task that was rescheduled has run first."""
 
     variables: dict[str, str] = field(default_factory=dict)
     connections: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     down: set[str] = field(default_factory=set)
     shadow: dict[str, str] = field(default_factory=dict)
+    began: datetime | None = None
     sent: list[Any] = field(default_factory=list)
 
     @contextmanager
@@ -67,6 +68,12 @@ class ApiServer:
     def _PutVariable(self, msg: Any) -> Any:
         self.variables[msg.key] = msg.value
         return comms.OKResponse(ok=True)
+
+    def _ValidateInletsAndOutlets(self, msg: Any) -> Any:
+        return comms.InactiveAssetsResult(inactive_assets=[])
+
+    def _GetTaskRescheduleStartDate(self, msg: Any) -> Any:
+        return comms.TaskRescheduleStartDate(start_date=self.began)
 
     def _GetConnection(self, msg: Any) -> Any:
         if msg.conn_id not in self.connections:
@@ -109,10 +116,15 @@ def run_task(
     run_id: str = "manual__1",
     should_retry: bool = True,
     cleared: int = 0,
+    resumed: tuple[str, Mapping[str, Any]] | None = None,
 ) -> Outcome:
     """Run a task as a worker does, up to the report of its state. ``should_retry``: tries are left. ``cleared``: so
-    many tries had been used up when the task was cleared last."""
+    many tries had been used up when the task was cleared last. ``resumed``: it was deferred, and goes on with this
+    method and what the trigger's event has told."""
     max_tries = (operator.retries or 0) + cleared
+    from_server = _run_context(operator.dag_id, run_id, conf, should_retry, max_tries, server.began is not None)
+    if resumed is not None:
+        from_server.next_method, from_server.next_kwargs = resumed[0], {"event": dict(resumed[1])}
     ti: Any = task_runner.RuntimeTaskInstance.model_construct(
         id=uuid.uuid4(),
         task_id=operator.task_id,
@@ -123,7 +135,7 @@ def run_task(
         dag_version_id=uuid.uuid4(),
         task=operator,
         bundle_instance=SimpleNamespace(name="test", version=None),
-        _ti_context_from_server=_run_context(operator.dag_id, run_id, conf, should_retry, max_tries),
+        _ti_context_from_server=from_server,
         max_tries=max_tries,
         start_date=_NOW,
         state=TaskInstanceState.RUNNING,
@@ -140,7 +152,7 @@ def run_task(
 
 
 def _run_context(
-    dag_id: str, run_id: str, conf: Mapping[str, Any] | None, should_retry: bool, max_tries: int
+    dag_id: str, run_id: str, conf: Mapping[str, Any] | None, should_retry: bool, max_tries: int, rescheduled: bool
 ) -> TIRunContext:
     dag_run = DagRun(
         dag_id=dag_id,
@@ -157,4 +169,6 @@ def _run_context(
         consumed_asset_events=[],
         partition_key=None,
     )
-    return TIRunContext(dag_run=dag_run, max_tries=max_tries, should_retry=should_retry)
+    return TIRunContext(
+        dag_run=dag_run, max_tries=max_tries, should_retry=should_retry, task_reschedule_count=int(rescheduled)
+    )

@@ -14,10 +14,16 @@ from psycopg.conninfo import conninfo_to_dict
 
 from airflow_extract_provider.extract.cursor import Position, Whole
 from airflow_extract_provider.extract.page import SetAside
+from airflow_extract_provider.extract.relay import EachEvent, consume
+from airflow_extract_provider.extract.store import consumer as consumers
+from airflow_extract_provider.extract.store.connection import connecting
 from airflow_extract_provider.extract.store.fence import Scope, acquire
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
 from airflow_extract_provider.extract.store.quarantine import set_aside
 from airflow_extract_provider.testing.postgres import free_port
+from tests.broker import Broker
+from tests.sinks.topics import create, received, unused_name
+from tests.store.eventful import an_event, fill
 
 PROJECT = Path(__file__).resolve().parents[1]
 SOURCES = str(PROJECT / "demo" / "sources")
@@ -211,6 +217,14 @@ def test_fold(store: str, shop: str, capsys: pytest.CaptureFixture[str]) -> None
         (["quarantine", "list", "--schema", "nowhere"], "airflow extract migrate"),
         (["coverage", "--schema", "nowhere"], "airflow extract migrate"),
         (["fold", "--schema", "nowhere"], "airflow extract migrate"),
+        (["events", "consumers", "--schema", "nowhere"], "airflow extract migrate"),
+        (["events", "dead", "list", "--schema", "nowhere"], "airflow extract migrate"),
+        (["events", "dead", "list", "--limit", "0"], "--limit: '0'"),
+        (["events", "dead", "list", "--consumer", "nobody"], "no consumer 'nobody'"),
+        (["events", "dead", "replay", "nobody", "--all"], "no consumer 'nobody'"),
+        (["events", "dead", "replay", "nobody"], "or --all"),
+        (["events", "dead", "drop", "nobody", "1", "--all"], "or --all"),
+        (["events", "drop-consumer", "nobody"], "airflow extract events consumers"),
     ],
 )
 def test_what_is_not_understood(shop: str, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,3 +246,87 @@ def test_no_replay_beside_a_walk(store: str, shop: str, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         extract("quarantine", "replay", "shop", "things", "--sources", shop)
     assert capsys.readouterr().err.startswith("WalkBusyError: shop/things: the walk is held by the walk")
+
+
+def test_replay_publishes_to_kafka(
+    store: str,
+    shop: str,
+    broker: Broker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where the object says so; its connection is named if it is missing, and nothing is stored then."""
+    topic = create(broker, unused_name())
+    more = f", events: [created], baseline: emit, publish: {{kafka: events, topic: {topic}}}}}"
+    (tmp_path / "shop.yaml").write_text(SHOP.replace("}}", "}" + more))
+    extract("migrate", "--sources", shop)
+    set_some_aside(store)
+    with pytest.raises(SystemExit):
+        extract("quarantine", "replay", "shop", "things", "--sources", shop)
+    assert "airflow connections add events" in capsys.readouterr().err
+    monkeypatch.setenv("AIRFLOW_CONN_EVENTS", json.dumps({"conn_type": "kafka", "extra": json.dumps(broker.config)}))
+    extract("quarantine", "replay", "shop", "things", "--sources", shop)
+    assert "2 records replayed" in capsys.readouterr().out
+    assert {each.key for each in received(broker, topic)} == {"a", "b"}
+
+
+# Events ---------------------------------------------------------------------------------------------------------------
+
+
+def fail_at_some(store: str) -> None:
+    """Two of three events become dead letters of the consumer `mail`; another consumer has read none."""
+    with psycopg.connect(store, autocommit=True) as conn:
+        fill(conn, [an_event(key, data=f'"{SECRET}"'.encode()) for key in ("a\x1b[2J", "b", "c")])
+        consumers.begin(conn, "extract", "slow")
+
+    def handle(event: object) -> None:
+        if getattr(event, "key") != "c":  # noqa: B009 - any event
+            raise ValueError("no mail\x1b today")
+
+    consume("mail", EachEvent(handle), postgres=connecting(store), tries=1)
+
+
+def test_who_reads_the_events(store: str, shop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """How far each is, and what waits for it."""
+    extract("events", "consumers")
+    assert capsys.readouterr().out == "No consumer has begun.\n"
+    fail_at_some(store)
+    extract("events", "consumers")
+    mail, slow = capsys.readouterr().out.splitlines()
+    assert mail == "mail   place 3   0 behind   0 parked   2 dead"
+    assert slow.startswith("slow   place 0   3 behind   0 parked   0 dead   oldest 20")
+    extract("events", "drop-consumer", "slow")
+    assert "slow   forgotten" in capsys.readouterr().out
+    extract("events", "consumers")
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_dead_letters(store: str, shop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each with its place, type, key, tries and reason, on one line that a terminal does not obey; never the data."""
+    extract("events", "dead", "list")
+    assert capsys.readouterr().out == "There are no dead letters.\n"
+    fail_at_some(store)
+    extract("events", "dead", "list", "--consumer", "mail")
+    told = capsys.readouterr().out
+    first, second = told.splitlines()
+    assert first.startswith("mail   place 1   shop/things   changed   key a\\x1b[2J   tried 1 time, parked 20")
+    assert second.startswith("mail   place 2   shop/things   changed   key b")
+    assert second.endswith("ValueError: no mail\\x1b today")
+    assert SECRET not in told
+    extract("events", "dead", "list", "--limit", "1")
+    assert "and more" in capsys.readouterr().out
+
+
+def test_dead_letters_are_put_back_or_deleted(store: str, shop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that are named, or all of them."""
+    fail_at_some(store)
+    extract("events", "dead", "replay", "mail", "2", "77")
+    assert capsys.readouterr().out == "mail   1 dead letter put back for its next run\n"
+    handled: list[str] = []
+    consume("mail", EachEvent(lambda event: handled.append(event.key)), postgres=connecting(store))
+    assert handled == ["b"]
+    extract("events", "dead", "drop", "mail", "--all")
+    assert capsys.readouterr().out == "mail   1 dead letter deleted\n"
+    extract("events", "dead", "replay", "mail", "--all")
+    assert "0 dead letters put back" in capsys.readouterr().out

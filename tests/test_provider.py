@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from airflow.providers_manager import ProvidersManager
+from airflow.sdk import task
 from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
 
 from airflow_extract_provider import get_provider_info as module
+from airflow_extract_provider.assets import asset_of, checked_uri
 from airflow_extract_provider.get_provider_info import get_provider_info
 from airflow_extract_provider.hooks.api import RestApiHook
 
@@ -69,10 +71,23 @@ def test_the_commands_are_known(manager: ProvidersManager) -> None:
 def test_every_module_that_is_named_exists() -> None:
     """A wrong name in the dictionary passes Airflow's own checks."""
     info = get_provider_info()
-    for kind in ("hooks", "operators"):
+    for kind in ("hooks", "operators", "triggers"):
         for entry in info[kind]:
             for name in entry["python-modules"]:
                 importlib.import_module(name)
+
+
+def test_the_decorator_is_known() -> None:
+    """`@task.consume_events` comes from this package."""
+    assert callable(task.consume_events)
+    assert task.consume_events.__module__ == "airflow_extract_provider.decorators.consume_events"
+
+
+def test_the_assets_are_known() -> None:
+    """Airflow checks their URIs, and makes them for who collects lineage."""
+    manager = ProvidersManagerTaskRuntime()  # type: ignore[no-untyped-call]  # Airflow's
+    assert manager.asset_uri_handlers["extract"] is checked_uri
+    assert manager.asset_factories["extract"] is asset_of
 
 
 def test_the_description_is_a_literal() -> None:

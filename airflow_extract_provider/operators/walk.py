@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import BaseOperator, RetryPolicy
-from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_extract_provider.extract.errors import BackfillFirstError, SourceError, TryAgain, WalkBusyError
+from airflow_extract_provider import assets
+from airflow_extract_provider.extract.errors import BackfillFirstError, WalkBusyError
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.sourcefile import load_source
+from airflow_extract_provider.operators.arguments import flag, instant, interval
 from airflow_extract_provider.operators.failing import RetryWhatMayPass, told_in_few_lines
+from airflow_extract_provider.operators.instance import come_back, instance_of, stopped
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -28,7 +31,6 @@ __all__ = ["WalkOperator"]
 _log = logging.getLogger(__name__)
 
 _RETRY_WHAT_MAY_PASS = RetryWhatMayPass()
-_FLAGS = {"true": True, "false": False}
 _SHORTEST = timedelta(seconds=60)
 """The least that a slice lasts though the next run is due: starting a task costs seconds."""
 
@@ -43,8 +45,13 @@ class WalkOperator(BaseOperator):
     While another run holds the object, the task is rescheduled too, until that one has ended its slice or died. With
     ``next_run_at`` nothing is waited for: what cannot be done before the next run is left to it.
 
-    The summary of the last slice goes to XCom. An error of the engine is logged in a few lines, without a traceback
-    unless debug logging is on, and is retried only where that can help.
+    The summary of the last slice goes to XCom. If anything was changed, by whichever slice or try, the task's success
+    is an event of the asset ``extract://source/object`` (see :mod:`~airflow_extract_provider.assets`); not where the
+    source is a path, since what a task may report must be known when the DAG is parsed. The events of an object that
+    publishes to Kafka go to the connection that the object names.
+
+    An error of the engine is logged in a few lines, without a traceback unless debug logging is on, and is retried only
+    where that can help.
 
     :param source: the source, or the path of its YAML file, which is read when the task runs.
     :param object: the object's name in the source.
@@ -107,6 +114,8 @@ class WalkOperator(BaseOperator):
         self.reset = reset
         self.take_over = take_over
         self._stop: threading.Event | None = None
+        if isinstance(source, Source):
+            self.outlets = [*self.outlets, assets.alias_of(source.source)]
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run one slice; returns its summary if it was the last.
@@ -115,10 +124,10 @@ class WalkOperator(BaseOperator):
         AirflowSkipException: not selected, nothing to do for such an object, or left to the next run.
         """
         with told_in_few_lines():
-            if not _flag("selected", self.selected):
+            if not flag("selected", self.selected):
                 raise AirflowSkipException(f"{self.object} is not among the objects that were selected")
             # Read before anything is done: a slice that has run should not end in an error of the DAG.
-            pause, next_run_at = _interval("pause", self.pause), _instant("next_run_at", self.next_run_at)
+            pause, next_run_at = interval("pause", self.pause), instant("next_run_at", self.next_run_at)
             # Made here, not in __init__: an event holds a lock, which cannot be copied with the DAG.
             stop = self._stop = threading.Event()
             try:
@@ -134,9 +143,10 @@ class WalkOperator(BaseOperator):
             finally:
                 self._stop = None
             if not summary.complete and stop.is_set():
-                raise _stopped(summary)
+                raise stopped("every page that was committed.", **_place(summary))
         if not summary.complete:
             _go_on_later(summary, pause, next_run_at)
+        self._tell(context, summary)
         return summary.as_dict()
 
     def on_kill(self) -> None:
@@ -149,15 +159,21 @@ class WalkOperator(BaseOperator):
         del source
         return None
 
+    def _tell(self, context: Context, summary: Summary) -> None:
+        """Let the success be an asset event, if anything has changed: none is registered for a failure or a slice."""
+        told = assets.changes(summary)
+        if told is not None and isinstance(self.source, Source):
+            assets.register(context, summary.source, summary.object, told)
+
     def _slice(self, context: Context, next_run_at: datetime | None, stop: threading.Event) -> Summary:
         source = self.source if isinstance(self.source, Source) else load_source(Path(self.source))
         if why := self.nothing_to_do(source):
             raise AirflowSkipException(why)
-        instance, label = _instance(context)
+        instance, label = instance_of(context)
         # The same for all tries and slices, so that each takes over from the one before at once.
         summary = self._run(source, (instance, label), next_run_at, stop)
         cleared = _cleared(context)
-        if cleared and _flag("reset", self.reset) and summary.cursor_before == summary.cursor_after:
+        if cleared and flag("reset", self.reset) and summary.cursor_before == summary.cursor_after:
             # Cleared after it had come to its end: whoever does that wants it done again. Under a name of its own, so
             # that the ledger does not take it for a retry.
             summary = self._run(source, (f"{instance}/cleared {cleared}", label), next_run_at, stop)
@@ -170,28 +186,24 @@ class WalkOperator(BaseOperator):
         from airflow_extract_provider.cursors import VariableCursors
         from airflow_extract_provider.extract.pipeline import Runner, run
         from airflow_extract_provider.hooks.api import RestApiHook
+        from airflow_extract_provider.hooks.kafka import sink_of
         from airflow_extract_provider.hooks.store import StoreHook
 
-        return run(
-            source,
-            self.object,
-            self.walk,
-            postgres=StoreHook(self.store_conn_id).connect,
-            client=RestApiHook(self.api_conn_id or source.connection).client(source),
-            runner=Runner(*runner),
-            cursor=VariableCursors(),
-            reset=_flag("reset", self.reset),
-            take_over=_flag("take_over", self.take_over),
-            run_for=_shortened(None if self.run_for is None else _interval("run_for", self.run_for), next_run_at),
-            stop=stop,
-        )
-
-
-def _instance(context: Context) -> tuple[str, str]:
-    """The task instance's name, and what people are shown of it."""
-    ti = context["ti"]
-    instance = "/".join((ti.dag_id, ti.run_id, ti.task_id, str(ti.map_index)))
-    return instance, f"{instance}, try {ti.try_number}"
+        with sink_of(source.object(self.object)) as sink:
+            return run(
+                source,
+                self.object,
+                self.walk,
+                postgres=StoreHook(self.store_conn_id).connect,
+                client=RestApiHook(self.api_conn_id or source.connection).client(source),
+                runner=Runner(*runner),
+                sink=sink,
+                cursor=VariableCursors(),
+                reset=flag("reset", self.reset),
+                take_over=flag("take_over", self.take_over),
+                run_for=_shortened(None if self.run_for is None else interval("run_for", self.run_for), next_run_at),
+                stop=stop,
+            )
 
 
 def _cleared(context: Context) -> int:
@@ -212,7 +224,7 @@ def _go_on_later(summary: Summary, pause: timedelta, next_run_at: datetime | Non
     """Reschedule the task for its next slice; return if that is left to the DAG's next run."""
     due = datetime.now(timezone.utc) + pause
     if next_run_at is None or due < next_run_at:
-        raise AirflowRescheduleException(due)  # type: ignore[no-untyped-call]  # Airflow's
+        come_back(due)
     _log.info("%s/%s %s   left to the next run, which is due", summary.source, summary.object, summary.walk)
 
 
@@ -220,48 +232,8 @@ def _wait(busy: WalkBusyError, pause: timedelta) -> NoReturn:
     due = datetime.now(timezone.utc) + pause
     where = f"{busy.source}/{busy.object} {busy.walk}"
     _log.info("%s   waits until %s UTC: %s Take over (`take_over`) does not wait", where, f"{due:%H:%M:%S}", busy.what)
-    raise AirflowRescheduleException(due)  # type: ignore[no-untyped-call]  # Airflow's
+    come_back(due)
 
 
-def _stopped(summary: Summary) -> TryAgain:
-    # Airflow only asked to stop, and takes a return for success.
-    return TryAgain(
-        "Airflow has stopped the task.",
-        kept="every page that was committed.",
-        todo="Nothing: a retry, or the next run, goes on from there.",
-        source=summary.source,
-        object=summary.object,
-        walk=summary.walk,
-    )
-
-
-def _flag(name: str, value: bool | str) -> bool:
-    """A boolean, or the text that a template makes of one."""
-    if isinstance(value, bool):
-        return value
-    found = _FLAGS.get(str(value).strip().lower())
-    if found is None:
-        raise SourceError(f"the operator's `{name}` is neither true nor false.", todo="Correct the DAG.")
-    return found
-
-
-def _interval(name: str, value: timedelta | float | str) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    try:
-        return timedelta(seconds=float(value))
-    except (ValueError, OverflowError):
-        raise SourceError(f"the operator's `{name}` is no number of seconds.", todo="Correct the DAG.") from None
-
-
-def _instant(name: str, value: datetime | str | None) -> datetime | None:
-    """An aware instant, or the text that a template makes of one."""
-    if value is None:
-        return None
-    try:
-        found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    except ValueError:
-        found = None
-    if found is None or found.tzinfo is None:
-        raise SourceError(f"the operator's `{name}` is no instant with a zone.", todo="Correct the DAG.")
-    return found
+def _place(summary: Summary) -> dict[str, Any]:
+    return {"source": summary.source, "object": summary.object, "walk": summary.walk}

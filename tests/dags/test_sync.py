@@ -12,6 +12,7 @@ import pytest
 from airflow.sdk import DAG, BaseOperator, TaskInstanceState
 from airflow.sdk.definitions.timetables.trigger import CronTriggerTimetable, DeltaTriggerTimetable
 
+from airflow_extract_provider.assets import alias_of
 from airflow_extract_provider.dag_templates import make_dags
 from airflow_extract_provider.extract.errors import SourceError
 from airflow_extract_provider.extract.source import Source
@@ -79,6 +80,14 @@ def test_each_task_walks_its_object_and_gives_way() -> None:
     assert dag.tags == {"extract", "shop", "sync"}
 
 
+def test_each_task_may_report_its_object_as_changed() -> None:
+    """All of a source by the same alias; the doc tells what to schedule on. No asset is an outlet as such, which every
+    success would report."""
+    dags = make_dags({"shop": source()})
+    assert all(task.outlets == [alias_of("shop")] for dag in dags.values() for task in dag.tasks)
+    assert '`schedule=[Asset("extract://shop/things")]`' in (dags["shop_sync"].doc_md or "")
+
+
 def test_the_doc_tells_what_is_brought_and_what_is_not() -> None:
     """A row for each object."""
     doc = sync(schedule="10m").doc_md or ""
@@ -133,12 +142,15 @@ class Shop(Stage):
         things = {"things": KIND.described(by_key=BY_KEY)}
         super().__init__(source(objects=things, schedule="1m"), api.url, "secret", dsn, connect)
         self.api = api
+        self.reported: list[list[str]] = []
 
     def sync(self, run_id: str) -> dict[str, str]:
         """Run all tasks of the DAG in order, whatever comes of them; returns their states."""
         # Made anew: a task's templates are rendered in place.
         tasks = [task for task in sync_of(self.source).tasks if isinstance(task, BaseOperator)]
-        return {task.task_id: self.run_operator(task, run_id=run_id).state.value for task in tasks}
+        outcomes = {task.task_id: self.run_operator(task, run_id=run_id) for task in tasks}
+        self.reported.append([name for name, each in outcomes.items() if getattr(each.msg, "outlet_events", None)])
+        return {name: each.state.value for name, each in outcomes.items()}
 
 
 @pytest.fixture
@@ -159,6 +171,8 @@ def test_the_first_run_copies_and_the_next_ones_bring_the_changes(shop: Shop) ->
     shop.api.clock.advance(1)
     assert set(shop.sync("second").values()) == {"success"}
     assert shop.copy() == shop.api.live()
+    # The tasks that have changed something, and no others, report the object.
+    assert [sorted(run) for run in shop.reported] == [["things.backfill"], ["things.incremental"]]
     results = [msg.value for msg in shop.airflow.of("SetXCom") if msg.key == "return_value"][-3:]
     assert [result["walk"] for result in results] == ["backfill", "incremental", "by_key"]
     assert [(result["created"], result["updated"]) for result in results] == [(0, 0), (2, 1), (0, 0)]

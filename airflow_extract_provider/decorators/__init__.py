@@ -1,0 +1,1 @@
+"""What a DAG writes in front of a function."""

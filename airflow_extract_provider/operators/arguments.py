@@ -1,0 +1,44 @@
+"""What operators are given: values, or the texts that templates make of them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from airflow_extract_provider.extract.errors import SourceError
+
+__all__ = ["flag", "instant", "interval"]
+
+_FLAGS = {"true": True, "false": False}
+
+
+def flag(name: str, value: bool | str) -> bool:
+    """A boolean. Raises SourceError: it is neither true nor false."""
+    if isinstance(value, bool):
+        return value
+    found = _FLAGS.get(str(value).strip().lower())
+    if found is None:
+        raise SourceError(f"the operator's `{name}` is neither true nor false.", todo="Correct the DAG.")
+    return found
+
+
+def interval(name: str, value: timedelta | float | str) -> timedelta:
+    """A duration, in seconds where it is a number. Raises SourceError: it is none."""
+    if isinstance(value, timedelta):
+        return value
+    try:
+        return timedelta(seconds=float(value))
+    except (ValueError, OverflowError):
+        raise SourceError(f"the operator's `{name}` is no number of seconds.", todo="Correct the DAG.") from None
+
+
+def instant(name: str, value: datetime | str | None) -> datetime | None:
+    """An aware instant. Raises SourceError: it is none, or has no zone."""
+    if value is None:
+        return None
+    try:
+        found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise SourceError(f"the operator's `{name}` is no instant with a zone.", todo="Correct the DAG.")
+    return found
