@@ -39,7 +39,7 @@ class Written:
     """What one writer did: batches sent, those of them refused wholly or in part, and operations that count.
 
     ``live`` and ``deleted`` are its contacts as it left them. The shared ones are written by all and deleted by
-    nobody; ``live`` has those this writer touched.
+    nobody; ``live`` has those this writer touched. ``states`` is what Kinto answered to each operation that counts.
     """
 
     batches: int = 0
@@ -47,6 +47,16 @@ class Written:
     operations: int = 0
     live: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
+    states: list["State"] = field(default_factory=list, compare=False)
+
+
+@dataclass(frozen=True)
+class State:
+    """A contact as it was from one instant (its ``last_modified``) on; None: it was deleted then."""
+
+    key: str
+    at: int
+    record: Json | None
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,7 @@ def fill(url: str, count: int, seed: int = 1) -> list[str]:
             asked = {"requests": [operation.as_json() for operation in plan]}
             answer = session.post(f"{url}/v1/batch", json=asked, timeout=60)
             answer.raise_for_status()
-            settle(Written(), plan, [each["status"] for each in answer.json()["responses"]])
+            settle(Written(), plan, exactly(answer.text)["responses"])
     return keys
 
 
@@ -145,26 +155,34 @@ def write_batches(
                 done.refused += 1  # as a whole: it and another one waited for each other
                 continue
             answer.raise_for_status()
-            settle(done, plan, [each["status"] for each in answer.json()["responses"]])
+            settle(done, plan, exactly(answer.text)["responses"])
     return done
 
 
-def settle(done: Written, plan: "list[Operation]", statuses: list[int]) -> None:
-    """Note what a batch changed, by the status of each of its operations.
+def settle(done: Written, plan: "list[Operation]", answers: list[dict[str, Any]]) -> None:
+    """Note what a batch changed, by the answer to each of its operations.
 
     Kinto gives no two records the same ``last_modified``. An operation that would gets 409, and takes all that
     came before it in the batch along, whatever their statuses say; what comes after it is committed.
     """
-    refused = [place for place, status in enumerate(statuses) if status == CONFLICT]
+    refused = [place for place, answer in enumerate(answers) if answer["status"] == CONFLICT]
     begin = refused[-1] + 1 if refused else 0
     done.refused += bool(refused)
-    for operation, status in list(zip(plan, statuses, strict=True))[begin:]:
+    for operation, answer in list(zip(plan, answers, strict=True))[begin:]:
+        status = int(answer["status"])
         if status == GONE and refused:
             continue  # it was to change a record whose making was rolled back
         if status >= 400:
             raise ValueError(f"{operation} was answered with {status}")
         done.operations += 1
         operation.apply(done)
+        done.states.append(state(answer["body"]["data"]))
+
+
+def state(record: Json) -> State:
+    """Tell what a record, or the tombstone of one, says of its contact."""
+    at = int(str(record["last_modified"]))
+    return State(str(record["id"]), at, None if record.get("deleted") else record)
 
 
 @dataclass(frozen=True)

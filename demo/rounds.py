@@ -2,18 +2,20 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
 import psycopg
 
 from demo.airflow_api import FINISHED, AirflowApi, AirflowApiError, TaskInstance
-from demo.kinto_contacts import writing
+from demo.events import compare, expected, outbox, polled_steps, steps, untold_contacts
+from demo.kinto_contacts import State, Truth, truth_over_http, writing
 from demo.progress import Progress
 from demo.services import BACKFILL, OBJECTS, SYNC, Services
 from demo.stripe_changes import changing
-from demo.table import Work, print_table
-from demo.verify import verify, verify_contacts
+from demo.table import Work, print_events, print_table
+from demo.verify import Listing, listings, verify, verify_contacts
 
 RUN_SECONDS = 900.0
 SYNC_SECONDS = 180.0
@@ -25,8 +27,16 @@ KINTO_PAUSE = 0.3
 Found = TypeVar("Found", bool, str)
 
 
-def first_round(services: Services, progress: Progress) -> bool:
-    """Copy all that is there; return whether every object is equal."""
+@dataclass(frozen=True)
+class Look:
+    """All that both APIs held at a moment at which nobody wrote."""
+
+    stripe: dict[str, Listing]
+    contacts: Truth
+
+
+def first_round(services: Services, progress: Progress) -> tuple[Look, bool]:
+    """Copy all that is there; return it, and whether every object is equal."""
     progress.say("round 1: everything, from the beginning")
     begin = now()
     services.airflow.api.unpause(SYNC)
@@ -34,14 +44,21 @@ def first_round(services: Services, progress: Progress) -> bool:
     watching = Watch(services, progress)
     run, state = watching.backfill(reset=False)
     synced = watching.wait_for_sync(begin)
-    return judge(services, progress, begin, [run]) and state == "success" and synced
+    there = look(services, progress)
+    equal = judge(services, there, begin, [run])
+    silent = not outbox(services.store)
+    progress.say(f"the outbox is {'empty: what was there at first is no news' if silent else 'NOT empty'}")
+    return there, equal and silent and state == "success" and synced
 
 
-def second_round(services: Services, progress: Progress) -> bool:
-    """Copy while others write, and once more when they are done; return whether every object is equal."""
+def second_round(services: Services, progress: Progress, before: Look) -> bool:
+    """Copy while others write, and once more when they are done; return whether all is equal, and told as events.
+
+    ``before`` is what the APIs hold at the beginning.
+    """
+    kinto, stripe = services.kinto.url, services.stripe.url
     progress.say("round 2: others write in both APIs while all is read again")
     begin, watching = now(), Watch(services, progress)
-    kinto, stripe = services.kinto.url, services.stripe.url
     with (
         writing(kinto, seed=2, own=services.contacts, pause=KINTO_PAUSE) as written,
         changing(stripe, seed=2, pause=STRIPE_PAUSE) as changed,
@@ -55,15 +72,22 @@ def second_round(services: Services, progress: Progress) -> bool:
     # Nothing in localstripe tells what has changed: what was read before its change is seen by reading it again.
     second, again = watching.backfill(reset=True)
     settled = watching.wait_for_sync(stopped + SETTLE)
-    equal = judge(services, progress, begin, [first, second])
-    return equal and (state, again) == ("success", "success") and synced and settled
+    after = look(services, progress)
+    equal = judge(services, after, begin, [first, second])
+    told = judge_events(services, before, after, [each for writer in written for each in writer.states])
+    return equal and told and (state, again) == ("success", "success") and synced and settled
 
 
-def judge(services: Services, progress: Progress, begin: datetime, backfills: list[str]) -> bool:
+def look(services: Services, progress: Progress) -> Look:
+    """Read both APIs in full."""
+    progress.say("reading both APIs in full, with plain HTTP")
+    return Look(listings(services.stripe.url), truth_over_http(services.kinto.url))
+
+
+def judge(services: Services, there: Look, begin: datetime, backfills: list[str]) -> bool:
     """Compare, print the table with the work done since ``begin``; return whether every object is equal."""
     api = services.airflow.api
-    progress.say("comparing every record: plain HTTP on one side, plain SQL on the other")
-    verdicts = verify(services.stripe.url, services.store) + verify_contacts(services.kinto.url, services.store)
+    verdicts = verify(there.stripe, services.store) + verify_contacts(there.contacts, services.store)
     work: dict[str, Work] = {}
     syncs = [run["dag_run_id"] for run in api.runs(SYNC) if (ended(run) or begin) > begin]
     for dag, runs in ((BACKFILL, backfills), (SYNC, syncs)):
@@ -72,6 +96,32 @@ def judge(services: Services, progress: Progress, begin: datetime, backfills: li
                 work.setdefault(name, Work()).add(report)
     print_table(verdicts, work)
     return all(verdict.equal for verdict in verdicts)
+
+
+def judge_events(services: Services, before: Look, after: Look, log: list[State]) -> bool:
+    """Compare the outbox with what the scripts changed, print the table; return whether all is told.
+
+    ``log`` is what Kinto answered to the writers.
+    """
+    events = outbox(services.store)
+    seen = {(each.key, each.at) for each in events if each.object == "contacts" and each.at is not None}
+    found = {name: steps(before.stripe[name], after.stripe[name]) for name in OBJECTS}
+    found["contacts"] = polled_steps(before.contacts, log, after.contacts, seen)
+    verdicts = compare(expected(found), events)
+    untold = untold_contacts(services.store)
+    print_events(verdicts, events)
+    explain(before, after, len(log), seen)
+    if untold:
+        print(f"{len(untold):,} contacts have a stored change without an event: {', '.join(untold[:3])}, ...")
+    return all(verdict.equal for verdict in verdicts) and not untold
+
+
+def explain(before: Look, after: Look, written: int, seen: set[tuple[str, int]]) -> None:
+    """Say what the events are compared with."""
+    unseen = after.contacts.deleted.keys() - before.contacts.live.keys() - {key for key, _ in seen}
+    print("by the scripts: in localstripe, what differs between two full listings; each such thing was changed once;")
+    print(f"  in Kinto, where {len(seen):,} of {written:,} states were seen, what these tell, joined end to end;")
+    print(f"  {len(unseen):,} contacts came and went between two looks: stored as deleted, but no news", flush=True)
 
 
 class Watch:

@@ -2,8 +2,8 @@
 
 Starts Postgres, a fake Stripe with a few thousand objects, Kinto with contacts, and Airflow. Two rounds: all is
 copied; then others write in both APIs while all is copied again. After each, every record is compared and a table
-printed. Ends with 0 only if all are equal. Whatever happens, no process is left behind. With KEEP=1 all stays up
-until Ctrl-C.
+printed; after the second every event too. Ends with 0 only if all are equal. Whatever happens, no process is left
+behind. With KEEP=1 all stays up until Ctrl-C.
 """
 
 import argparse
@@ -54,7 +54,8 @@ def main() -> int:
         with only_one_demo(), contextlib.ExitStack() as running:
             try:
                 services = start_all(running, given.small, progress)
-                equal = first_round(services, progress) and second_round(services, progress)
+                there, equal = first_round(services, progress)
+                equal = equal and second_round(services, progress, there)
                 if given.keep:
                     keep_running(services, progress)
                 return 0 if equal else 1

@@ -1,12 +1,23 @@
-"""The table that a round ends with: both counts, whether all records are equal, and what was done for it."""
+"""The tables that a round ends with: whether all records are equal, and what was done for it; then the events."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from demo.event_rules import Told
+from demo.events import EventVerdict
 from demo.verify import Verdict
 
 COLUMNS = ("created", "updated", "deleted", "pages", "requests", "seconds")
+# Of these one event is shown, with what was there before and is there now.
+SHOWN = (
+    "customer.described",
+    "product.retired",
+    "subscription.status_changed",
+    "subscription.passed_1000",
+    "contact.moved",
+    "crm.contacts.deleted",
+)
 # A record brought back is an updated one to a person.
 MEANS = {"undeleted": "updated", "regressed": "updated"}
 
@@ -39,4 +50,17 @@ def print_table(verdicts: list[Verdict], work: Mapping[str, Work]) -> None:
         equal = "yes" if verdict.equal else "NO"
         cells = work[verdict.object].cells() if verdict.object in work else [""] * len(COLUMNS)
         print(line(verdict.object, f"{verdict.in_api:,}", f"{verdict.in_postgres:,}", equal, *cells).rstrip())
+    print(*[verdict.complaint() for verdict in verdicts if not verdict.equal], sep="\n", flush=True)
+
+
+def print_events(verdicts: Sequence[EventVerdict], events: Sequence[Told]) -> None:
+    """Print a line per type of event, a few of them as they are told, and what differs below."""
+    line = "{:<18}{:<30}{:>15}{:>15}{:>8}".format
+    print("\n" + line("object", "event", "by the scripts", "in the outbox", "equal"))
+    for verdict in verdicts:
+        equal = "yes" if verdict.equal else "NO"
+        print(line(verdict.object, verdict.type, f"{verdict.expected:,}", f"{verdict.in_outbox:,}", equal))
+    first = {each.type: each for each in reversed(events)}
+    examples = [f"  {first[type]}" for type in SHOWN if type in first]
+    print("for example", *examples, sep="\n")
     print(*[verdict.complaint() for verdict in verdicts if not verdict.equal], sep="\n", flush=True)

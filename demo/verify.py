@@ -8,15 +8,16 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 import psycopg
 import requests
 from psycopg import sql
 
-from demo.kinto_contacts import truth_over_http
+from demo.kinto_contacts import Json, Truth, exactly
 
 # What each object needs to be listed in full: Stripe leaves canceled subscriptions out unless told.
 LISTS: dict[str, dict[str, str]] = {
@@ -27,6 +28,9 @@ LISTS: dict[str, dict[str, str]] = {
     "invoices": {},
 }
 DELETED_CONTACTS = "contacts, deleted"
+
+Listing = Mapping[str, Json]
+"""All records of an object by id; the numbers in them are decimals."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +58,29 @@ class Verdict:
         return f"{self.object}: {'; '.join(named)}" if named else ""
 
 
-def verify(url: str, dsn: str, schema: str = "stripe", objects: Sequence[str] = tuple(LISTS)) -> list[Verdict]:
-    """Compare each object of the API at ``url`` with its table ``schema.object`` in the database at ``dsn``.
+def listings(url: str) -> dict[str, Listing]:
+    """Read all of Stripe's objects in full from the API at ``url``: right only while nobody writes."""
+    with requests.Session() as session:
+        return {name: by_key(listed(session, url, name)) for name in LISTS}
+
+
+def verify(api: Mapping[str, Listing], dsn: str, schema: str = "stripe") -> list[Verdict]:
+    """Compare what the API holds of each object with its table ``schema.object`` in the database at ``dsn``.
 
     Deleted records (those with ``deleted_at``) do not count as being in the copy.
     """
-    with psycopg.connect(dsn) as connection, requests.Session() as session:
+    with psycopg.connect(dsn) as connection:
         return [
-            judge(
-                name,
-                fingerprints(api_records(session, url, name)),
-                fingerprints(rows(connection, schema, name)),
-            )
-            for name in objects
+            judge(name, fingerprints(as_text(there)), fingerprints(rows(connection, schema, name)))
+            for name, there in api.items()
         ]
 
 
-def verify_contacts(url: str, dsn: str, schema: str = "crm") -> list[Verdict]:
-    """Compare Kinto's contacts at ``url`` with ``schema.contacts``: those that live, and the tombstones.
+def verify_contacts(there: Truth, dsn: str, schema: str = "crm") -> list[Verdict]:
+    """Compare what Kinto holds with ``schema.contacts``: the contacts that live, and the tombstones.
 
     A tombstone is equal when the copy's row has ``deleted_at`` and the instant of the deletion as its version.
     """
-    there = truth_over_http(url)
     tombstones = ((key, str(instant)) for key, instant in there.deleted.items())
     question = sql.SQL(
         "select key, (extract(epoch from version) * 1000)::bigint from {} where deleted_at is not null"
@@ -83,13 +88,14 @@ def verify_contacts(url: str, dsn: str, schema: str = "crm") -> list[Verdict]:
     with psycopg.connect(dsn) as connection:
         deleted = ((str(key), str(instant)) for key, instant in connection.execute(question))
         return [
-            judge(
-                "contacts",
-                fingerprints((key, canonical(record)) for key, record in there.live.items()),
-                fingerprints(rows(connection, schema, "contacts")),
-            ),
+            judge("contacts", fingerprints(as_text(there.live)), fingerprints(rows(connection, schema, "contacts"))),
             judge(DELETED_CONTACTS, fingerprints(tombstones), fingerprints(deleted)),
         ]
+
+
+def as_text(listing: Listing) -> Iterator[tuple[str, str]]:
+    """Write each record in canonical form, with its key."""
+    return ((key, canonical(record)) for key, record in listing.items())
 
 
 def judge(name: str, api: dict[str, str], copy: dict[str, str]) -> Verdict:
@@ -106,15 +112,14 @@ def judge(name: str, api: dict[str, str], copy: dict[str, str]) -> Verdict:
     )
 
 
-def api_records(session: requests.Session, url: str, name: str) -> Iterator[tuple[str, str]]:
-    """Read an object page by page, as (id, canonical record)."""
+def listed(session: requests.Session, url: str, name: str) -> Iterator[dict[str, Any]]:
+    """Read an object page by page; the numbers are decimals."""
     query = {"limit": "100", **LISTS[name]}
     while True:
         answer = session.get(f"{url}/v1/{name}", params=query, auth=("sk_test_verify", ""), timeout=60)
         answer.raise_for_status()
-        page = json.loads(answer.text, parse_int=Decimal, parse_float=Decimal)
-        for record in page["data"]:
-            yield record["id"], canonical(record)
+        page = exactly(answer.text)
+        yield from page["data"]
         if not page["has_more"]:
             return
         query["starting_after"] = page["data"][-1]["id"]
@@ -124,7 +129,16 @@ def rows(connection: "psycopg.Connection[tuple[object, ...]]", schema: str, name
     """Read the live rows of a record table, as (key, canonical record)."""
     question = sql.SQL("select key, data::text from {} where deleted_at is null").format(sql.Identifier(schema, name))
     for key, text in connection.execute(question):
-        yield str(key), canonical(json.loads(str(text), parse_int=Decimal, parse_float=Decimal))
+        yield str(key), canonical(exactly(str(text)))
+
+
+def by_key(records: Iterable[Json]) -> Listing:
+    """Return the records by their ids; one that comes twice is an error, not an update."""
+    found: dict[str, Json] = {}
+    for record in records:
+        if found.setdefault(str(record["id"]), record) is not record:
+            raise ValueError(f"the id {record['id']} came twice")
+    return found
 
 
 def fingerprints(records: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -172,7 +186,7 @@ if __name__ == "__main__":
     options.add_argument("dsn", help="of the database with the copy")
     options.add_argument("--schema", default="stripe")
     given = options.parse_args()
-    verdicts = verify(given.url, given.dsn, given.schema)
+    verdicts = verify(listings(given.url), given.dsn, given.schema)
     for verdict in verdicts:
         print(f"{verdict.object:15} {verdict.in_api:7,} {verdict.in_postgres:7,} {verdict.equal}")
         print(verdict.complaint(), end="\n" if not verdict.equal else "")

@@ -16,7 +16,7 @@ from airflow_extract_provider.extract.store.connection import Connect
 from airflow_extract_provider.extract.store.migrate import migrate
 from demo.localstripe_server import LocalStripe
 from demo.seed import KEY, Stripe
-from demo.verify import api_records, fingerprints, rows
+from demo.verify import as_text, by_key, fingerprints, listed, rows
 
 SOURCE = load_source(Path(__file__).resolve().parents[2] / "demo" / "sources" / "stripe.yaml")
 CUSTOMERS = 350
@@ -64,11 +64,11 @@ def test_deleted_anchors_lose_nothing(stripe: LocalStripe, connect: Connect, dsn
     """However many records around the walk's place are deleted, every one that is left arrives, each once."""
     session = requests.Session()
     session.headers["Authorization"] = f"Bearer {KEY}"
-    keys = [str(key) for key, _ in api_records(session, stripe.url, "customers")]
+    keys = list(by_key(listed(session, stripe.url, "customers")))
     client = Meddler(ApiClient(SOURCE, session, stripe.url), Stripe(stripe.url), keys, around)
     migrate(connect, [SOURCE])
     summary = run(SOURCE, "customers", postgres=connect, client=client)
-    left = fingerprints(api_records(session, stripe.url, "customers"))
+    left = fingerprints(as_text(by_key(listed(session, stripe.url, "customers"))))
     with psycopg.connect(dsn) as connection:
         copy = fingerprints(rows(connection, "stripe", "customers"))
     assert summary.complete
