@@ -59,9 +59,6 @@ class Expression:
         for node in _nodes(tree):
             if node["type"] == "function_expression":
                 _check_call(node["value"], len(node["children"]))
-            if node["type"] == "subexpression" and node["children"][0]["type"] == "not_expression":
-                # JMESPath's grammar binds `!` more tightly than `.`: the field of a boolean, which is always null.
-                raise ValueError(f"{text!r}: `!a.b` asks for the field b of `!a`, which has none; write `!(a.b)`")
         return cls(text, tree)
 
     def value(self, of: Any) -> Any:
@@ -70,6 +67,12 @@ class Expression:
         Raises ValueError: a function was given what it does not take.
         """
         return _INTERPRETER.visit(self.tree, of)
+
+    @property
+    def field_of_boolean(self) -> bool:
+        """Whether it asks for a field of `!...`, which is always null: the grammar binds `!` more tightly than `.`."""
+        nodes = (node for node in _nodes(self.tree) if node["type"] == "subexpression")
+        return any(node["children"][0]["type"] == "not_expression" for node in nodes)
 
     def reads(self, roots: _At = _ROOT) -> _At:
         """The fields that decide its value: it is the same for a value that holds no others.

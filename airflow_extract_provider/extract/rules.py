@@ -56,7 +56,10 @@ def type_name(value: str) -> str:
 
 
 def _expression(value: str) -> str:
-    return Expression.compiled(value).text
+    found = Expression.compiled(value)
+    if found.field_of_boolean:
+        raise ValueError(f"{value!r}: `!a.b` asks for the field b of `!a`, which has none; write `!(a.b)`")
+    return found.text
 
 
 def _threshold(value: Any) -> Any:

@@ -11,9 +11,20 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from airflow_extract_provider.extract.page import FieldPath
 from airflow_extract_provider.extract.paging import Frozen, PathText, field_path
 
-__all__ = ["OURS", "Column", "ColumnType", "Columns", "Fold", "Folds", "KafkaPublish", "Keep", "Publish", "kept"]
+__all__ = [
+    "BOOK_COLUMNS",
+    "Column",
+    "ColumnType",
+    "Columns",
+    "Fold",
+    "Folds",
+    "KafkaPublish",
+    "Keep",
+    "Publish",
+    "kept",
+]
 
-OURS = ("key", "data", "version", "revision", "raw_hash", "canonical_hash", "applied_at", "deleted_at")
+BOOK_COLUMNS = ("key", "data", "version", "revision", "raw_hash", "canonical_hash", "applied_at", "deleted_at")
 """The columns that every record table has."""
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -67,7 +78,7 @@ def _named(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _not_ours(value: Mapping[str, Column]) -> Mapping[str, Column]:
-    if taken := sorted(set(value) & set(OURS)):
+    if taken := sorted(set(value) & set(BOOK_COLUMNS)):
         raise ValueError(f"{', '.join(taken)}: every record table has a column of that name already")
     return _named(value)
 

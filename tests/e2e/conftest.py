@@ -30,6 +30,18 @@ import os
 from airflow_extract_provider.dag_templates import make_dags
 globals().update(make_dags(os.environ["EXTRACT_SOURCES"] + "_sliced", default_args={"run_for": 1, "pause": 15}))
 """
+# A DAG of a person's own that runs when the copy has changed, and takes the events of the changes.
+HEARD = """
+from airflow.sdk import DAG, Asset, task
+
+with DAG("heard", schedule=[Asset("extract://synced/things")]):
+
+    @task.consume_events(consumer="heard", source="synced", in_transaction=True)
+    def keep(event, conn):
+        conn.execute("insert into public.heard (key, type) values (%s, %s)", [event.key, event.type])
+
+    keep()
+"""
 SECRET = "marked-secret-4711"
 PAGE = 50
 # Served by a HostileApi, and kept by its sync DAG: the first run is due at once, the next one a day later.
@@ -56,10 +68,11 @@ class World:
         run = self.api.trigger(f"{source}_backfill", dict(conf or {}))
         return run, self.api.wait_for_run(f"{source}_backfill", run, seconds)
 
-    def ask(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
+    def ask(self, question: str, *values: Any, rows: bool = True) -> list[tuple[Any, ...]]:
         """Rows from the store."""
         with psycopg.connect(self.store) as conn:
-            return conn.execute(question.encode(), values).fetchall()
+            answer = conn.execute(question.encode(), values)
+            return answer.fetchall() if rows else []
 
     def copy(self, source: str) -> dict[str, Any]:
         """The copied records by key."""
@@ -96,6 +109,7 @@ objects:
 def _synced() -> str:
     """A source that can be asked for changes and read by key; JSON is YAML, too."""
     things = CHANGING.described(by_key={"path": "/things/{{ key }}", "record": "@"})
+    things["events"] = ["created", {"changed": {"field": "value", "name": "value.changed"}}]
     source = {"source": SYNCED, "connection": f"{SYNCED}_api", "schedule": "1d", "objects": {"things": things}}
     return json.dumps(source)
 
@@ -116,6 +130,7 @@ def world(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
     sliced.mkdir()
     shutil.copytree(PROJECT / "dags", home / "dags")
     (home / "dags" / "sliced.py").write_text(SLICED)
+    (home / "dags" / "heard.py").write_text(HEARD)
     store = postgres_server.create_database(f"e2e_{os.getpid()}_store")
     with contextlib.ExitStack() as running:
         apis = {name: running.enter_context(LoopbackApi()) for name in SOURCES}
@@ -141,5 +156,6 @@ def world(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
         for name in SOURCES:
             airflow.api.wait_for_dag(f"{name}_backfill")
             airflow.api.unpause(f"{name}_backfill")
-        airflow.api.wait_for_dag(f"{SYNCED}_sync")
+        for dag in (f"{SYNCED}_sync", "heard"):
+            airflow.api.wait_for_dag(dag)
         yield World(airflow, store, apis, changing)

@@ -21,6 +21,8 @@ def test_a_sync_backfills_hands_over_and_brings_exactly_the_changes(world: World
     """The scheduled run copies everything; the next one brings what has changed; an edited instant is gone back to; an
     object that another run holds is left alone."""
     api = world.changing
+    world.ask("create table public.heard (n bigint generated always as identity, key text, type text)", rows=False)
+    world.api.unpause("heard")
     api.insert(35)
     api.clock.advance(5)
     world.api.unpause(DAG)
@@ -40,6 +42,10 @@ def test_a_sync_backfills_hands_over_and_brings_exactly_the_changes(world: World
     assert (brought["created"], brought["updated"], brought["complete"]) == (2, 2, True)
     assert _cursor(world)["closed"] == brought["cursor_after"]["closed"] > handed_over
     assert world.api.xcom(DAG, run, "things.backfill")["requests"] == 0
+    assert brought["events"] == 4
+    assert _heard(world, 4) == sorted(
+        [("3", "value.changed"), ("7", "value.changed"), *((str(key), "synced.things.created") for key in api.ids[-2:])]
+    )
 
     api.clock.advance(5)
     assert _sync(world)[1]["records"] == 0
@@ -64,6 +70,17 @@ def _sync(world: World) -> tuple[str, Mapping[str, Any]]:
     assert world.api.wait_for_run(DAG, run) == "success"
     found: Mapping[str, Any] = world.api.xcom(DAG, run, "things.incremental")
     return run, found
+
+
+def _heard(world: World, count: int) -> list[tuple[str, str]]:
+    """What the DAG scheduled on the object's asset has been told, once it is so much. The first backfill was silent."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        found = world.ask("select key, type from public.heard")
+        if len(found) >= count:
+            return sorted(found)
+        time.sleep(0.5)
+    raise AssertionError(f"only {found} was heard")
 
 
 def _states(world: World, run: str) -> dict[str, str | None]:

@@ -52,19 +52,24 @@ class Play:
         self.in_vain: set[str] = set()
         self.baseline = 0
 
-    def prepare(self, sink: Sink | None = None, **over: Any) -> None:
-        """Tables, and a first backfill, which is silent."""
+    def prepare(self, sink: Sink | None = None, value: int = 30, run_for: timedelta | None = None, **over: Any) -> None:
+        """Tables, and a first backfill, which is silent, of records with this value."""
         things = KIND.described(events=RULES, **over)
         self.source = {"source": "shop", "connection": "none", "objects": {"things": things}}
         migrate(self.connect, [parse_source(self.source, "test")])
         watch(self.conn, "shop.things")
-        self.api.insert(14, value=30)
+        self.api.insert(14, value=value)
         self.api.clock.advance(timedelta(minutes=1))
-        self.run("backfill", sink)
+        self.run("backfill", sink, run_for=run_for)
         self.baseline = logged(self.conn)
 
     def run(
-        self, walk: WalkName = "incremental", sink: Sink | None = None, cursor: CursorStore | None = None
+        self,
+        walk: WalkName = "incremental",
+        sink: Sink | None = None,
+        cursor: CursorStore | None = None,
+        runner: str = "one",
+        **how: Any,
     ) -> Summary:
         """Run the walk in this process, to its end."""
         source = parse_source(self.source, "test")
@@ -76,10 +81,11 @@ class Play:
                 walk,
                 postgres=self.connect,
                 client=ApiClient(source, session, self.api.url),
-                runner=Runner("one", "the run called one"),
+                runner=Runner(runner, f"the run called {runner}"),
                 sink=sink,
                 cursor=cursor or FileCursor(Path(f"{self.cursor}{walk}"), "one"),
                 settings=Settings(batch=1, cursor_every=timedelta(0)),
+                **how,
             )
 
     def live(self, step: str | None) -> None:

@@ -12,7 +12,7 @@ from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.sourcefile import check_tables_differ
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.statements import statement, statements
-from airflow_extract_provider.extract.storing import OURS
+from airflow_extract_provider.extract.storing import BOOK_COLUMNS
 
 __all__ = ["check", "migrate", "script"]
 
@@ -76,7 +76,7 @@ def check(conn: Connection, schema: str, source: Source, object: str) -> None:
 
 
 def _check_ours(columns: Mapping[str, str], table: tuple[str, str]) -> None:
-    if missing := sorted(set(OURS) - set(_ADDED) - set(columns)):
+    if missing := sorted(set(BOOK_COLUMNS) - set(_ADDED) - set(columns)):
         raise SchemaMissingError(
             f"the table {'.'.join(table)} exists, but has no {', '.join(missing)}.",
             todo="It is none of ours: give the object another `table` or `schema`.",

@@ -21,7 +21,7 @@ from airflow_extract_provider.extract.paging import Timestamps
 from airflow_extract_provider.extract.source import ApiObject
 from airflow_extract_provider.extract.storing import Column, ColumnType
 
-__all__ = ["WHOLE", "Shape", "picked"]
+__all__ = ["AS_IT_IS", "Shape", "picked"]
 
 _NUMBER = re.compile(rb"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,4})?")
 _WHOLE_NUMBER = re.compile(rb"-?(0|[1-9]\d{0,18})")
@@ -91,7 +91,7 @@ class Shape:
         return None
 
 
-WHOLE = Shape()
+AS_IT_IS = Shape()
 """Records as they are, in `data` alone."""
 
 

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from airflow_extract_provider.extract.events.detectors import Emitter
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.store.birth import Born
-from airflow_extract_provider.extract.store.shape import WHOLE, Shape
+from airflow_extract_provider.extract.store.shape import AS_IT_IS, Shape
 from airflow_extract_provider.extract.storing import Fold
 
 __all__ = ["Baseline", "Target"]
@@ -25,7 +25,7 @@ class Target:
     source: str
     object: str
     table: tuple[str, str]
-    shape: Shape = WHOLE
+    shape: Shape = AS_IT_IS
     folds: tuple[Fold, ...] = ()
     emitter: Emitter | None = None
     baseline: Baseline = "over"

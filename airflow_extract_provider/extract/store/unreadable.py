@@ -8,7 +8,7 @@ from airflow_extract_provider.extract.errors import BadRecordError
 from airflow_extract_provider.extract.store.batch import Batch, coming, numbered
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.judge import Coming
-from airflow_extract_provider.extract.store.shape import WHOLE
+from airflow_extract_provider.extract.store.shape import AS_IT_IS
 from airflow_extract_provider.extract.store.statements import statement
 from airflow_extract_provider.extract.store.storable import REFUSALS
 
@@ -54,6 +54,8 @@ def refused(conn: Connection, raws: Sequence[bytes]) -> Iterator[tuple[int, str]
 
 def unreadable(conn: Connection, batches: Sequence[Batch]) -> Iterator[tuple[Coming, str]]:
     """The records of a page that Postgres refuses, and why."""
-    found = [coming(batch, record, number, WHOLE.raw_hash) for batch in batches for number, record in numbered(batch)]
+    found = [
+        coming(batch, record, number, AS_IT_IS.raw_hash) for batch in batches for number, record in numbered(batch)
+    ]
     for at, why in refused(conn, [record.raw for record in found]):
         yield found[at], why
