@@ -41,7 +41,7 @@ from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.store import fields, outbox, refetch
 from airflow_extract_provider.extract.store.apply import Applied, Batch, apply
 from airflow_extract_provider.extract.store.birth import born
-from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
+from airflow_extract_provider.extract.store.connection import CROSSED, Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire, hold, release
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
 from airflow_extract_provider.extract.store.migrate import check
@@ -312,9 +312,7 @@ class _Run:
     def _applied(self, batches: list[Batch]) -> Applied:
         """Apply; once more when Postgres chose this transaction to end a deadlock. Nothing was written then."""
         again = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(
-                (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
-            ),
+            retry=tenacity.retry_if_exception_type(CROSSED),
             stop=tenacity.stop_after_attempt(5),
             wait=tenacity.wait_random_exponential(0.05, max=2),
             reraise=True,

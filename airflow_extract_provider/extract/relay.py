@@ -327,7 +327,8 @@ class _Run:
         consumers.wake(self.conn, self.schema, self.consumer)
         while not self.over() and self._step():
             pass
-        pruned = prune(self.conn, self.schema, keep_for, _PRUNED_PER_RUN)
+        # More than it has handled: otherwise a busy outbox would grow for ever.
+        pruned = prune(self.conn, self.schema, keep_for, max(_PRUNED_PER_RUN, 2 * self.handled))
         return self._consumed(pruned)
 
     def _step(self) -> bool:

@@ -15,8 +15,8 @@ from airflow_extract_provider.extract import pipeline
 from airflow_extract_provider.extract.api.client import ApiClient
 from airflow_extract_provider.extract.pipeline import Runner, Settings, run
 from airflow_extract_provider.extract.sourcefile import parse_source
+from airflow_extract_provider.extract.store import apply
 from airflow_extract_provider.extract.store.connection import connecting
-from airflow_extract_provider.extract.store.ledger import Ledger
 from tests.crash.child import FileCursor
 
 __all__ = ["Step", "live"]
@@ -52,10 +52,25 @@ def _arm(step: Step, cursor: FileCursor) -> None:
     elif step == "after":
         patched.apply = _and_die(patched.apply)
     elif step == "inside":
-        _set(Ledger, "append", _and_die(Ledger.append))
+        _set(apply, "_publish", _and_die(apply._publish))
+        _set(apply, "_compare", _uncommitted(apply._compare))
     else:
         # The first writing shows where the run begins.
         _set(cursor, "write", _and_die(cursor.write, lives=1))
+
+
+def _uncommitted(compare: Callable[..., Any]) -> Callable[..., Any]:
+    """A page without news is one statement, which commits itself: here it is the last one of a transaction."""
+
+    def last(given: Any, *args: Any, **kwargs: Any) -> Any:
+        given.conn.execute("begin")
+        done = compare(given, *args, **kwargs)
+        if isinstance(done, apply.Applied):
+            _die()
+        given.conn.execute("rollback")
+        return done
+
+    return last
 
 
 def _set(of: Any, name: str, value: Any) -> None:

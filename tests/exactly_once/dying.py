@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -22,13 +23,13 @@ from airflow_extract_provider.extract.store.connection import connecting
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
 from tests.crash.child import FileCursor
 
-__all__ = ["PUBLISHED", "STEPS", "live"]
+__all__ = ["IN_TRANSACTION", "PUBLISHED", "STEPS", "live"]
 
 STEPS = (
     "compared",
     "begun",
-    "locked",
     "claimed",
+    "locked",
     "written",
     "detected",
     "published",
@@ -37,9 +38,12 @@ STEPS = (
     "told",
     "shown",
 )
-"""In the order in which they come. Compared without locks; begun; fence held, new ones claimed, changed ones locked;
-the claims known; written; all events found; published in Kafka; outbox and ledger rows added; committed; whoever waits
-for events was told; the cursor was written."""
+"""In the order in which they come. Compared without locks; begun, the fence is held; new ones claimed; changed ones
+locked; written; all events found; published in Kafka; outbox and ledger rows added; committed; whoever waits for events
+was told; the cursor was written."""
+
+IN_TRANSACTION = STEPS[1:8]
+"""Where locks are held."""
 
 PUBLISHED = ("published", "noted")
 """Where events have left the process, and their commit has not come."""
@@ -47,7 +51,11 @@ PUBLISHED = ("published", "noted")
 
 def live(asked: dict[str, Any], step: str | None) -> None:
     """Run a walk until it ends, or until the step is reached. ``asked`` holds source, walk, dsn, url, the cursor's
-    file, and for Kafka its settings, topic, and the file to note published ids in."""
+    file, and for Kafka its settings, topic, and the file to note published ids in. ``stop``: at the step it is not
+    killed, but stopped, and Postgres waits for it so many seconds."""
+    if "stop" in asked:
+        patched: Any = sys.modules[__name__]
+        patched._END = signal.SIGSTOP
     cursor = FileCursor(Path(asked["cursor"]), "one")
     if step is not None:
         _arm(step, cursor)
@@ -63,7 +71,7 @@ def live(asked: dict[str, Any], step: str | None) -> None:
         runner=Runner("one", "the run called one"),
         sink=sink,
         cursor=cursor,
-        settings=Settings(batch=1, cursor_every=timedelta(0)),
+        settings=Settings(batch=1, cursor_every=timedelta(0), idle_timeout=timedelta(seconds=asked.get("stop", 60))),
     )
     if sink is not None:
         sink.close()
@@ -85,9 +93,9 @@ class _Noting(KafkaSink):
 def _arm(step: str, cursor: FileCursor) -> None:
     here: dict[str, tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]] = {
         "compared": (apply, "_transaction", lambda _: _die),
-        "begun": (rows, "ask", _and_die),
-        "locked": (rows, "told", _and_die),
+        "begun": (apply, "settle", lambda _: _die),
         "claimed": (rows, "_claimed", lambda old: _dying_after(old, lambda _, records: bool(records))),
+        "locked": (rows.Work, "judged", _and_die),
         "written": (rows, "_counted", _and_die),
         "detected": (apply, "fold", lambda _: _die),
         "published": (Ledger, "extend", lambda old: _dying_before(old, _with_events)),
@@ -146,5 +154,8 @@ def _dying_before(function: Callable[..., Any], here: Callable[..., bool]) -> Ca
     return last
 
 
+_END = signal.SIGKILL
+
+
 def _die(*_: Any, **__: Any) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), _END)

@@ -7,7 +7,8 @@ import multiprocessing
 import random
 import signal
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.testing.hostile import HostileApi
 from tests.broker import Broker
 from tests.crash.child import FileCursor
+from tests.crash.stage import wait_until
 from tests.exactly_once.dying import PUBLISHED, live
 from tests.exactly_once.oracle import RULES, Told, expected, logged, transitions, watch
 from tests.hazards.kinds import KINDS
@@ -91,9 +93,7 @@ class Play:
     def live(self, step: str | None) -> None:
         """One life of the incremental walk in a process of its own."""
         noted = self.cursor.with_suffix(".noted")
-        asked = {"source": self.source, "walk": "incremental", "dsn": self.dsn, "url": self.api.url}
-        asked |= {"kafka": self.kafka, "topic": self.topic, "cursor": f"{self.cursor}incremental", "noted": str(noted)}
-        process = _processes.Process(target=live, args=(asked, step))
+        process = _processes.Process(target=live, args=(self._asked(), step))
         process.start()
         process.join(60)
         assert process.exitcode == (0 if step is None else -signal.SIGKILL), step
@@ -101,6 +101,31 @@ class Play:
             if step in PUBLISHED:
                 self.in_vain |= set(noted.read_text().split())
             noted.unlink()
+
+    @contextmanager
+    def stopped(self, step: str, seconds: float) -> Iterator[None]:
+        """Within: the incremental walk's process has stopped at a step, and does not know; Postgres waits for it for so
+        many seconds."""
+        process = _processes.Process(target=live, args=(self._asked() | {"stop": seconds}, step))
+        process.start()
+        try:
+            wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+            yield
+        finally:
+            process.kill()
+            process.join()
+
+    def _asked(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "walk": "incremental",
+            "dsn": self.dsn,
+            "url": self.api.url,
+            "kafka": self.kafka,
+            "topic": self.topic,
+            "cursor": f"{self.cursor}incremental",
+            "noted": str(self.cursor.with_suffix(".noted")),
+        }
 
     def change(self) -> None:
         """Some records change, and one is new."""

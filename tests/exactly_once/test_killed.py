@@ -7,7 +7,8 @@ from collections import defaultdict
 
 from airflow_extract_provider.extract.sinks.kafka import KafkaSink
 from tests.broker import Broker
-from tests.exactly_once.dying import STEPS
+from tests.crash.stage import wait_until
+from tests.exactly_once.dying import IN_TRANSACTION, STEPS
 from tests.exactly_once.oracle import found
 from tests.exactly_once.play import Play, check_exact
 from tests.sinks.topics import Received, create, received, unused_name
@@ -58,3 +59,23 @@ def test_kafka(play: Play, broker: Broker) -> None:
         f"with the same id, {len(untrue - repeated)} were published by a life that died before its commit, and are not "
         "true"
     )
+
+
+def test_stopped_while_it_holds_locks(play: Play) -> None:
+    """Wherever a process stops within its transaction, Postgres ends it in time: its locks are free, and another run
+    brings exactly the true events."""
+    play.prepare()
+    for step in IN_TRANSACTION:
+        play.change()
+        with play.stopped(step, seconds=0.3):
+            wait_until(lambda: not _sessions(play), seconds=10)
+            play.run(runner=f"behind the one that stopped, {step}", take_over=True)
+    assert found(play.conn) == play.true_events()
+
+
+def _sessions(play: Play) -> list[tuple[str, ...]]:
+    """The server's sessions of others."""
+    return play.conn.execute(
+        "select state, query from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        " and backend_type = 'client backend'"
+    ).fetchall()

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import re
+import sys
+import textwrap
+from decimal import Decimal
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
 
-from airflow_extract_provider.extract import paging
+from airflow_extract_provider.extract import paging, storing
 from airflow_extract_provider.extract.api import templates
+from airflow_extract_provider.extract.events.detectors import Found
+from airflow_extract_provider.extract.rules import Rule
 from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.sourcefile import load_source
+from airflow_extract_provider.extract.store.connection import Connect
+from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.testing.postgres import PostgresServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +32,9 @@ MODELS: list[type[BaseModel]] = [
     paging.Since,
     paging.Timestamps,
     paging.ByKey,
+    storing.Column,
+    storing.Fold,
+    storing.KafkaPublish,
     *get_args(get_args(paging.Pages)[0]),
 ]
 _LINK = re.compile(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)")
@@ -43,11 +54,25 @@ def _places(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("block", _blocks("docs/sources.md", "yaml"), ids=lambda block: block.splitlines()[0])
+_OBJECT = """\
+source: crm
+connection: crm_api
+objects:
+  contacts:
+    path: /v1/contacts
+    records: data
+    key: id
+    pages: {by: last_key, send: after}
+"""
+_EXAMPLES = [*_blocks("docs/sources.md", "yaml"), *_blocks("docs/events.md", "yaml")]
+
+
+@pytest.mark.parametrize("block", _EXAMPLES, ids=lambda block: block.splitlines()[0])
 def test_every_example_of_a_source_loads(block: str, tmp_path: Path) -> None:
-    """Copied into a file, it is a source."""
+    """Copied into a file, it is a source; or it is what may stand below an object."""
     file = tmp_path / "source.yaml"
-    file.write_text(block, encoding="utf-8")
+    whole = block if block.startswith("source:") else _OBJECT + textwrap.indent(block, "    ")
+    file.write_text(whole, encoding="utf-8")
     assert load_source(file).objects
 
 
@@ -57,6 +82,53 @@ def test_every_key_has_its_row(model: type[BaseModel]) -> None:
     explained = _text("docs/sources.md")
     keys = {field.alias or name for name, field in model.model_fields.items()} - {"name"}
     assert [key for key in sorted(keys) if f"| `{key}`" not in explained] == []
+
+
+@pytest.mark.parametrize("rule", get_args(Rule), ids=lambda rule: rule.__name__)
+def test_every_rule_and_its_keys_are_explained(rule: type[BaseModel]) -> None:
+    """Each kind of event rule has its row in docs/events.md, an example, and each of its keys its place."""
+    explained, kind = _text("docs/events.md"), rule.model_fields["kind"].default
+    keys = {field.alias or name for name, field in rule.model_fields.items()} - {"kind"}
+    rows = "\n".join(line for line in explained.splitlines() if line.startswith("|"))
+    assert [key for key in sorted({kind, *keys}) if f"`{key}`" not in rows] == []
+    assert f"  - {kind}" in explained
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/events.md", "docs/operations.md"])
+def test_every_statement_runs(name: str, connect: Connect, tmp_path: Path) -> None:
+    """The SQL that is shown, on a store with the objects that it asks for."""
+    file = tmp_path / "crm.yaml"
+    file.write_text(_OBJECT, encoding="utf-8")
+    migrate(connect, [load_source(file)])
+    blocks = _blocks(name, "sql")
+    assert blocks
+    with connect() as conn:
+        for role in ("worker", "reader"):
+            if conn.execute("select from pg_roles where rolname = %s", [role]).fetchone() is None:
+                conn.execute(f"create role {role}")
+        for block in blocks:
+            conn.execute(block.encode())
+        conn.rollback()
+
+
+def test_the_detector_finds_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function in docs/events.md, copied as it stands there."""
+    (program,) = [block for block in _blocks("docs/events.md", "python") if "Found" in block]
+    module = ModuleType("detectors_of_the_docs")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(program, "docs/events.md", "exec"), module.__dict__)
+    now = {"lines": [{"id": 1, "amount": Decimal(501)}, {"id": 2, "amount": Decimal(500)}]}
+    assert list(module.dear_lines(None, now)) == [Found({"line": 1, "amount": Decimal(501)})]
+    assert list(module.dear_lines(now, now)) == []
+    assert list(module.dear_lines(now, None)) == []
+
+
+@pytest.mark.parametrize("block", _blocks("docs/events.md", "python"), ids=lambda block: block.splitlines()[0])
+def test_every_import_in_the_docs_works(block: str) -> None:
+    """The names that the programs of docs/events.md import are there."""
+    imports = [line for line in block.splitlines() if re.match(r"(from|import) ", line)]
+    assert imports
+    exec(compile("\n".join(imports), "docs/events.md", "exec"), {})
 
 
 def test_every_kind_of_pages_and_every_filter_is_explained() -> None:

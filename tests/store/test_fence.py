@@ -125,7 +125,7 @@ def test_a_holder_does_not_wait_for_ever(books: Connection, connect: Connect) ->
     books.execute("insert into shop.plain (key, data, raw_hash, applied_at) values ('k', '{}', 'x', now())")
     with connect() as other:
         other.execute("select from shop.plain for update")
-        told = pytest.raises(StoreUnavailableError, match="keeps rows of the record table locked")
+        told = pytest.raises(StoreUnavailableError, match="keeps rows locked")
         with told, named_errors(), holding(books, "extract", fence):
             books.execute("select from shop.plain for update")
     hold(books, "extract", fence)

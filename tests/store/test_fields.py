@@ -105,6 +105,16 @@ def test_two_make_the_same_row(folding: Make, connect: Connect) -> None:
     assert orgs(one.conn)["c9"][0] == "second"
 
 
+def test_another_unique_column(folding: Make) -> None:
+    """A row that is missing, and cannot be made: named, and not tried for ever."""
+    one = folding({**FOLD, "insert": True})
+    one.conn.execute("create unique index on org (status)")
+    one.apply([raw("a", customer="c1", status="x")])
+    with pytest.raises(FoldError, match="takes no new row for the record b: another row has the same value") as caught:
+        one.apply([raw("b", customer="c9", status="x")])
+    assert caught.value.key == "b"
+
+
 @pytest.mark.parametrize(
     ("deleted", "left"),
     [

@@ -23,7 +23,7 @@ FENCE = {**WALK, "part": "", "number": 1}
 COMING = {"keys": KEYS, "versions": [], "hashes": [b"x"] * len(KEYS), "deleted": [], "also": []}
 ROWS = {"ledger": "backfill", "kinds": ["page"], "causes": [""], "positions": ["{}"], "sent": [], "records": [1]}
 ROWS |= {"counts": ["{}"]}
-LOCK = {"keys": KEYS, "again": False, "old": True, "part": False}
+LOCK = {"keys": KEYS, "old": True, "part": False}
 COLUMNS = {**COMING, "data": ["{}"] * len(KEYS), "canonical": [], "typed": []}
 
 

@@ -104,6 +104,8 @@ def test_typed_columns(stored: Make) -> None:
         ("day", {"day": "2026-02-30"}),
         ("day", {"day": 20260301}),
         ("rate", {"rate": []}),
+        ("rate", {"rate": "1e-400"}),
+        ("rate", {"rate": "1e400"}),
     ],
 )
 def test_a_value_that_does_not_fit(stored: Make, column: str, fields: dict[str, Any]) -> None:
@@ -173,3 +175,29 @@ def test_keep_is_changed(stored: Make, first: Any, then: Any) -> None:
     assert kept(stored(keep=then).conn) == (expected, 1)
     assert stored(keep=first).apply([raw(name="b", x=1)]) == {"updated": 1}
     assert kept(stored(keep=first).conn)[1] == 2
+
+
+def told(conn: Connection) -> list[tuple[str, Any]]:
+    """The events, with what they say has changed."""
+    return conn.execute("select type, data -> 'changed' from extract.outbox order by sequence").fetchall()
+
+
+def test_keep_is_extended_under_rules(stored: Make) -> None:
+    """What was before in a field that was not kept is not known: nothing is told of it, as in a first backfill."""
+    rules = [
+        {"changed": {"field": "b", "name": "b.changed"}},
+        {"rising_edge": {"value": "b", "above": 5, "name": "b.over"}},
+        {"changed": {"field": "a", "name": "a.changed"}},
+    ]
+    stored(keep=["a"]).apply([raw(a=1, b=7, c=1)])
+    one = stored(keep=["a", "b"], events=rules)
+    assert one.apply([raw(a=1, b=7, c=2)])["updated"] == 1
+    assert told(one.conn) == []
+    one.apply([raw(a=2, b=8, c=2)])
+    assert told(one.conn) == [("b.changed", ["a", "b"]), ("a.changed", ["a", "b"])]
+    two = stored(keep=["b"], events=rules[:2])
+    two.apply([raw(a=2, b=9, c=2)])
+    assert told(two.conn)[2:] == [("b.changed", ["b"])]
+    whole = stored(events=[{"changed": {"name": "any"}}, rules[0]])
+    whole.apply([raw(a=2, b=10, c=2)])
+    assert told(whole.conn)[3:] == [("b.changed", ["b"])]

@@ -32,7 +32,8 @@ class Change:
 
     ``before`` is the JSON text of the stored copy, possibly only what `keep` keeps of it; None: there was none, or
     nobody needs it. ``after`` is the record as it came; None: it is deleted. ``revision`` counts the copy's changes,
-    this one included. ``time`` is aware.
+    this one included. ``time`` is aware. ``partly_known``: ``before`` was kept under another `keep`; what is not in it
+    may have been in the record.
     """
 
     key: str
@@ -41,6 +42,7 @@ class Change:
     before: bytes | None
     after: bytes | None
     time: datetime
+    partly_known: bool = False
 
 
 def differing(

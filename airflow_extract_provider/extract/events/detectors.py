@@ -85,8 +85,9 @@ class Emitter:
             None if keep is None else tuple(keep),
         )
 
-    def detect(self, change: Change, state: Mapping[str, bool]) -> Detected:
+    def detect(self, change: Change, state: Mapping[str, bool], *, silent: bool = False) -> Detected:
         """The events of a change, in the order of the rules. ``state``: which edges are known to have fired.
+        ``silent``: nobody is told, and only the edges that remember look at it.
 
         Raises DetectorError: a rule fails on the change.
         """
@@ -94,6 +95,11 @@ class Emitter:
         events: list[Event] = []
         turned: dict[str, bool] = {}
         for rule, watch in zip(self.rules, self._watches, strict=True):
+            if silent and (not isinstance(rule, Edge) or rule.rearm is None):
+                continue
+            if change.partly_known and not seen.knew(rule.reads()):
+                # As in a first backfill: what was before is not known, so nothing is told of it.
+                continue
             try:
                 found, fired = watch(seen, state.get(rule.name))
                 events += [self._event(rule, seen, each, number) for number, each in enumerate(found)]
@@ -167,6 +173,10 @@ class _Seen:
     def after(self) -> Any:
         return None if self.change.after is None else read(self.change.after)
 
+    def knew(self, reads: Sequence[FieldPath] | None) -> bool:
+        """Whether what a rule reads is in the stored copy, which was kept under another `keep`."""
+        return reads is not None and all(held_at(self.before, path) is not ABSENT for path in reads)
+
     @cached_property
     def state(self) -> bytes | None:
         """A hash of the record after the change."""
@@ -179,7 +189,8 @@ class _Seen:
             return None
         texts = (self.change.before or b"", self.change.after or b"")
         booleans = any(word in text for text in texts for word in (b"true", b"false"))
-        return differing(self.before, self.after, self._keep, booleans=booleans)
+        keep = [(name,) for name in self.before] if self.change.partly_known else self._keep
+        return differing(self.before, self.after, keep, booleans=booleans)
 
 
 def _data(rule: Rule, seen: _Seen, found: _Found) -> bytes:

@@ -20,7 +20,7 @@ from airflow_extract_provider.extract.sinks.sink import Sink
 from airflow_extract_provider.extract.store import outbox, refetch
 from airflow_extract_provider.extract.store.batch import Batch, in_rounds
 from airflow_extract_provider.extract.store.connection import Connection
-from airflow_extract_provider.extract.store.fence import Fence, hold, idle_limit
+from airflow_extract_provider.extract.store.fence import Fence, hold, holding, idle_limit
 from airflow_extract_provider.extract.store.fields import fold
 from airflow_extract_provider.extract.store.judge import Coming
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
@@ -131,32 +131,29 @@ def _compare(given: _Given, found: Mapping[str, Coming], *, plain: bool) -> Diff
 
 def _transaction(given: _Given, first: Differing) -> Applied:
     conn, target, twice = given.conn, given.target, given.twice
-    work = Work(conn, target, twice, _newest(given.rounds, twice), given.refused)
-    with conn.transaction():
+    with holding(conn, target.schema, given.fence) as clock:
+        work = Work(conn, target, clock, twice, _newest(given.rounds, twice), given.refused)
         # Keys with more copies to come are locked in the first round, with the others and in their order.
-        settle(work, given.rounds[0] if given.rounds else {}, first, fence=given.fence)
+        settle(work, given.rounds[0] if given.rounds else {}, first)
         for found in given.rounds[1:]:
-            settle(work, found, dict(work.ask("differing", **compared(found, found)).fetchall()))
+            settle(work, found, dict(work.rows("differing", **compared(found, found))))
         # Once, at the end: folded in each round, two transactions could lock the user's rows in different orders.
         fold(conn, target.folds, work.foldings)
         _note(work, given.batches)
         _set_aside(work, given.batches)
         totals = _totals(work.changes, given.batches, aside=len(work.aside), events=len(work.events))
-        sequence, clock = _publish(work, given, _entries(given.batches, totals))
-    return Applied(sequence, totals, clock)
+        sequence, ended = _publish(work, given, _entries(given.batches, totals))
+    return Applied(sequence, totals, ended)
 
 
 def _publish(work: Work, given: _Given, entries: Sequence[Entry]) -> tuple[int, datetime]:
     """Events first: a page counts as read only when they are safe. Returns the last ledger row's number, and the
     clock."""
-    if given.sink is not None and work.events:
+    if given.sink is None:
+        outbox.append(work.conn, work.target.schema, work.events)
+    elif work.events:
         given.sink.publish(work.events)
-    with outbox.no_repeats(work.events), work.conn.pipeline():
-        if given.sink is None:
-            outbox.append(work.conn, work.target.schema, work.events)
-        added = given.ledger.extend(work.conn, entries)
-    sequence, clock = added.fetchall()[-1]
-    return sequence, clock
+    return given.ledger.extend(work.conn, entries)
 
 
 def _newest(rounds: Sequence[Mapping[str, Coming]], keys: Iterable[str]) -> Mapping[str, datetime]:

@@ -63,12 +63,12 @@ returning key;
 
 -- name: lock
 -- A second statement: only a new snapshot sees what the claim has waited for. Locked in key order, so that two batches
--- cannot wait for each other. What this transaction itself has just claimed is locked and known already.
+-- cannot wait for each other.
 -- The version in UTC: in another zone an instant of the year 1 or 9999 may have no calendar date to be read as.
 select key, version at time zone 'UTC', raw_hash, deleted_at, applied_at, revision, canonical_hash,
        case when %(old)s or (%(part)s and canonical_hash is null) then data::text end
 from {table}
-where key = any(%(keys)b::text[]) and (%(again)s or xmin <> pg_current_xact_id()::xid)
+where key = any(%(keys)b::text[])
 order by key
 for update;
 

@@ -16,11 +16,14 @@ from airflow_extract_provider.extract.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["Connect", "Connection", "connecting", "named_errors"]
+__all__ = ["CROSSED", "Connect", "Connection", "connecting", "named_errors"]
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 Connect: TypeAlias = Callable[[], Connection]
 """Opens a new connection. The engine closes it, and may open another after a loss, to learn whether it is fenced."""
+
+CROSSED = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
+"""What Postgres raises to end one of two transactions that could not both go on: nothing was written, do it again."""
 
 _MIGRATE = "Run `airflow extract migrate --sources FOLDER`."
 
@@ -52,9 +55,10 @@ def named_errors(**place: Any) -> Iterator[None]:
         ) from None
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedColumn) as exc:
         raise SchemaMissingError(f"Postgres: {_primary(exc)}.", todo=_MIGRATE, **place) from None
-    except psycopg.errors.LockNotAvailable:
+    except (psycopg.errors.LockNotAvailable, *CROSSED) as exc:
+        held = isinstance(exc, psycopg.errors.LockNotAvailable)
         raise StoreUnavailableError(
-            "somebody else keeps rows of the record table locked, and did not let go of them in time.",
+            f"somebody else {'keeps rows locked' if held else 'writes the same rows'}, and did not let go in time.",
             todo="See in pg_stat_activity who waits for whom, then run again: the walk goes on where it stands.",
             **place,
         ) from None

@@ -30,7 +30,7 @@ def detect(conn: Connection, target: Target, changes: Sequence[Change]) -> list[
     events: list[Event] = []
     learned: dict[str, Mapping[str, bool]] = {}
     for change in changes:
-        found = target.emitter.detect(change, known.get(change.key, {}))
+        found = target.emitter.detect(change, known.get(change.key, {}), silent=target.baseline == "silent")
         events += found.events
         if found.state:
             learned[change.key] = found.state

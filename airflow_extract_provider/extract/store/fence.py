@@ -19,7 +19,7 @@ from airflow_extract_provider.extract.errors import FencedError, WalkBusyError
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import statement
 
-__all__ = ["Fence", "Scope", "acquire", "ask", "hold", "holding", "idle_limit", "release", "told"]
+__all__ = ["Fence", "Scope", "acquire", "hold", "holding", "idle_limit", "release"]
 
 _FILE = "fence.sql"
 
@@ -88,7 +88,8 @@ def holding(conn: Connection, schema: str, fence: Fence) -> Iterator[datetime]:
     Raises FencedError: the walk was taken over.
     """
     with conn.transaction():
-        yield told(ask(conn, schema, fence), fence)
+        asked = {**fence.parameters(), "idle": idle_limit(fence)}
+        yield _told(conn.execute(statement(_FILE, "enter", schema), asked), fence)
 
 
 def idle_limit(fence: Fence) -> str:
@@ -96,20 +97,15 @@ def idle_limit(fence: Fence) -> str:
     return f"{fence.idle_timeout.total_seconds() * 1000:.0f}ms"
 
 
-def ask(conn: Connection, schema: str, fence: Fence) -> psycopg.Cursor[tuple[Any, ...]]:
-    """Queue the first statement of a transaction that only the holder can commit; :func:`told` reads its answer."""
-    return conn.execute(statement(_FILE, "enter", schema), {**fence.parameters(), "idle": idle_limit(fence)})
-
-
 def hold(conn: Connection, schema: str, fence: Fence) -> datetime:
     """Take part in the current transaction: beat, and lock the row against a takeover. Returns Postgres's clock.
 
     Raises FencedError: the walk was taken over.
     """
-    return told(conn.execute(statement(_FILE, "hold", schema), fence.parameters()), fence)
+    return _told(conn.execute(statement(_FILE, "hold", schema), fence.parameters()), fence)
 
 
-def told(held: psycopg.Cursor[tuple[Any, ...]], fence: Fence) -> datetime:
+def _told(held: psycopg.Cursor[tuple[Any, ...]], fence: Fence) -> datetime:
     """Postgres's clock, if the fence is still ours.
 
     Raises FencedError: the walk was taken over.

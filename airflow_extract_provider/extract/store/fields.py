@@ -48,8 +48,8 @@ def fold(conn: Connection, folds: Sequence[Fold], changes: Sequence[Folding]) ->
     row meanwhile, do it again.
     """
     for each in folds:
-        if rows := _rows(each, changes):
-            _fold(conn, each, rows)
+        if folded := _rows(each, changes):
+            _fold(conn, each, folded)
 
 
 def check(conn: Connection, folds: Iterable[Fold]) -> None:
@@ -71,9 +71,9 @@ def check(conn: Connection, folds: Iterable[Fold]) -> None:
             )
 
 
-def _fold(conn: Connection, each: Fold, rows: Sequence[_Row]) -> None:
+def _fold(conn: Connection, each: Fold, folded: Sequence[_Row]) -> None:
     for deleted in (False, True):
-        part = [row for row in rows if row.deleted == deleted]
+        part = [row for row in folded if row.deleted == deleted]
         if part and not (deleted and each.deleted == "keep"):
             try:
                 _write(conn, each, part, deleted)
@@ -81,11 +81,11 @@ def _fold(conn: Connection, each: Fold, rows: Sequence[_Row]) -> None:
                 raise _refused(each, part, exc) from None
 
 
-def _write(conn: Connection, each: Fold, rows: Sequence[_Row], deleted: bool) -> None:
+def _write(conn: Connection, each: Fold, folded: Sequence[_Row], deleted: bool) -> None:
     """Lock the rows in their order, see which are missing, and write."""
-    wheres, values = [row.where for row in rows], [row.values for row in rows]
-    found = {row[0] for row in conn.execute(_statement("lock", each, deleted), {"wheres": wheres}, binary=True)}
-    missing = [] if deleted else [row for place, row in enumerate(rows, start=1) if place not in found]
+    wheres, values = [row.where for row in folded], [row.values for row in folded]
+    found = {row[0] for row in conn.execute(_statement("lock", each, deleted), {"wheres": wheres})}
+    missing = [] if deleted else [row for place, row in enumerate(folded, start=1) if place not in found]
     if missing and not each.insert:
         raise FoldError(
             f"`fold`: the table {each.table} has no row for {_counted(missing)}, matched by {', '.join(each.where)}.",
@@ -94,17 +94,25 @@ def _write(conn: Connection, each: Fold, rows: Sequence[_Row], deleted: bool) ->
         )
     if found:
         name = "remove" if deleted and each.deleted == "remove" else "write"
-        # Fetched: in a pipeline an error would be told to somebody else, later.
-        conn.execute(_statement(name, each, deleted), {"wheres": wheres, "values": values}).fetchall()
+        conn.execute(_statement(name, each, deleted), {"wheres": wheres, "values": values})
     if missing:
         _insert(conn, each, missing)
 
 
 def _insert(conn: Connection, each: Fold, missing: Sequence[_Row]) -> None:
     asked = {"wheres": [row.where for row in missing], "values": [row.values for row in missing]}
-    made = conn.execute(_statement("insert", each, False), asked).fetchall()
-    if len(made) < len(missing):
+    if conn.execute(_statement("insert", each, False), asked).rowcount == len(missing):
+        return
+    found = {row[0] for row in conn.execute(_statement("lock", each, False), {"wheres": asked["wheres"]})}
+    if len(found) == len(missing):
         raise psycopg.errors.SerializationFailure("somebody else made a row that was missing a moment ago")
+    lost = [row for place, row in enumerate(missing, start=1) if place not in found]
+    raise FoldError(
+        f"`fold`: the table {each.table} takes no new row for {_counted(lost)}: another row has the same value in a "
+        "column that must be unique.",
+        todo="Match by that column, or set it too.",
+        key=lost[0].key,
+    )
 
 
 def _rows(each: Fold, changes: Sequence[Folding]) -> list[_Row]:

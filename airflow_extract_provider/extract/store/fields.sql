@@ -25,8 +25,7 @@ from (
          jsonb_populate_record(null::{table}, given.news::jsonb) as told
     offset 0
 ) as wanted
-where {matches}
-returning 1;
+where {matches};
 
 -- name: remove
 delete from {table} as target
@@ -36,8 +35,7 @@ using (
          jsonb_populate_record(null::{table}, given.sought::jsonb) as asked
     offset 0
 ) as wanted
-where {matches}
-returning 1;
+where {matches};
 
 -- name: insert
 -- Whoever made the row meanwhile has done so after it was looked for: then the transaction is done again.
@@ -46,5 +44,4 @@ select {values}
 from unnest(%(wheres)b::text[], %(values)b::text[]) as given (sought, news),
      jsonb_populate_record(null::{table}, given.sought::jsonb) as asked,
      jsonb_populate_record(null::{table}, given.news::jsonb) as told
-on conflict do nothing
-returning 1;
+on conflict do nothing;

@@ -10,7 +10,6 @@ from datetime import datetime, timezone
 from typing import Any, Literal
 
 import msgspec
-import psycopg
 from psycopg.types.json import Jsonb
 
 from airflow_extract_provider.extract.cursor import Cursor, Place, Position
@@ -109,11 +108,12 @@ class Ledger:
         assert row is not None
         return row[0], row[1]
 
-    def extend(self, conn: Connection, entries: Sequence[Entry]) -> psycopg.Cursor[tuple[Any, ...]]:
-        """Add rows, in this order, to the current transaction; gives for each its sequence number, and Postgres's
+    def extend(self, conn: Connection, entries: Sequence[Entry]) -> tuple[int, datetime]:
+        """Add rows, in this order, to the current transaction; returns the last one's sequence number, and Postgres's
         clock."""
         asked = {"source": self.source, "object": self.object, **self.columns(entries)}
-        return conn.execute(self._statement("extend"), asked)
+        sequence, clock = conn.execute(self._statement("extend"), asked).fetchall()[-1]
+        return sequence, clock
 
     def columns(self, entries: Sequence[Entry]) -> dict[str, Any]:
         """Rows as columns."""

@@ -7,8 +7,7 @@ stamper at a time, in the order of their numbers: whoever reads by place misses 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -29,7 +28,6 @@ __all__ = [
     "channel",
     "event_of",
     "lock_head",
-    "no_repeats",
     "prune",
     "read",
     "stamp",
@@ -80,19 +78,10 @@ def append(conn: Connection, schema: str, events: Sequence[Event]) -> None:
 
     Raises EventRepeatedError: one of them is stored already; the transaction can only be rolled back.
     """
-    if events:
-        with no_repeats(events):
-            conn.execute(statement(_FILE, "append", schema), _columns(events))
-
-
-@contextmanager
-def no_repeats(events: Sequence[Event]) -> Iterator[None]:
-    """Name the error of :func:`append`, which a pipeline tells later than it is called.
-
-    Raises EventRepeatedError: as :func:`append`.
-    """
+    if not events:
+        return
     try:
-        yield
+        conn.execute(statement(_FILE, "append", schema), _columns(events))
     except psycopg.errors.UniqueViolation as exc:
         if exc.diag.constraint_name != _ONCE:
             raise

@@ -35,14 +35,14 @@ def due(conn: Connection, schema: str, source: str, object: str, limit: int) -> 
     return [Due(key, number) for key, number in conn.execute(statement(_FILE, "due", schema), asked)]
 
 
-def settle(conn: Connection, schema: str, source: str, object: str, done: Iterable[Due]) -> int:
-    """Delete the notes that were fulfilled, in key order; returns how many. A key noted again meanwhile stays."""
+def settle(conn: Connection, schema: str, source: str, object: str, done: Iterable[Due]) -> None:
+    """Delete the notes that were fulfilled, in key order. A key noted again meanwhile stays."""
     ordered = sorted(set(done), key=lambda each: (each.key, each.number))
     if not ordered:
-        return 0
+        return
     asked: dict[str, Any] = {"source": source, "object": object, "keys": [each.key for each in ordered]}
     asked["numbers"] = [each.number for each in ordered]
-    return len(conn.execute(statement(_FILE, "settle", schema), asked).fetchall())
+    conn.execute(statement(_FILE, "settle", schema), asked)
 
 
 def forget(conn: Connection, schema: str, source: str, object: str) -> None:

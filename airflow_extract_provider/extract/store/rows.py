@@ -1,8 +1,7 @@
 """One copy of each record, brought into the record table: compared, claimed or locked, judged, written, told of.
 
-Everything happens in a transaction of apply's. What does not need the answer of what comes before it is sent with it,
-in a pipeline. Nothing is fetched within one: it ends with a synchronisation, and only behind that does Postgres count a
-process that has stopped as idle, and end its transaction in time.
+Everything happens in a transaction of apply's, statement by statement. A pipeline would save round trips, but between
+its parts Postgres does not count a process that has stopped as idle, and would leave it its locks for ever.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from airflow_extract_provider.extract.events.event import Event
 from airflow_extract_provider.extract.hashes.record_hash import canonical_hash
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.detect import detect
-from airflow_extract_provider.extract.store.fence import Fence, ask, told
 from airflow_extract_provider.extract.store.fields import Folding
 from airflow_extract_provider.extract.store.judge import Coming, Stored, Verdict, judge
+from airflow_extract_provider.extract.store.shape import Shape
 from airflow_extract_provider.extract.store.statements import sparse, statements
 from airflow_extract_provider.extract.store.storable import unstorable
 from airflow_extract_provider.extract.store.target import Target
@@ -35,12 +34,8 @@ __all__ = ["Differing", "Work", "compared", "settle"]
 _FILE = "apply.sql"
 _WRITTEN: Mapping[Verdict, ChangeKind] = {"write": "updated", "regress": "regressed", "undelete": "undeleted"}
 
-_Answer: TypeAlias = psycopg.Cursor[tuple[Any, ...]]
 Differing: TypeAlias = Mapping[str, bool]
 """The keys of a round that are not stored as they come, and whether there is a row."""
-
-
-_NEVER = datetime.max.replace(tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +49,10 @@ class _Locked:
     revision: int
     canonical: bytes | None
     data: str | None
+
+    def kept_otherwise(self, shape: Shape) -> bool:
+        """Whether ``data`` holds other fields than it would now."""
+        return self.canonical is not None and self.canonical[16:] != shape.kept_as
 
     @property
     def never_alive(self) -> bool:
@@ -73,10 +72,10 @@ class Work:
 
     conn: Connection
     target: Target
+    clock: datetime
     twice: set[str]
     newest: Mapping[str, datetime]
     refused: Mapping[bytes, str] | None
-    clock: datetime = _NEVER
     looked: dict[str, datetime] = field(default_factory=dict)
     aside: list[tuple[Coming, str]] = field(default_factory=list)
     changes: Counter[str] = field(default_factory=Counter)
@@ -84,9 +83,9 @@ class Work:
     events: list[Event] = field(default_factory=list)
     foldings: list[Folding] = field(default_factory=list)
 
-    def ask(self, name: str, **values: Any) -> _Answer:
-        """Send a statement; in a pipeline its rows are there behind the end of that."""
-        return self.conn.execute(_composed(name, self.target), values, binary=True)
+    def rows(self, name: str, **values: Any) -> list[tuple[Any, ...]]:
+        """The rows of a statement."""
+        return self.conn.execute(_composed(name, self.target), values, binary=True).fetchall()
 
     def judged(self, record: Coming, row: _Locked) -> Verdict:
         """What to do with a record, given the row that it meets."""
@@ -137,37 +136,19 @@ def compared(found: Mapping[str, Coming], also: Iterable[str]) -> dict[str, Any]
     }
 
 
-def settle(work: Work, found: Mapping[str, Coming], differing: Differing, *, fence: Fence | None = None) -> None:
-    """Bring what differs into the table. ``found`` is in the order of arrival. ``fence``: it begins the transaction;
-    None: the transaction may have written some of these rows before.
+def settle(work: Work, found: Mapping[str, Coming], differing: Differing) -> None:
+    """Bring what differs into the table. ``found`` is in the order of arrival.
 
-    Raises FencedError: the walk was taken over. SerializationFailure: rows have vanished meanwhile, do it again.
+    Raises SerializationFailure: rows have vanished meanwhile, do it again.
     """
     before = len(work.foldings)
     good = [found[key] for key in sorted(differing) if not work.refuses(found[key])]
     absent = [record for record in good if not differing[record.key]]
-    asked = {"keys": [record.key for record in good], "again": fence is None, **_wanted(work.target)}
-    with work.conn.pipeline():
-        held = None if fence is None else ask(work.conn, work.target.schema, fence)
-        claim = work.ask("claim", **_inserted(work.target, absent)) if absent else None
-        lock = work.ask("lock", **asked) if good else None
-    if fence is not None and held is not None:
-        work.clock = told(held, fence)
-    claimed = set() if claim is None else {row[0] for row in claim.fetchall()}
-    rows = [] if lock is None else lock.fetchall()
-    locked = {row[0]: _Locked(*row[1:]) for row in rows if row[0] not in claimed}
-    if len(locked) + len(claimed) < len(good):
-        # Somebody deleted rows by hand since they were read: done again, the records are claimed like new ones.
-        raise psycopg.errors.SerializationFailure("rows were deleted between being read and being locked")
+    claimed = {row[0] for row in work.rows("claim", **_inserted(work.target, absent))} if absent else set()
     _tell(work, _claimed(work, [record for record in absent if record.key in claimed]))
-    _change(work, [found[key] for key in sorted(locked)], locked)
+    _change(work, [record for record in good if record.key not in claimed])
     place = {key: number for number, key in enumerate(found)}
     work.foldings[before:] = sorted(work.foldings[before:], key=lambda each: place[each.key])
-
-
-def _wanted(target: Target) -> dict[str, bool]:
-    """What a lock fetches of the old records."""
-    return {"old": target.needs_old, "part": not target.shape.whole}
 
 
 def _claimed(work: Work, records: Sequence[Coming]) -> list[_Written]:
@@ -176,17 +157,21 @@ def _claimed(work: Work, records: Sequence[Coming]) -> list[_Written]:
     return [_Written(record, "created", 1) for record in records if not record.deleted]
 
 
-def _change(work: Work, records: Sequence[Coming], locked: Mapping[str, _Locked]) -> None:
-    """Judge records by the locked rows that they meet, and write what is newer."""
+def _change(work: Work, records: Sequence[Coming]) -> None:
+    """Lock rows, in key order, judge the records by what they meet, and write what is newer."""
+    if not records:
+        return
+    target = work.target
+    asked = {"keys": [record.key for record in records], "old": target.needs_old, "part": not target.shape.whole}
+    locked = {row[0]: _Locked(*row[1:]) for row in work.rows("lock", **asked)}
+    if len(locked) < len(records):
+        # Somebody deleted rows by hand since they were read: done again, the records are claimed like new ones.
+        raise psycopg.errors.SerializationFailure("rows were deleted between being read and being locked")
     verdicts = {record.key: work.judged(record, locked[record.key]) for record in records}
     writes = [record for record in records if verdicts[record.key] in _WRITTEN]
     deletes = [record for record in records if verdicts[record.key] in ("delete", "retold")]
-    with work.conn.pipeline():
-        written = work.ask("write", **_written(work.target, writes, locked)) if writes else None
-        deleted = work.ask("delete", **_gone(deletes)) if deletes else None
-    revisions: dict[str, int] = dict(
-        row for answer in (written, deleted) if answer is not None for row in answer.fetchall()
-    )
+    revisions: dict[str, int] = dict(work.rows("write", **_written(target, writes, locked)) if writes else ())
+    revisions |= dict(work.rows("delete", **_gone(deletes)) if deletes else ())
     kinds = {record.key: _WRITTEN[verdicts[record.key]] for record in writes}
     kinds |= {record.key: "deleted" for record in deletes}
     rows = [_Written(each, kinds[each.key], revisions[each.key], locked[each.key]) for each in [*writes, *deletes]]
@@ -236,6 +221,7 @@ def _seen(work: Work, row: _Written, kind: ChangeKind) -> Change:
         before=None if before is None or before.data is None else before.data.encode(),
         after=None if kind == "deleted" else record.raw,
         time=record.version or work.clock,
+        partly_known=before is not None and before.kept_otherwise(work.target.shape),
     )
 
 
@@ -243,11 +229,10 @@ def _differs_in_value(target: Target, record: Coming, row: _Locked) -> bool | No
     """Whether it is another record than the stored one; None: `data` holds both in full, Postgres compares them."""
     if target.shape.whole and row.canonical is None:
         return None
-    stored = row.canonical
-    if stored is None:
-        assert row.data is not None
-        stored = canonical_hash(row.data.encode())
-    return canonical_hash(record.raw) != stored
+    if row.canonical is not None:
+        return canonical_hash(record.raw) != row.canonical[:16]
+    assert row.data is not None
+    return canonical_hash(record.raw) != canonical_hash(row.data.encode())
 
 
 def _inserted(target: Target, records: Sequence[Coming]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from airflow_extract_provider.extract.storing import Column, ColumnType
 __all__ = ["AS_IT_IS", "Shape", "picked"]
 
 _NUMBER = re.compile(rb"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,4})?")
+_ZERO = re.compile(rb"-?0(\.0*)?([eE].*)?")
 _WHOLE_NUMBER = re.compile(rb"-?(0|[1-9]\d{0,18})")
 _BIGINT = range(-(2**63), 2**63)
 _Members = dict[str, msgspec.Raw]
@@ -31,12 +32,16 @@ _Members = dict[str, msgspec.Raw]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How the records of an object are stored. ``keep``: the paths that `data` holds; None: all of the record."""
+    """How the records of an object are stored. ``keep``: the paths that `data` holds; None: all of the record.
+
+    ``seed`` and ``kept_as`` are digests: of the whole shape, and of ``keep``.
+    """
 
     keep: tuple[FieldPath, ...] | None = None
     columns: Mapping[str, Column] = field(default_factory=dict)
     timestamps: Timestamps = field(default_factory=Timestamps)
     seed: int = 0
+    kept_as: bytes = b""
 
     @staticmethod
     def of(object: ApiObject) -> Shape:
@@ -49,7 +54,8 @@ class Shape:
         if object.fold:
             told.append([each.model_dump(mode="json") for each in object.fold])
         seed = xxhash.xxh64_intdigest(msgspec.json.encode(told)) if told else 0
-        return Shape(object.keep, object.columns, object.timestamps, seed)
+        kept_as = xxhash.xxh64_digest(msgspec.json.encode(object.keep))
+        return Shape(object.keep, object.columns, object.timestamps, seed, kept_as)
 
     @property
     def whole(self) -> bool:
@@ -67,8 +73,9 @@ class Shape:
         return _reduced(raw, self.keep).decode()
 
     def canonical(self, raw: bytes) -> bytes | None:
-        """What tells whether a record has changed when `data` keeps a part of it only; None: `data` does."""
-        return None if self.whole else canonical_hash(raw)
+        """What tells whether a record has changed when `data` keeps a part of it only, and which part that is; None:
+        `data` does."""
+        return None if self.whole else canonical_hash(raw) + self.kept_as
 
     def typed(self, raw: bytes) -> str | None:
         """A record's typed columns as one JSON object, each value as Postgres reads it into its type."""
@@ -167,7 +174,9 @@ def _bigint(raw: bytes, _: Timestamps) -> msgspec.Raw:
 
 def _double(raw: bytes, _: Timestamps) -> msgspec.Raw:
     found = _matching(raw, _NUMBER)
-    if abs(float(bytes(found))) == float("inf"):
+    read = float(bytes(found))
+    # Postgres refuses what is too large for the type, and what is so small that nothing would be left of it.
+    if abs(read) == float("inf") or (read == 0 and _ZERO.fullmatch(bytes(found)) is None):
         raise ValueError
     return found
 
