@@ -143,8 +143,20 @@ _DEAD = GroupCommand(
     ),
 )
 
+_PRUNE = ActionCommand(
+    name="prune",
+    help="Delete old events that nobody needs",
+    description="Deletes events that all consumers have passed and none has parked. Consumers do so at the end of each "
+    "run; this is for an outbox that is read by other means: while there is no consumer, all that are old enough go.",
+    func=lazy_load_command("airflow_extract_provider.commands.events_prune"),
+    args=(
+        _argument("--older-than", default="30d", help="how old events must be, such as 30d or 12h (default: 30d)"),
+        *_STORE,
+    ),
+)
+
 _EVENTS = GroupCommand(
-    name="events", help="Events and their consumers", subcommands=(_CONSUMERS, _DEAD, _DROP_CONSUMER)
+    name="events", help="Events and their consumers", subcommands=(_CONSUMERS, _DEAD, _DROP_CONSUMER, _PRUNE)
 )
 
 

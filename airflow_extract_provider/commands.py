@@ -20,6 +20,7 @@ from airflow_extract_provider.extract.store import consumer as store_consumer
 from airflow_extract_provider.extract.store import coverage as store_coverage
 from airflow_extract_provider.extract.store import fold as store_fold
 from airflow_extract_provider.extract.store import migrate as store_migrate
+from airflow_extract_provider.extract.store import outbox as store_outbox
 from airflow_extract_provider.extract.store.connection import Connection, named_errors
 from airflow_extract_provider.extract.store.quarantine import Quarantined, listed
 from airflow_extract_provider.extract.store.replay import replay
@@ -35,6 +36,7 @@ __all__ = [
     "events_dead_list",
     "events_dead_replay",
     "events_drop_consumer",
+    "events_prune",
     "fold",
     "migrate",
     "quarantine_list",
@@ -156,6 +158,18 @@ def events_drop_consumer(args: Namespace) -> Iterator[str]:
         if not store_consumer.drop_consumer(conn, args.schema, args.consumer):
             raise _no_consumer(args.consumer)
     yield f"{_printable(args.consumer)}   forgotten"
+
+
+@_command
+def events_prune(args: Namespace) -> Iterator[str]:
+    """`airflow extract events prune`."""
+    older_than = _duration("--older-than", args.older_than)
+    with named_errors(), _connect(args.conn_id) as conn:
+        conn.autocommit = True
+        # Where nobody reads by place, nothing has one yet.
+        store_outbox.stamp(conn, args.schema)
+        gone = store_outbox.prune(conn, args.schema, older_than, sys.maxsize, though_unread=True)
+    yield f"{counted(gone, 'event')} deleted; what a consumer has still to read, or has parked, is kept."
 
 
 @_command

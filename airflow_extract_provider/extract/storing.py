@@ -109,6 +109,13 @@ class Fold(Frozen):
             raise ValueError(f"{value!r} is no table's name, such as org or sales.org")
         return value
 
+    @field_validator("deleted")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and not value:
+            raise ValueError("deleted is keep, remove, or columns with their values")
+        return value
+
     @field_validator("where", "set", "deleted")
     @classmethod
     def _plain_columns(cls, value: Any) -> Any:

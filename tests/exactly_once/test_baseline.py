@@ -77,6 +77,18 @@ def test_a_later_backfill(play: Play) -> None:
     assert told(play) == events
 
 
+def test_a_store_of_before(play: Play) -> None:
+    """A copy that was complete before births were counted: started over, it tells of what it had missed."""
+    play.prepare()
+    play.conn.execute("delete from extract.birth")
+    play.api.update(*play.api.ids[:2], value=70, touch=False)
+    play.api.clock.advance(timedelta(seconds=5))
+    reset(play, run_for=timedelta(0))
+    assert born(play.conn, "extract", "shop", "things").filled
+    play.run("backfill")
+    assert set(found(play.conn)) == {str(key) for key in play.api.ids[:2]}
+
+
 def test_an_emptied_table(play: Play) -> None:
     """Filled anew it is a baseline again; its revisions begin at 1, and no id comes twice."""
     play.prepare()

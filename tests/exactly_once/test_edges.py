@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from airflow_extract_provider.extract.page import Record
 from airflow_extract_provider.extract.store.connection import Connection
-from tests.exactly_once.oracle import expected, found
+from tests.exactly_once.oracle import RULES, expected, found
 from tests.store.applier import Applier, a_record, a_tombstone, clock
 
 Make = Callable[..., Applier]
@@ -89,6 +89,19 @@ class _Dying:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
+
+
+def test_a_rule_that_was_away(watched: Make, conn: Connection) -> None:
+    """What an edge remembers of a time before it was taken out, or had another threshold, counts only while the record
+    has not come back since."""
+    others: list[Any] = [rule for rule in RULES if "over.50.from.20" not in str(rule)]
+    higher = [{"rising_edge": {"value": "value", "above": 80, "rearm_below": 20, "name": "over.50.from.20"}}]
+    for number, meanwhile in enumerate((others, others + higher)):
+        key = f"k{number}"
+        watched(f"one {key}").apply([a_record(key, 60)])
+        watched(f"two {key}", events=meanwhile).apply([a_record(key, 10)])
+        watched(f"three {key}").apply([a_record(key, 70)])
+        assert told(conn, "over.50.from.20").count(70) == number + 1
 
 
 def test_gone_and_back(watched: Make, conn: Connection) -> None:

@@ -95,6 +95,15 @@ class Applier:
         given = (self.conn, self.target, self.fence, self.ledger, batches)
         return dict(+apply(*given, quarantine=quarantine, sink=sink).counts)
 
+    def apply_each(self, looks: Sequence[tuple[Record | None, str]]) -> None:
+        """Apply in one transaction what was found one after the other: records, or that there is none of a key."""
+        where, batches = Position(AfterKey("x"), pages=1), []
+        for record, key in looks:
+            page, gone = ((record,), ()) if record is not None else ((), (key,))
+            sent = clock(self.conn)
+            batches.append(Batch(page, sent, Entry("page", where, "test", sent, len(page)), gone=gone))
+        apply(self.conn, self.target, self.fence, self.ledger, batches)
+
     def table(self) -> dict[str, tuple[Any, int]]:
         """Value and revision of each stored record by key."""
         rows = self.conn.execute(f"select key, data -> 'value', revision from shop.{self.target.object}")

@@ -8,8 +8,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from airflow_extract_provider.extract.errors import FoldError
+from airflow_extract_provider.extract.page import Record
 from airflow_extract_provider.extract.store import fields
 from airflow_extract_provider.extract.store.connection import Connect, Connection
 from airflow_extract_provider.extract.store.migrate import migrate
@@ -155,6 +158,27 @@ def test_a_mapped_table(folding: Make) -> None:
     assert set(orgs(one.conn)) == {"c2", "c3"}
 
 
+def test_a_mere_respelling(folding: Make) -> None:
+    """The same record with its fields in another order is no change: what was edited by hand stays."""
+    one = folding()
+    one.apply([raw("a", customer="c1", status="x")])
+    one.conn.execute("update org set status = 'by hand'")
+    one.apply([raw("a", status="x", customer="c1")])
+    assert orgs(one.conn)["c1"][0] == "by hand"
+
+
+def test_columns_with_rules_of_their_own(folding: Make) -> None:
+    """Columns that are not folded into may be of any type; names may be as long as Postgres allows."""
+    long = ["a" * 60 + "1", "a" * 60 + "2"]
+    one = folding({**FOLD, "set": {long[0]: "status", long[1]: "plan.amount"}, "insert": True})
+    one.conn.execute("create domain filled as text not null")
+    one.conn.execute(f"alter table org add strict filled default 'x', add {long[0]} text, add {long[1]} int")
+    one.apply([raw("a", customer="c1", status="x", plan={"amount": 3}), raw("b", customer="c9")])
+    one.apply([raw("a", customer="c1", status="y", plan={"amount": 4})])
+    found = one.conn.execute(f"select strict, {long[0]}, {long[1]} from org order by customer").fetchall()
+    assert found == [("x", "y", 4), ("x", None, None), ("x", None, None)]
+
+
 def test_a_value_that_is_refused(folding: Make) -> None:
     """By the type of the user's column, or by a rule of its table: named, without the value, nothing stored."""
     one = folding()
@@ -165,6 +189,38 @@ def test_a_value_that_is_refused(folding: Make) -> None:
     with pytest.raises(FoldError, match="refuses a value by small"):
         one.apply([raw("a", customer="c1", plan={"amount": 11})])
     assert one.rows() == {}
+
+
+CHANGES = st.lists(
+    st.tuples(st.sampled_from("abc"), st.sampled_from(["c1", "c2", 1, "1"]), st.sampled_from(["x", "y", None])),
+    min_size=2,
+    max_size=7,
+)
+
+
+@given(changes=CHANGES, deleted=st.sampled_from(["keep", "remove", {"note": "gone"}]), watched=st.booleans())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_at_once_as_one_by_one(folding: Make, connect: Connect, changes: Any, deleted: Any, watched: bool) -> None:
+    """Whatever arrives in one transaction, the rows are as after one transaction each; `1` and `"1"` are one row."""
+    migrate(connect, [a_source()])
+    with connect() as conn:
+        outcomes = []
+        for at_once in (True, False):
+            conn.execute("truncate org, shop.plain, extract.outbox, extract.birth")
+            conn.execute("insert into org (customer, note) values ('c1', 'mine'), ('1', 'mine')")
+            conn.commit()
+            one = folding({**FOLD, "deleted": deleted, "insert": True}, **({"events": ["deleted"]} if watched else {}))
+            pages = [how_it_comes(*change) for change in changes]
+            for batch in [pages] if at_once else [[page] for page in pages]:
+                one.apply_each(batch)
+            outcomes.append((orgs(one.conn), one.rows()))
+            one.conn.close()
+        assert outcomes[0] == outcomes[1]
+
+
+def how_it_comes(key: str, customer: Any, status: str | None) -> tuple[Record | None, str]:
+    """A record, or, without a status, that there is none of this key."""
+    return (None if status is None else raw(key, customer=customer, status=status)), key
 
 
 @pytest.mark.parametrize(

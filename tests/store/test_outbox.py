@@ -243,7 +243,9 @@ def test_begin_and_prune(books: Connection, connect: Connect) -> None:
     with connect() as pruning, connect() as beginning:
         beginning.autocommit = True
         outbox.lock_head(pruning, "extract")
-        pruning.execute(statement("outbox.sql", "prune", "extract"), {"limit": 5, "keep_for": NONE})
+        pruning.execute(
+            statement("outbox.sql", "prune", "extract"), {"limit": 5, "keep_for": NONE, "though_unread": False}
+        )
         begun = in_thread(lambda: consumer.begin(beginning, "extract", "new"))
         wait_until_blocked(books, beginning.info.backend_pid)
         pruning.commit()
@@ -438,7 +440,7 @@ def explain(conn: Connection, file: str, name: str, values: dict[str, Any], opti
         ("outbox.sql", "unplaced", {}),
         ("outbox.sql", "stamp", {"limit": 100}),
         ("outbox.sql", "read", {"after": 19_000, "limit": 100, "looked": 100, **WANTED}),
-        ("outbox.sql", "prune", {"limit": 100, "keep_for": NONE}),
+        ("outbox.sql", "prune", {"limit": 100, "keep_for": NONE, "though_unread": False}),
         ("consumer.sql", "due", {"consumer": "c1", "limit": 100}),
         ("consumer.sql", "blocked", {"consumer": "c1", **KEYS}),
         ("consumer.sql", "unpark", {"consumer": "c1", "places": list(range(100))}),

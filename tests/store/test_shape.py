@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,6 +104,9 @@ def test_typed_columns(stored: Make) -> None:
         ("at", {"at": "yesterday"}),
         ("day", {"day": "2026-02-30"}),
         ("day", {"day": 20260301}),
+        ("day", {"day": "2026-W09-7"}),
+        ("amount", {"plan": {"amount": "1e131072"}}),
+        ("amount", {"plan": {"amount": "0." + "1" * 16384}}),
         ("rate", {"rate": []}),
         ("rate", {"rate": "1e-400"}),
         ("rate", {"rate": "1e400"}),
@@ -132,6 +136,34 @@ def test_a_column_is_added(stored: Make, connect: Connect) -> None:
     assert two.conn.execute("select name, revision from shop.plain").fetchone() == ("x", 1)
     with pytest.raises(SchemaMissingError, match="is of type text, and `columns` says bigint"):
         migrate(connect, [a_source(columns={"name": "bigint"})])
+
+
+def test_an_odd_tombstone(stored: Make) -> None:
+    """A deletion writes no columns: what a tombstone holds in their places is no reason to refuse it."""
+    one = stored(columns=COLUMNS)
+    gone = Record("k", b'{"id": "k", "day": "", "rate": "none"}', deleted=True)
+    one.apply([raw(name="a"), replace(gone, key="never seen")])
+    one.apply([gone])
+    assert one.rows() == {"k": (None, 2, True), "never seen": (None, 1, True)}
+    assert one.conn.execute("select name from shop.plain order by key").fetchall() == [("a",), (None,)]
+
+
+def test_long_names(stored: Make) -> None:
+    """As long as Postgres allows, with a common beginning."""
+    long = ["a" * 60 + "1", "a" * 60 + "2"]
+    one = stored(columns={name: {"path": "name", "type": "text"} for name in long})
+    for value in ("x", "y"):
+        one.apply([raw(name=value)])
+        assert one.conn.execute(f"select {', '.join(long)} from shop.plain").fetchone() == (value, value)
+
+
+def test_a_zone_is_corrected(stored: Make) -> None:
+    """Typed instants are read anew when the source file says that they mean others."""
+    for zone, hour in (("UTC", 10), ("Europe/Berlin", 9)):
+        one = stored(columns={"at": "timestamptz"}, timestamps={"zone": zone})
+        one.apply([raw(at="2026-01-01T10:00:00")])
+        one.conn.execute("set timezone to 'UTC'")
+        assert one.conn.execute("select extract(hour from at)::int, revision from shop.plain").fetchone() == (hour, 1)
 
 
 def kept(conn: Connection) -> tuple[Any, int]:

@@ -270,9 +270,12 @@ def _with_memory(rule: Edge, now: int | Decimal | None, fired: bool) -> tuple[bo
 
 
 def _had_fired(rule: Edge, value: Expression, seen: _Seen, remembered: bool | None) -> bool:
-    """What a record of this key did in an earlier life does not count when it is created."""
-    known = remembered is not None and seen.change.kind != "created"
-    return bool(remembered) if known else _was_beyond(rule, value, seen)
+    """What a record of this key did in an earlier life does not count when it is created; nor what is remembered of a
+    time when the rule was another, or was not there, if the stored copy has come back since."""
+    if remembered is None or seen.change.kind == "created":
+        return _was_beyond(rule, value, seen)
+    was = None if seen.change.before is None else _number(value, seen.before)
+    return remembered and not (was is not None and rule.behind(was))
 
 
 def _was_beyond(rule: Edge, value: Expression, seen: _Seen) -> bool:

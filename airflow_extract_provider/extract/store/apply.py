@@ -87,7 +87,7 @@ def apply(
     cannot be stored without guessing. Raises FoldError, DetectorError, EventRepeatedError, and what the sink raises.
     Nothing of the batches is stored then.
     """
-    rounds = in_rounds(batches, target.shape.raw_hash)
+    rounds = in_rounds(batches, target.shape.raw_hash, turns=bool(target.folds))
     given = _Given(conn, target, fence, ledger, batches, rounds, {} if quarantine else None, sink)
     if not quarantine:
         return _apply(given)

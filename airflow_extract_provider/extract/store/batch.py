@@ -62,17 +62,19 @@ def numbered(batch: Batch) -> Iterator[tuple[int, Record]]:
     return zip((number for number in itertools.count(1) if number not in taken), batch.records, strict=False)
 
 
-def in_rounds(batches: Collection[Batch], hash: Hash) -> list[dict[str, Coming]]:
+def in_rounds(batches: Collection[Batch], hash: Hash, *, turns: bool = False) -> list[dict[str, Coming]]:
     """The records in rounds without a key twice: a key's copies are applied one after the other, older ones first.
 
-    What was sent first comes first; on one page the versions tell. The same bytes again are no second copy.
+    What was sent first comes first; on one page the versions tell. The same bytes again are no second copy. ``turns``:
+    the records know in which order they came.
 
     Raises DoubledKeyError: two different records with one key on one page, and no version to tell them apart.
     """
     rounds: list[dict[str, Coming]] = []
+    count = itertools.count()
     for batch in batches:
         for each in [*_page_in_order(batch, hash), *_gone(batch, hash)]:
-            _place(rounds, each)
+            _place(rounds, replace(each, turn=next(count)) if turns else each)
     return rounds
 
 

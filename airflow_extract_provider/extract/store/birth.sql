@@ -11,7 +11,8 @@ select coalesce((select number from {extract}.birth where source = %(source)s an
        );
 
 -- name: reborn
+-- A copy that was filled before births were counted was born with the first row of the ledger.
 insert into {extract}.birth as known (source, object, number, sequence)
-values (%(source)s, %(object)s, 1, %(sequence)s)
+values (%(source)s, %(object)s, 1, case when %(empty)s then %(sequence)s::bigint else 0 end)
 on conflict (source, object) do update
     set number = known.number + 1, sequence = case when %(empty)s then excluded.sequence else known.sequence end;

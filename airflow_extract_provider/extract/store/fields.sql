@@ -1,15 +1,20 @@
 -- name: columns
-select attname from pg_attribute
+select attname, format_type(atttypid, atttypmod) from pg_attribute
 where attrelid = to_regclass(%(table)s) and attnum > 0 and not attisdropped;
 
+-- name: ranks
+-- Which of the wheres are equal, by the types' own order, in which the rows are locked.
+select given.place::int, dense_rank() over (order by {wanted})::int
+from unnest(%(wheres)b::text[]) with ordinality as given (sought, place),
+     jsonb_to_record(given.sought::jsonb) as asked ({sought});
+
 -- name: lock
--- In the order of what they are matched by, so that two transactions cannot wait for each other. The row type of the
--- user's table says what the values are read as.
-select wanted."the place"::int from {table} as target
+-- In that order, so that two transactions cannot wait for each other.
+select wanted."the place"::int, 1 from {table} as target
 join (
     select {wanted}, given.place as "the place"
     from unnest(%(wheres)b::text[]) with ordinality as given (sought, place),
-         jsonb_populate_record(null::{table}, given.sought::jsonb) as asked
+         jsonb_to_record(given.sought::jsonb) as asked ({sought})
     offset 0
 ) as wanted on {matches}
 order by {ordered}
@@ -21,8 +26,8 @@ set {sets}
 from (
     select {wanted}, {news}
     from unnest(%(wheres)b::text[], %(values)b::text[]) as given (sought, news),
-         jsonb_populate_record(null::{table}, given.sought::jsonb) as asked,
-         jsonb_populate_record(null::{table}, given.news::jsonb) as told
+         jsonb_to_record(given.sought::jsonb) as asked ({sought}),
+         jsonb_to_record(given.news::jsonb) as told ({given})
     offset 0
 ) as wanted
 where {matches};
@@ -32,7 +37,7 @@ delete from {table} as target
 using (
     select {wanted}
     from unnest(%(wheres)b::text[], %(values)b::text[]) as given (sought, news),
-         jsonb_populate_record(null::{table}, given.sought::jsonb) as asked
+         jsonb_to_record(given.sought::jsonb) as asked ({sought})
     offset 0
 ) as wanted
 where {matches};
@@ -42,6 +47,6 @@ where {matches};
 insert into {table} ({names})
 select {values}
 from unnest(%(wheres)b::text[], %(values)b::text[]) as given (sought, news),
-     jsonb_populate_record(null::{table}, given.sought::jsonb) as asked,
-     jsonb_populate_record(null::{table}, given.news::jsonb) as told
+     jsonb_to_record(given.sought::jsonb) as asked ({sought}),
+     jsonb_to_record(given.news::jsonb) as told ({given})
 on conflict do nothing;

@@ -21,7 +21,8 @@ class Coming:
     """A record on its way in. ``sent_at`` is Postgres's clock, read before its page was asked for.
 
     ``deleted``: it is a tombstone, or proof by a read by key that there is none. ``by_key``: it was asked for by its
-    key. ``page`` and ``number`` (of the record on it) say where it came, for messages only.
+    key. ``page`` and ``number`` (of the record on it) say where it came, for messages only. ``turn`` tells in which
+    order records came, where somebody asks.
     """
 
     key: str
@@ -33,6 +34,7 @@ class Coming:
     number: int | None = None
     deleted: bool = False
     by_key: bool = False
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)

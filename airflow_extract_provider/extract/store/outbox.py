@@ -140,15 +140,18 @@ def read(conn: Connection, schema: str, after: int, limit: int, wanted: Wanted =
     return Portion(placed, rows[0][0] if rows and rows[0][0] is not None else after)
 
 
-def prune(conn: Connection, schema: str, keep_for: timedelta, limit: int = 10_000) -> int:
+def prune(
+    conn: Connection, schema: str, keep_for: timedelta, limit: int = 10_000, *, though_unread: bool = False
+) -> int:
     """Delete up to ``limit`` events that all consumers have passed, that none has parked, and that were stored longer
-    than ``keep_for`` ago; returns how many. While there is no consumer, all are kept."""
+    than ``keep_for`` ago; returns how many. While there is no consumer all are kept, unless they are to go
+    ``though_unread``."""
     pruned = 0
     while pruned < limit:
         most = min(_PRUNED_AT_ONCE, limit - pruned)
         with conn.transaction():
             lock_head(conn, schema)
-            asked = {"limit": most, "keep_for": keep_for}
+            asked = {"limit": most, "keep_for": keep_for, "though_unread": though_unread}
             deleted = conn.execute(statement(_FILE, "prune", schema), asked).rowcount
         pruned += deleted
         if deleted < most:

@@ -68,6 +68,8 @@ where noted_at < statement_timestamp() - %(keep_for)s::interval
       left join lateral (
           select true as kept from {extract}.parked where parked.place = event.place limit 1
       ) as parked on true
-      where event.place <= (select min(place) from {extract}.consumer) and parked.kept is null
+      where event.place <= coalesce((select min(place) from {extract}.consumer),
+                                    case when %(though_unread)s then 9223372036854775807 end)
+        and parked.kept is null
       order by event.place limit %(limit)s
   ));

@@ -136,7 +136,7 @@ def _replayed(
 ) -> Counter[str]:
     """One transaction's rows."""
     rows = quarantine.take(conn, target.schema, ids)
-    found = _sorted(conn, target, _read(conn, rows, read), readable)
+    found = _sorted(conn, target, _read(conn, target, rows, read), readable)
     counts = Counter(stale=found.overtaken, refetch=len(found.again))
     refetch.note(conn, *target.whose, found.again, "replayed")
     if found.arriving:
@@ -148,13 +148,14 @@ def _replayed(
     return counts + Counter(replayed=len(rows) - len(kept), quarantined=len(kept))
 
 
-def _read(conn: Connection, rows: Sequence[Taken], read: Read) -> list[tuple[Taken, Record | SetAside]]:
+def _read(conn: Connection, target: Target, rows: Sequence[Taken], read: Read) -> list[tuple[Taken, Record | SetAside]]:
     """The rows with what they are to the source file now: a record, or still bad and why."""
     found = [(row, read(row.raw)) for row in rows]
     good = [(row, record) for row, record in found if isinstance(record, Record)]
     whys = dict(refused(conn, [record.raw for _, record in good]))
     for at, (row, record) in enumerate(good):
-        if why := unstorable(record.raw) or whys.get(at):
+        odd = None if record.deleted else target.shape.refusal(record.raw)
+        if why := unstorable(record.raw) or whys.get(at) or odd:
             found[found.index((row, record))] = (row, SetAside(row.number, row.raw, why, record.key))
     return found
 

@@ -67,7 +67,7 @@ class Work:
     ``twice`` are keys with more than one copy, ``newest`` are their newest versions; ``looked`` tells when the pages of
     what was written were asked for. ``refused`` are records, by their bytes, that Postgres has refused in an earlier
     attempt, and why; None: to meet one is an error, nothing is set ``aside``. ``clock`` is Postgres's at the beginning,
-    once the fence is held. ``foldings`` are in the order in which the records came.
+    once the fence is held.
     """
 
     conn: Connection
@@ -104,7 +104,10 @@ class Work:
 
         Raises BadRecordError: nothing is set aside here.
         """
-        why = (self.refused or {}).get(record.raw) or unstorable(record.raw) or self.target.shape.refusal(record.raw)
+        why = (self.refused or {}).get(record.raw) or unstorable(record.raw)
+        if why is None and not record.deleted:
+            # A tombstone writes no columns: it may have none of the record's fields, or others.
+            why = self.target.shape.refusal(record.raw)
         if why is None:
             return False
         if self.refused is None:
@@ -137,18 +140,15 @@ def compared(found: Mapping[str, Coming], also: Iterable[str]) -> dict[str, Any]
 
 
 def settle(work: Work, found: Mapping[str, Coming], differing: Differing) -> None:
-    """Bring what differs into the table. ``found`` is in the order of arrival.
+    """Bring what differs into the table.
 
     Raises SerializationFailure: rows have vanished meanwhile, do it again.
     """
-    before = len(work.foldings)
     good = [found[key] for key in sorted(differing) if not work.refuses(found[key])]
     absent = [record for record in good if not differing[record.key]]
     claimed = {row[0] for row in work.rows("claim", **_inserted(work.target, absent))} if absent else set()
     _tell(work, _claimed(work, [record for record in absent if record.key in claimed]))
     _change(work, [record for record in good if record.key not in claimed])
-    place = {key: number for number, key in enumerate(found)}
-    work.foldings[before:] = sorted(work.foldings[before:], key=lambda each: place[each.key])
 
 
 def _claimed(work: Work, records: Sequence[Coming]) -> list[_Written]:
@@ -196,17 +196,23 @@ def _counted(work: Work, row: _Written) -> _Written:
 def _tell(work: Work, rows: Sequence[_Written]) -> None:
     """Find the events of what was written, under the rows' locks, and keep what is to be folded."""
     if work.target.folds:
-        work.foldings += [_folding(row) for row in rows]
+        work.foldings += [_folding(row) for row in rows if _is_news(work.target, row)]
     if work.target.detects:
         changes = [_seen(work, row, row.kind) for row in rows if row.kind is not None]
         work.events += detect(work.conn, work.target, changes)
 
 
+def _is_news(target: Target, row: _Written) -> bool:
+    """Whether there is something to fold: a change, or what was stored when other fields were asked for. That the same
+    record came in another spelling must not write over what people have edited."""
+    return row.kind is not None or (row.before is not None and not target.shape.marked(row.before.raw_hash))
+
+
 def _folding(row: _Written) -> Folding:
     if row.kind != "deleted":
-        return Folding(row.record.key, row.record.raw)
+        return Folding(row.record.key, row.record.raw, row.record.turn)
     stored = row.before.data if row.before is not None else None
-    return Folding(row.record.key, (stored or "{}").encode(), deleted=True)
+    return Folding(row.record.key, (stored or "{}").encode(), row.record.turn, deleted=True)
 
 
 def _seen(work: Work, row: _Written, kind: ChangeKind) -> Change:
@@ -260,7 +266,7 @@ def _columns(target: Target, records: Sequence[Coming]) -> dict[str, Any]:
         **_gone(records),
         "data": [shape.data(record.raw) for record in records],
         "canonical": sparse([shape.canonical(record.raw) for record in records]),
-        "typed": sparse([shape.typed(record.raw) for record in records]),
+        "typed": sparse([None if record.deleted else shape.typed(record.raw) for record in records]),
     }
 
 
@@ -273,8 +279,8 @@ def _composed(name: str, target: Target) -> sql.Composed:
 def composed(name: str, schema: str, table: tuple[str, str], columns: tuple[tuple[str, str], ...] = ()) -> sql.Composed:
     """A statement for a record table with these typed columns, whose values come as one JSON object a record."""
     names = [sql.Identifier(column) for column, _ in columns]
-    # With a space: no column can be called so, and none of ours is shadowed.
-    aliases = [sql.Identifier(f"typed {column}") for column, _ in columns]
+    # By numbers, with a space: no column can be called so, and none of ours is shadowed.
+    aliases = [sql.Identifier(f"typed {number}") for number in range(len(columns))]
     types = [sql.SQL("{} {}").format(name, sql.SQL(type)) for name, (_, type) in zip(names, columns, strict=True)]
 
     def listed(parts: Iterable[sql.Composable]) -> sql.Composable:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -26,6 +27,9 @@ __all__ = ["AS_IT_IS", "Shape", "picked"]
 _NUMBER = re.compile(rb"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,4})?")
 _ZERO = re.compile(rb"-?0(\.0*)?([eE].*)?")
 _WHOLE_NUMBER = re.compile(rb"-?(0|[1-9]\d{0,18})")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_MOST_DIGITS, _MOST_DECIMALS = 131_072, 16_383
+"""Of a `numeric`, before and behind the decimal point (PostgreSQL documentation, section 8.1)."""
 _BIGINT = range(-(2**63), 2**63)
 _Members = dict[str, msgspec.Raw]
 
@@ -34,13 +38,13 @@ _Members = dict[str, msgspec.Raw]
 class Shape:
     """How the records of an object are stored. ``keep``: the paths that `data` holds; None: all of the record.
 
-    ``seed`` and ``kept_as`` are digests: of the whole shape, and of ``keep``.
+    ``mark`` and ``kept_as`` are digests: of the whole shape, empty where records are stored as they are; of ``keep``.
     """
 
     keep: tuple[FieldPath, ...] | None = None
     columns: Mapping[str, Column] = field(default_factory=dict)
     timestamps: Timestamps = field(default_factory=Timestamps)
-    seed: int = 0
+    mark: bytes = b""
     kept_as: bytes = b""
 
     @staticmethod
@@ -53,9 +57,11 @@ class Shape:
             told.append({name: (spec.path, spec.type) for name, spec in sorted(object.columns.items())})
         if object.fold:
             told.append([each.model_dump(mode="json") for each in object.fold])
-        seed = xxhash.xxh64_intdigest(msgspec.json.encode(told)) if told else 0
+        if any(spec.type == "timestamptz" for spec in object.columns.values()):
+            told.append(object.timestamps.model_dump(mode="json"))
+        mark = xxhash.xxh64_digest(msgspec.json.encode(told)) if told else b""
         kept_as = xxhash.xxh64_digest(msgspec.json.encode(object.keep))
-        return Shape(object.keep, object.columns, object.timestamps, seed, kept_as)
+        return Shape(object.keep, object.columns, object.timestamps, mark, kept_as)
 
     @property
     def whole(self) -> bool:
@@ -63,8 +69,12 @@ class Shape:
         return self.keep is None
 
     def raw_hash(self, raw: bytes) -> bytes:
-        """XXH3-128 of the record's own bytes. Of another shape it is another one: the row is then written anew."""
-        return xxhash.xxh3_128_digest(raw, seed=self.seed)
+        """XXH3-128 of the record's own bytes, and the shape's mark: under another shape the row is written anew."""
+        return xxhash.xxh3_128_digest(raw) + self.mark
+
+    def marked(self, raw_hash: bytes) -> bool:
+        """Whether a row with this hash is stored in this shape."""
+        return raw_hash[16:] == self.mark
 
     def data(self, raw: bytes) -> str:
         """The JSON that `data` keeps of a record."""
@@ -196,13 +206,24 @@ def _timestamptz(raw: bytes, timestamps: Timestamps) -> str:
 
 
 def _date(raw: bytes, _: Timestamps) -> str:
-    return date.fromisoformat(msgspec.json.decode(raw, type=str)).isoformat()
+    text = msgspec.json.decode(raw, type=str)
+    if _DATE.fullmatch(text) is None:
+        raise ValueError
+    return date.fromisoformat(text).isoformat()
+
+
+def _numeric(raw: bytes, _: Timestamps) -> msgspec.Raw:
+    found = _matching(raw, _NUMBER)
+    read = Decimal(bytes(found).decode())
+    if read and (read.adjusted() >= _MOST_DIGITS or int(read.as_tuple().exponent) < -_MOST_DECIMALS):
+        raise ValueError
+    return found
 
 
 _READ: Mapping[ColumnType, Any] = {
     "text": _text,
     "bigint": _bigint,
-    "numeric": lambda raw, _: _matching(raw, _NUMBER),
+    "numeric": _numeric,
     "double precision": _double,
     "boolean": _boolean,
     "timestamptz": _timestamptz,
