@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import msgspec
 import xxhash
 
 from airflow_extract_provider.extract.cursor import AfterKey, Position
@@ -144,7 +145,7 @@ def a_record(number: int, turn: int) -> Record:
         "lines": [{"sku": f"s{n}", "count": n, "price": f"{n}.99", "note": "x" * 60} for n in range(6)],
         "address": {"street": f"{number} Long Street", "city": "Somewhere", "zip": "12345", "note": "y" * 100},
     }
-    return Record(told["id"], json.dumps(told).encode(), version)  # type: ignore[arg-type]
+    return Record(told["id"], json.dumps(told, separators=(",", ":")).encode(), version)  # type: ignore[arg-type]
 
 
 def timed(work: Callable[[], None], rows: int) -> float:
@@ -162,7 +163,7 @@ def by_row(conn: Connection, found: Sequence[Record]) -> float:
             raw_hash = xxhash.xxh3_128_digest(record.raw)
             with conn.transaction():
                 row = conn.execute(
-                    "select raw_hash, version, data from by_row where key = %s for update", [record.key]
+                    "select raw_hash, version, data::text from by_row where key = %s for update", [record.key]
                 ).fetchone()
                 if row is not None and (row[0] == raw_hash or row[1] > record.version):
                     continue
@@ -173,10 +174,18 @@ def by_row(conn: Connection, found: Sequence[Record]) -> float:
                 )
                 conn.execute(
                     "insert into by_row_events (id, key, data) values (%s, %s, %s)",
-                    [uuid.uuid4().hex, record.key, record.raw.decode()],
+                    [uuid.uuid4().hex, record.key, event(record.raw, row and row[2])],
                 )
 
     return timed(work, len(found))
+
+
+def event(record: bytes, before: str | None) -> str:
+    """What an event holds: the record, and what it was before."""
+    told = {"record": msgspec.Raw(record)}
+    if before is not None:
+        told["before"] = msgspec.Raw(before.encode())
+    return msgspec.json.encode(told).decode()
 
 
 def by_page(conn: Connection, found: Sequence[Record], size: int) -> float:

@@ -21,8 +21,7 @@ KEYS = [f"k{number:05}" for number in range(0, COUNT, COUNT // 100)]
 WALK = {"source": "shop", "object": "plain", "walk": "backfill"}
 FENCE = {**WALK, "part": "", "number": 1}
 COMING = {"keys": KEYS, "versions": [], "hashes": [b"x"] * len(KEYS), "deleted": [], "also": []}
-ROWS = {"ledger": "backfill", "kinds": ["page"], "causes": [""], "positions": ["{}"], "sent": [], "records": [1]}
-ROWS |= {"counts": ["{}"]}
+ROWS = {"ledger": "backfill", "entries": '[{"kind": "page", "cause": "", "position": {}, "records": 1, "counts": {}}]'}
 LOCK = {"keys": KEYS, "old": True, "part": False}
 COLUMNS = {**COMING, "data": ["{}"] * len(KEYS), "canonical": [], "typed": []}
 

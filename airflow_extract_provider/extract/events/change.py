@@ -6,9 +6,10 @@ import json
 import operator
 import re
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
+
+import msgspec
 
 from airflow_extract_provider.extract.exact import same
 from airflow_extract_provider.extract.page import FieldPath
@@ -26,8 +27,7 @@ ChangeKind: TypeAlias = Literal["created", "updated", "undeleted", "deleted", "r
 _Equal: TypeAlias = Callable[[Any, Any], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """What the store did to one record.
 
     ``before`` is the JSON text of the stored copy, possibly only what `keep` keeps of it; None: there was none, or
@@ -70,10 +70,9 @@ def _differences(before: Any, after: Any, equal: _Equal, path: FieldPath = ()) -
         if not equal(before, after):
             yield path
         return
-    for name in sorted(before.keys() | after.keys()):
-        one, other = before.get(name, ABSENT), after.get(name, ABSENT)
-        if not equal(one, other):
-            yield from _differences(one, other, equal, (*path, name))
+    names = before.keys() | after.keys()
+    for name in sorted(name for name in names if not equal(before.get(name, ABSENT), after.get(name, ABSENT))):
+        yield from _differences(before.get(name, ABSENT), after.get(name, ABSENT), equal, (*path, name))
 
 
 def _dotted(path: FieldPath) -> str:

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Protocol, TypeAlias, cast
 
 import msgspec
@@ -59,31 +59,42 @@ class Emitter:
 
     source: str
     object: str
-    rules: tuple[Rule, ...]
     birth: int
     needs_before: bool
     remembers: tuple[tuple[str, str], ...]
-    _watches: tuple[_Watch, ...] = field(repr=False, compare=False)
+    _ready: tuple[_Ready, ...] = field(repr=False, compare=False)
     _keep: tuple[FieldPath, ...] | None = None
 
     @classmethod
     def of(
-        cls, source: str, object: str, rules: Sequence[Rule], birth: int, keep: Sequence[FieldPath] | None = None
+        cls,
+        source: str,
+        object: str,
+        rules: Sequence[Rule],
+        birth: int,
+        keep: Sequence[FieldPath] | None = None,
+        *,
+        told_early: bool = True,
     ) -> Emitter:
         """An emitter for the rules of an object; ``keep`` are the fields that its stored copy keeps, None: all.
+        ``told_early``: events leave before the change is certain, so that ids must also tell apart what came of it.
 
         Raises SourceError: a detector's function cannot be loaded.
         """
         return cls(
             source,
             object,
-            tuple(rules),
             birth,
             any(rule.kind not in _BARE for rule in rules),
             tuple((rule.name, rule.fingerprint) for rule in rules if isinstance(rule, Edge) and rule.rearm is not None),
-            tuple(_watch(rule, source, object) for rule in rules),
+            tuple(_Ready.of(rule, source, object, told_early=told_early) for rule in rules),
             None if keep is None else tuple(keep),
         )
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules, in their order."""
+        return tuple(ready.rule for ready in self._ready)
 
     def detect(self, change: Change, state: Mapping[str, bool], *, silent: bool = False) -> Detected:
         """The events of a change, in the order of the rules. ``state``: which edges are known to have fired.
@@ -94,34 +105,34 @@ class Emitter:
         seen = _Seen(change, self._keep)
         events: list[Event] = []
         turned: dict[str, bool] = {}
-        for rule, watch in zip(self.rules, self._watches, strict=True):
-            if silent and (not isinstance(rule, Edge) or rule.rearm is None):
+        for ready in self._ready:
+            if silent and not ready.remembers:
                 continue
-            if change.partly_known and not seen.knew(rule.reads()):
+            if change.partly_known and not seen.knew(ready.rule.reads()):
                 # As in a first backfill: what was before is not known, so nothing is told of it.
                 continue
             try:
-                found, fired = watch(seen, state.get(rule.name))
-                events += [self._event(rule, seen, each, number) for number, each in enumerate(found)]
+                found, fired = ready.watch(seen, state.get(ready.name))
+                for number, each in enumerate(found):
+                    events.append(self._event(ready, seen, each, number))
             except Exception as exc:
-                raise self._failed(rule, change, exc) from None
-            if fired is not None and fired != state.get(rule.name, False):
-                turned[rule.name] = fired
+                raise self._failed(ready.rule, change, exc) from None
+            if fired is not None and fired != state.get(ready.name, False):
+                turned[ready.name] = fired
         return Detected(events, turned)
 
-    def _event(self, rule: Rule, seen: _Seen, found: _Found, ordinal: int) -> Event:
+    def _event(self, ready: _Ready, seen: _Seen, found: _Found, ordinal: int) -> Event:
         change = seen.change
-        # An edge is a fact that happened once, whatever else the record holds.
-        state = None if isinstance(rule, Edge) else seen.state
+        state = seen.state if ready.stateful else None
         return Event(
-            id=event_id(self.source, self.object, self.birth, change.key, rule.name, change.revision, ordinal, state),
-            source=self.source,
-            object=self.object,
-            type=found.type or rule.type_of(self.source, self.object),
-            key=change.key,
-            time=change.time,
-            revision=change.revision,
-            data=change.after if rule.kind == "every" else _data(rule, seen, found),
+            event_id(self.source, self.object, self.birth, change.key, ready.name, change.revision, ordinal, state),
+            self.source,
+            self.object,
+            found.type or ready.type,
+            change.key,
+            change.time,
+            change.revision,
+            change.after if ready.every else _data(ready, seen, found),
         )
 
     def _failed(self, rule: Rule, change: Change, exc: Exception) -> DetectorError:
@@ -133,6 +144,37 @@ class Emitter:
             source=self.source,
             object=self.object,
             key=change.key,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A rule with all that is asked of it at each change. ``stateful``: its ids tell apart what became of the record;
+    an edge is a fact that happened once, whatever else the record holds. ``bare``: its events hold no earlier record.
+    """
+
+    rule: Rule
+    watch: _Watch
+    name: str
+    type: str
+    remembers: bool
+    stateful: bool
+    every: bool
+    bare: bool
+
+    @classmethod
+    def of(cls, rule: Rule, source: str, object: str, *, told_early: bool) -> _Ready:
+        """A rule of an object."""
+        edge = isinstance(rule, Edge)
+        return cls(
+            rule,
+            _watch(rule, source, object),
+            rule.name,
+            rule.type_of(source, object),
+            isinstance(rule, Edge) and rule.rearm is not None,
+            told_early and not edge,
+            rule.kind == "every",
+            rule.kind in _BARE,
         )
 
 
@@ -159,45 +201,66 @@ class _NonsenseError(Exception):
     """A detector written in Python returned what is no event; says so in words without values."""
 
 
+_UNREAD: Any = object()
+
+
 class _Seen:
     """A change, whose records are read when a rule asks for them first."""
 
+    __slots__ = ("_after", "_before", "_changed", "_keep", "_state", "change")
+
     def __init__(self, change: Change, keep: tuple[FieldPath, ...] | None) -> None:
         self.change, self._keep = change, keep
+        # By hand: until Python 3.12 a cached property takes a lock, which costs as much as reading the record.
+        self._before = self._after = self._changed = self._state = _UNREAD
 
-    @cached_property
+    @property
     def before(self) -> Any:
-        return None if self.change.before is None else read(self.change.before)
+        """The stored copy."""
+        if self._before is _UNREAD:
+            self._before = None if self.change.before is None else read(self.change.before)
+        return self._before
 
-    @cached_property
+    @property
     def after(self) -> Any:
-        return None if self.change.after is None else read(self.change.after)
+        """The record."""
+        if self._after is _UNREAD:
+            self._after = None if self.change.after is None else read(self.change.after)
+        return self._after
 
-    def knew(self, reads: Sequence[FieldPath] | None) -> bool:
-        """Whether what a rule reads is in the stored copy, which was kept under another `keep`."""
-        return reads is not None and all(held_at(self.before, path) is not ABSENT for path in reads)
-
-    @cached_property
+    @property
     def state(self) -> bytes | None:
         """A hash of the record after the change."""
-        return None if self.change.after is None else canonical_hash(self.change.after)
+        if self._state is _UNREAD:
+            self._state = None if self.change.after is None else canonical_hash(self.change.after)
+        found: bytes | None = self._state
+        return found
 
-    @cached_property
+    @property
     def changed(self) -> list[str] | None:
         """The fields that differ, of those that are kept; None where there are no two records."""
-        if self.change.kind not in _UPDATES or self.before is None:
-            return None
+        if self._changed is _UNREAD:
+            both = self.change.kind in _UPDATES and self.before is not None
+            self._changed = self._differing() if both else None
+        found: list[str] | None = self._changed
+        return found
+
+    def _differing(self) -> list[str]:
         texts = (self.change.before or b"", self.change.after or b"")
         booleans = any(word in text for text in texts for word in (b"true", b"false"))
         keep = [(name,) for name in self.before] if self.change.partly_known else self._keep
         return differing(self.before, self.after, keep, booleans=booleans)
 
+    def knew(self, reads: Sequence[FieldPath] | None) -> bool:
+        """Whether what a rule reads is in the stored copy, which was kept under another `keep`."""
+        return reads is not None and all(held_at(self.before, path) is not ABSENT for path in reads)
 
-def _data(rule: Rule, seen: _Seen, found: _Found) -> bytes:
+
+def _data(ready: _Ready, seen: _Seen, found: _Found) -> bytes:
     told: dict[str, object] = {}
     if seen.change.after is not None:
         told["record"] = msgspec.Raw(seen.change.after)
-    if rule.kind not in _BARE and seen.change.before is not None:
+    if not ready.bare and seen.change.before is not None:
         told["before"] = msgspec.Raw(seen.change.before)
         if seen.changed is not None:
             told["changed"] = seen.changed

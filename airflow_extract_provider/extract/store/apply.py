@@ -115,7 +115,7 @@ def _compare(given: _Given, found: Mapping[str, Coming], *, plain: bool) -> Diff
         "plain": plain,
         "idle": idle_limit(given.fence),
     }
-    asked |= given.ledger.columns(entries)
+    asked |= given.ledger.parameters(entries)
     rows = given.conn.execute(
         composed("compare", given.target.schema, given.target.table), asked, binary=True
     ).fetchall()
@@ -149,9 +149,10 @@ def _transaction(given: _Given, first: Differing) -> Applied:
 def _publish(work: Work, given: _Given, entries: Sequence[Entry]) -> tuple[int, datetime]:
     """Events first: a page counts as read only when they are safe. Returns the last ledger row's number, and the
     clock."""
-    if given.sink is None:
-        outbox.append(work.conn, work.target.schema, work.events)
-    elif work.events:
+    if work.events and given.sink is None:
+        with outbox.no_repeats(work.events):
+            return given.ledger.extend(work.conn, entries, outbox.appending(work.target.schema, work.events))
+    if work.events and given.sink is not None:
         given.sink.publish(work.events)
     return given.ledger.extend(work.conn, entries)
 

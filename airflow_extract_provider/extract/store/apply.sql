@@ -22,10 +22,10 @@ with stored as materialized (
     returning clock_timestamp() as clock
 ), appended as (
     insert into {extract}.ledger (source, object, walk, kind, cause, position, sent_at, records, counts)
-    select %(source)s, %(object)s, %(ledger)s, kind, cause, position::jsonb, sent_at, records, counts::jsonb
-    from held, unnest(%(kinds)b::text[], %(causes)b::text[], %(positions)b::text[], %(sent)b::timestamptz[],
-                      %(records)b::bigint[], %(counts)b::text[])
-               with ordinality as entry (kind, cause, position, sent_at, records, counts, nth)
+    select %(source)s, %(object)s, %(ledger)s, kind, cause, position, sent_at, records, counts
+    from held, rows from (jsonb_to_recordset(%(entries)s::jsonb)
+                as (kind text, cause text, position jsonb, sent_at timestamptz, records bigint, counts jsonb))
+         with ordinality as entry (kind, cause, position, sent_at, records, counts, nth)
     order by nth
     returning sequence
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from airflow_extract_provider.extract.events.change import Change
 from airflow_extract_provider.extract.events.event import Event

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
+
+import msgspec
 
 __all__ = ["Coming", "Stored", "Verdict", "judge"]
 
@@ -16,8 +17,7 @@ deleted already; its version is kept, nothing else changes."""
 _Age: TypeAlias = Literal["newer", "older", "back", "unknown"]
 
 
-@dataclass(frozen=True, slots=True)
-class Coming:
+class Coming(msgspec.Struct, frozen=True):
     """A record on its way in. ``sent_at`` is Postgres's clock, read before its page was asked for.
 
     ``deleted``: it is a tombstone, or proof by a read by key that there is none. ``by_key``: it was asked for by its
@@ -37,8 +37,7 @@ class Coming:
     turn: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """The stored row; ``applied_at`` is Postgres's clock at its last change."""
 
     version: datetime | None

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import Any, Literal
 
 import msgspec
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from airflow_extract_provider.extract.cursor import Cursor, Place, Position
@@ -108,24 +109,24 @@ class Ledger:
         assert row is not None
         return row[0], row[1]
 
-    def extend(self, conn: Connection, entries: Sequence[Entry]) -> tuple[int, datetime]:
+    def extend(
+        self,
+        conn: Connection,
+        entries: Sequence[Entry],
+        beside: tuple[sql.Composed, Mapping[str, Any]] | None = None,
+    ) -> tuple[int, datetime]:
         """Add rows, in this order, to the current transaction; returns the last one's sequence number, and Postgres's
-        clock."""
-        asked = {"source": self.source, "object": self.object, **self.columns(entries)}
-        sequence, clock = conn.execute(self._statement("extend"), asked).fetchall()[-1]
+        clock. ``beside``: a statement that writes for the same object, which saves a round trip."""
+        text, asked = self._statement("extend"), self.parameters(entries)
+        if beside is not None:
+            text, asked = sql.SQL("with beside as ({}) {}").format(beside[0], text), {**asked, **beside[1]}
+        whose = {"source": self.source, "object": self.object}
+        sequence, clock = conn.execute(text, {**asked, **whose}).fetchall()[-1]
         return sequence, clock
 
-    def columns(self, entries: Sequence[Entry]) -> dict[str, Any]:
-        """Rows as columns."""
-        return {
-            "ledger": self.walk,
-            "kinds": [entry.kind for entry in entries],
-            "causes": [entry.cause for entry in entries],
-            "positions": [json.dumps(entry.position.as_json()) for entry in entries],
-            "sent": [entry.sent_at for entry in entries],
-            "records": [entry.records for entry in entries],
-            "counts": [json.dumps(dict(entry.counts)) for entry in entries],
-        }
+    def parameters(self, entries: Sequence[Entry]) -> dict[str, Any]:
+        """Rows as parameters."""
+        return {"ledger": self.walk, "entries": json.dumps([_told(entry) for entry in entries])}
 
     def row(self, conn: Connection, sequence: int) -> Row | None:
         """One row of this walk; None: there is none of that number."""
@@ -171,6 +172,17 @@ class Ledger:
             "records": entry.records,
             "counts": Jsonb(dict(entry.counts)),
         }
+
+
+def _told(entry: Entry) -> dict[str, Any]:
+    return {
+        "kind": entry.kind,
+        "cause": entry.cause,
+        "position": entry.position.as_json(),
+        "sent_at": None if entry.sent_at is None else entry.sent_at.isoformat(),
+        "records": entry.records,
+        "counts": dict(entry.counts),
+    }
 
 
 # What of a place says where it is. Counts and anchors are left out: a person may not have kept them.

@@ -12,9 +12,10 @@ returning sequence, clock_timestamp();
 -- name: extend
 -- Rows in this order, their numbers rise with it.
 insert into {extract}.ledger (source, object, walk, kind, cause, position, sent_at, records, counts)
-select %(source)s, %(object)s, %(ledger)s, kind, cause, position::jsonb, sent_at, records, counts::jsonb
-from unnest(%(kinds)b::text[], %(causes)b::text[], %(positions)b::text[], %(sent)b::timestamptz[], %(records)b::bigint[],
-            %(counts)b::text[]) with ordinality as entry (kind, cause, position, sent_at, records, counts, nth)
+select %(source)s, %(object)s, %(ledger)s, kind, cause, position, sent_at, records, counts
+from rows from (jsonb_to_recordset(%(entries)s::jsonb)
+            as (kind text, cause text, position jsonb, sent_at timestamptz, records bigint, counts jsonb))
+     with ordinality as entry (kind, cause, position, sent_at, records, counts, nth)
 order by nth
 returning sequence, clock_timestamp();
 

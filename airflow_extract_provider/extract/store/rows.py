@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cache
 from typing import Any, TypeAlias
 
+import msgspec
 import psycopg
+from msgspec.structs import replace
 from psycopg import sql
 
 from airflow_extract_provider.extract.events.change import Change, ChangeKind
@@ -38,8 +40,7 @@ Differing: TypeAlias = Mapping[str, bool]
 """The keys of a round that are not stored as they come, and whether there is a row."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Locked:
+class _Locked(msgspec.Struct, frozen=True):
     """A stored row under its lock. ``data`` is fetched only where something needs it."""
 
     version: datetime | None
@@ -116,8 +117,7 @@ class Work:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class _Written:
+class _Written(msgspec.Struct, frozen=True):
     """A row that was written. ``kind``: what has changed; None: only how it is stored. ``before``: as it was."""
 
     record: Coming
@@ -153,7 +153,8 @@ def settle(work: Work, found: Mapping[str, Coming], differing: Differing) -> Non
 
 def _claimed(work: Work, records: Sequence[Coming]) -> list[_Written]:
     work.changes.update("deleted" if record.deleted else "created" for record in records)
-    work.looked.update((record.key, record.sent_at) for record in records)
+    if work.twice:
+        work.looked.update((record.key, record.sent_at) for record in records)
     return [_Written(record, "created", 1) for record in records if not record.deleted]
 
 

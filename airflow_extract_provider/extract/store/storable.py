@@ -44,7 +44,8 @@ def _comes_back(raw: bytes) -> bool:
     """Whether it is the same when it is read and written again: then no name stands twice in it. That is four times
     faster than looking at each name; what is only written in another way is looked at all the same."""
     try:
-        return msgspec.json.encode(_AS_WRITTEN.decode(raw)) == msgspec.json.format(raw, indent=-1)
+        again = msgspec.json.encode(_AS_WRITTEN.decode(raw))
+        return again == raw or again == msgspec.json.format(raw, indent=-1)
     except (msgspec.MsgspecError, RecursionError):
         return False
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from airflow_extract_provider.extract.events.detectors import Emitter
-from airflow_extract_provider.extract.source import Source
+from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.store.birth import Born
 from airflow_extract_provider.extract.store.shape import AS_IT_IS, Shape
 from airflow_extract_provider.extract.storing import Fold
@@ -35,7 +35,7 @@ class Target:
         """The target that a source's config describes; ``born``: what is known of the copy, by default that its first
         backfill is done."""
         found, born = source.object(object), born or Born(0, filled=True)
-        emitter = Emitter.of(source.source, object, found.events, born.number, found.keep) if found.events else None
+        emitter = _emitter(source.source, found, born.number) if found.events else None
         baseline: Baseline = "over" if born.filled else "silent" if found.baseline == "silent" else "marked"
         table = source.table(object)
         return Target(schema, source.source, object, table, Shape.of(found), found.fold, emitter, baseline)
@@ -55,3 +55,9 @@ class Target:
         """Whether the stored record is needed beside the one that comes."""
         folds_deleted = any(each.deleted != "keep" for each in self.folds)
         return folds_deleted or (self.emitter is not None and self.detects and self.emitter.needs_before)
+
+
+def _emitter(source: str, object: ApiObject, birth: int) -> Emitter:
+    # In the outbox an event stands only if its change does.
+    told_early = object.publish != "outbox"
+    return Emitter.of(source, object.name, object.events, birth, object.keep, told_early=told_early)
