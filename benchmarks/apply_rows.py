@@ -174,7 +174,7 @@ def by_row(conn: Connection, found: Sequence[Record]) -> float:
                 )
                 conn.execute(
                     "insert into by_row_events (id, key, data) values (%s, %s, %s)",
-                    [uuid.uuid4().hex, record.key, event(record.raw, row and row[2])],
+                    [uuid.uuid4().hex, record.key, event(record.raw, None if row is None else row[2])],
                 )
 
     return timed(work, len(found))

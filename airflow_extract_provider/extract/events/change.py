@@ -7,6 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -75,6 +76,7 @@ def _differences(before: Any, after: Any, equal: _Equal, path: FieldPath = ()) -
         yield from _differences(before.get(name, ABSENT), after.get(name, ABSENT), equal, (*path, name))
 
 
+@lru_cache(maxsize=4096)
 def _dotted(path: FieldPath) -> str:
     """A path as JMESPath writes it: a name that is no plain word is quoted."""
     return ".".join(name if _PLAIN.fullmatch(name) else json.dumps(name, ensure_ascii=False) for name in path)
