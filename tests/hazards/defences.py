@@ -29,7 +29,7 @@ from airflow_extract_provider.extract.instants import floored, instant, written
 from airflow_extract_provider.extract.page import Page, Refused
 from airflow_extract_provider.extract.paging import OffsetPages
 from airflow_extract_provider.extract.reader import Reader
-from airflow_extract_provider.extract.store import apply
+from airflow_extract_provider.extract.store import rows as store_rows
 from airflow_extract_provider.extract.store.judge import Coming, Stored, Verdict, judge
 from airflow_extract_provider.extract.walks import backfill, incremental, lap
 from airflow_extract_provider.extract.walks.order import order_value
@@ -455,7 +455,7 @@ def _equal_is_unchanged(patch: pytest.MonkeyPatch) -> None:
             return "unchanged"
         return judge(coming, stored)
 
-    patch.setattr(apply, "judge", judged)
+    patch.setattr(store_rows, "judge", judged)
 
 
 @_defence("time is told by the API's clock")

@@ -61,7 +61,7 @@ def _remember(conn: Connection, target: Target, learned: Mapping[str, Mapping[st
     assert target.emitter is not None
     made = dict(target.emitter.remembers)
     rows = [(rule, key, made[rule], fired) for key, told in learned.items() for rule, fired in told.items()]
-    rows.sort()
+    rows.sort(key=lambda row: (row[1], row[0]))
     asked: dict[str, Any] = _whose(target)
     asked |= {"rules": [row[0] for row in rows], "keys": [row[1] for row in rows]}
     asked |= {"made": [row[2] for row in rows], "fired": [row[3] for row in rows]}

@@ -12,4 +12,4 @@ select %(source)s, %(object)s, rule, key, made, fired
 from unnest(%(rules)b::text[], %(keys)b::text[], %(made)b::text[], %(fired)b::bool[])
      with ordinality as given (rule, key, made, fired, place)
 order by place
-on conflict (source, object, rule, key) do update set made = excluded.made, fired = excluded.fired;
+on conflict (source, object, key, rule) do update set made = excluded.made, fired = excluded.fired;

@@ -59,7 +59,7 @@ create table {extract}.rule_state (
     key    text collate "C" not null,
     made   text collate "C" not null,                      -- a digest of the rule; another one remembers nothing
     fired  boolean not null,                               -- past the threshold, and not yet back behind the other one
-    primary key (source, object, rule, key)
+    primary key (source, object, key, rule)
 );
 comment on table {extract}.rule_state is 'Which edges have fired and are not armed again.';
 
