@@ -340,7 +340,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "10 once per change",
         "an event goes on though an earlier one of its record is parked",
-        "relay.py",
+        "handlers.py",
         "            self.blocked.add(item.placed.whose)",
         "            pass",
         ("tests/test_relay.py",),

@@ -10,21 +10,26 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg.rows import dict_row
 
 from airflow_extract_provider.extract.errors import (
     EventRefusedError,
     FencedError,
+    FixConfig,
     SchemaMissingError,
     SinkUnavailableError,
+    SourceError,
     StoreUnavailableError,
     WalkBusyError,
 )
@@ -190,8 +195,8 @@ def test_for_a_while(shop: Shop) -> None:
 
     found = shop.consume(EachEvent(until_third), stop=stop)
     assert (found.handled, found.place, found.behind) == (3, 3, 7)
-    assert shop.consume(EachEvent(handler), run_for=NONE).handled == 0
-    assert shop.consume(EachEvent(handler), run_for=timedelta(hours=1)).handled == 7
+    assert shop.consume(EachEvent(handler), run_for=NONE).handled == 1, "however short it is"
+    assert shop.consume(EachEvent(handler), run_for=timedelta(hours=1)).handled == 6
     assert handler.keys() == [f"k{number}" for number in range(10)]
 
 
@@ -372,17 +377,265 @@ def test_handlers_cannot_commit(shop: Shop) -> None:
     assert shop.consume(InTransaction(lambda event, conn: conn.commit()), tries=1).dead == 1
 
 
-def test_connection_lost(shop: Shop) -> None:
-    """If Postgres ends the connection inside a handler, that is no failure of the event: nothing moves."""
+def test_swallowed_by_the_savepoint(shop: Shop) -> None:
+    """A handler that raises psycopg's Rollback has failed: its writes are undone, its event is parked."""
+    fill(shop.conn, [an_event("a"), an_event("b")])
+    table_of_what_came(shop.conn)
+
+    def write(event: Event, conn: Connection) -> None:
+        conn.execute("insert into got (key, revision) values (%s, 1)", [event.key])
+        if event.key == "a":
+            raise psycopg.Rollback
+
+    found = shop.consume(InTransaction(write), backoff=timedelta(hours=1))
+    assert (found.handled, found.parked, got(shop.conn)) == (1, 1, [("b", 1)])
+
+
+def test_caught_but_not_undone(shop: Shop) -> None:
+    """A handler that catches an error of Postgres leaves a transaction in which nothing can be done: it has failed."""
+    fill(shop.conn, [an_event("a"), an_event("b")])
+
+    def write(event: Event, conn: Connection) -> None:
+        with suppress(psycopg.Error):
+            conn.execute("select 1 / 0" if event.key == "a" else "select 1")
+
+    found = shop.consume(InTransaction(write), tries=1)
+    assert (found.handled, found.dead) == (1, 1)
+    assert "not undone" in consumers.dead(shop.conn, "extract")[0].reason
+
+
+def test_what_a_handler_sets_is_set_back(shop: Shop) -> None:
+    """Rows as mappings, for the handler alone."""
+    fill(shop.conn, [an_event("a"), an_event("b")])
+
+    def write(event: Event, conn: Any) -> None:
+        assert conn.execute("select 1 as x").fetchone() == (1,)
+        conn.row_factory, conn.cursor_factory = dict_row, psycopg.ClientCursor
+        assert conn.execute("select 1 as x").fetchone() == {"x": 1}
+
+    assert shop.consume(InTransaction(write), limit=1).handled == 2
+
+
+def _close(shop: Shop, conn: Connection) -> None:
+    conn.close()
+
+
+def _close_and_fail(shop: Shop, conn: Connection) -> None:
+    conn.close()
+    raise ValueError("a secret")
+
+
+def _terminate(shop: Shop, conn: Connection) -> None:
+    shop.conn.execute("select pg_terminate_backend(%s)", [conn.info.backend_pid])
+    conn.execute("select 1")
+
+
+def _hold_up(shop: Shop, conn: Connection) -> None:
+    # As a stream does that was left open: whoever uses the connection now waits for ever.
+    conn.lock.acquire()
+    raise ValueError
+
+
+@pytest.mark.parametrize("how", [_close, _close_and_fail, _terminate, _hold_up])
+def test_connection_lost(shop: Shop, how: Callable[[Shop, Connection], None]) -> None:
+    """If the connection is lost inside a handler, nothing of the transaction is stored, but the event has had a try:
+    it cannot hold the consumer up for ever. Events before it, of its key or not, come before it as ever."""
+    fill(shop.conn, [an_event("a", 1), an_event("b", 1), an_event("a", 2), an_event("b", 2), an_event("c", 1)])
+    table_of_what_came(shop.conn)
+    handler = Failing()
+    lost: list[Event] = []
+
+    def lose(event: Event, conn: Connection) -> None:
+        if (event.key, event.revision) == ("a", 2) and len(lost) < 2:
+            lost.append(event)
+            how(shop, conn)
+        handler(event, conn)
+
+    with pytest.raises(StoreUnavailableError, match="while the handler had the event") as found:
+        shop.consume(InTransaction(lose))
+    assert (found.value.object, found.value.key) == ("things", "a")
+    assert "secret" not in str(found.value)
+    assert (shop.state().place, shop.state().parked, got(shop.conn)) == (0, 1, [])
+    with pytest.raises(StoreUnavailableError):
+        shop.consume(InTransaction(lose))
+    last = shop.consume(InTransaction(lose), tries=3)
+    assert (last.handled, last.parked, last.dead, last.place) == (2, 0, 0, 5)
+    assert revisions(an_event(*each) for each in got(shop.conn)) == {"a": [1, 2], "b": [1, 2], "c": [1]}
+    assert left(shop.conn) == []
+
+
+def test_connection_lost_again_and_again(shop: Shop) -> None:
+    """After the last try it is a dead letter, and the others are handled, each once."""
+    fill(shop.conn, [an_event("a", 1), an_event("b", 1), an_event("a", 2)])
+    table_of_what_came(shop.conn)
+    handler = Failing()
+
+    def lose(event: Event, conn: Connection) -> None:
+        if event.key == "b":
+            conn.close()
+        handler(event, conn)
+
+    for _ in range(2):
+        with pytest.raises(StoreUnavailableError):
+            shop.consume(InTransaction(lose), tries=2)
+    found = shop.consume(InTransaction(lose), tries=2)
+    assert (found.parked, found.dead, got(shop.conn)) == (0, 1, [("a", 1), ("a", 2)])
+
+
+def test_lost_to_another_run(shop: Shop) -> None:
+    """Who has lost the connection and the consumer counts nothing."""
     fill(shop.conn, [an_event("a")])
 
     def lose(event: Event, conn: Connection) -> None:
-        shop.conn.execute("select pg_terminate_backend(%s)", [conn.info.backend_pid])
-        conn.execute("select 1")
+        conn.close()
+        shop.busy()
 
-    with pytest.raises(StoreUnavailableError):
+    with pytest.raises(FencedError):
         shop.consume(InTransaction(lose))
-    assert (shop.state().place, shop.state().parked) == (0, 0)
+    assert shop.state().parked == 0
+
+
+@pytest.mark.parametrize("statement", [b"commit", b"rollback", b"commit; begin", b"commit; begin; select 1 / 0"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_handler_that_commits_is_told_so(shop: Shop, statement: bytes, fails: bool) -> None:
+    """Its event is parked, with the reason, and the run stops: nothing of it may look as if it were exact. The next run
+    goes on without it."""
+    fill(shop.conn, [an_event("a"), an_event("b"), an_event("c")])
+    handler = Failing()
+
+    def commit(event: Event, conn: Connection) -> None:
+        if event.key == "b":
+            conn.execute(statement)
+            if fails:
+                raise ValueError
+        handler(event)
+
+    with pytest.raises(FixConfig, match="the handler must not commit"):
+        shop.consume(InTransaction(commit), tries=1)
+    assert shop.state().place == 0
+    (letter,) = consumers.dead(shop.conn, "extract")
+    assert (letter.key, "must not commit" in letter.reason) == ("b", True)
+    found = shop.consume(InTransaction(commit))
+    assert (found.handled, found.place) == (2, 3)
+
+
+# Whatever a handler raises.
+
+
+class Unspeakable(Exception):
+    """An error whose text is an error."""
+
+    def __str__(self) -> str:
+        raise AttributeError("nope")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (Unspeakable(), "Unspeakable"),
+        (ValueError("\ud800 x"), "ValueError: ? x"),
+    ],
+)
+def test_errors_that_cannot_be_told(shop: Shop, raised: Exception, reason: str, inside: bool) -> None:
+    """They park the event like any other."""
+    fill(shop.conn, [an_event("a"), an_event("b")])
+
+    def fail(event: Event, conn: Connection | None = None) -> None:
+        if event.key == "a":
+            raise raised
+
+    found = shop.consume(_kind(fail, inside), tries=1)
+    assert (found.handled, found.dead) == (1, 1)
+    assert consumers.dead(shop.conn, "extract")[0].reason == reason
+
+
+class Ordered(BaseException):
+    """As Airflow's timeout of a task."""
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Ordered, SystemExit])
+def test_orders_to_stop(shop: Shop, kind: type[BaseException], inside: bool) -> None:
+    """What was handled before is stored, and the order goes on. SystemExit may be the handler's own: it is a try."""
+    fill(shop.conn, [an_event("a", 1), an_event("b", 1), an_event("a", 2)])
+    table_of_what_came(shop.conn)
+    handler, orders = Failing(), [kind(), kind()]
+
+    def stop(event: Event, conn: Connection | None = None) -> None:
+        if event.key == "b" and orders:
+            raise orders.pop()
+        handler(event, conn)
+
+    parked = int(kind is SystemExit)
+    with pytest.raises(kind):
+        shop.consume(_kind(stop, inside))
+    assert (shop.state().place, shop.state().parked) == (1 + parked, parked)
+    with pytest.raises(kind):
+        shop.consume(_kind(stop, inside))
+    found = shop.consume(_kind(stop, inside))
+    assert (found.place, found.parked) == (3, 0)
+    assert Counter((each.key, each.revision) for each in handler.handled) == {("a", 1): 1, ("b", 1): 1, ("a", 2): 1}
+    assert len(got(shop.conn)) == (3 if inside else 0)
+
+
+# Bounds.
+
+
+@pytest.mark.parametrize("wrong", [{"limit": 0}, {"limit": -1}, {"tries": 0}])
+def test_bounds_that_would_do_nothing(shop: Shop, wrong: dict[str, Any]) -> None:
+    """They are refused before a consumer is made."""
+    with pytest.raises(SourceError, match="less than one"):
+        shop.consume(EachEvent(print), **wrong)
+    assert consumers.consumers(shop.conn, "extract") == []
+
+
+def test_short_slices_move(shop: Shop) -> None:
+    """Also where something parked is due each time."""
+    fill(shop.conn, [an_event("a"), an_event("b"), an_event("c")])
+    handler = Failing({("a", 1): 99})
+    for _ in range(3):
+        shop.consume(EachEvent(handler), run_for=NONE, tries=99)
+    assert handler.keys() == ["b", "c"]
+
+
+def test_a_backlog_is_stamped_in_parts(shop: Shop) -> None:
+    """So that a run ends in time, and shows that it lives, however much waits without a place."""
+    shop.conn.execute(
+        "insert into extract.outbox (id, source, object, key, type, time, revision)"
+        " select g::text, 'shop', 'things', 'k' || g, 'x', now(), 1 from generate_series(1, 30000) as g"
+    )
+    assert shop.consume(EachEvent(lambda event: None), run_for=NONE).behind == 29_999
+    placed = shop.conn.execute("select place from extract.outbox_head").fetchone()
+    assert placed is not None
+    assert 0 < placed[0] <= 10_000
+
+
+def test_a_new_consumer_passes_over_gaps(shop: Shop) -> None:
+    """An old dead letter of another one has outlived all around it: the new one comes to the end in one step, and what
+    it is behind are events that are there."""
+    fill(shop.conn, [an_event(f"k{number}") for number in range(100)])
+    assert shop.consume(EachEvent(Failing({("k0", 1): 9, ("k50", 1): 9})), tries=1).pruned == 98
+    consumers.begin(shop.conn, "extract", "two")
+    assert (shop.state("two").place, shop.state("two").behind) == (0, 2)
+    handler = Failing()
+    found = shop.consume(EachEvent(handler), "two")
+    assert (found.handled, found.place, found.behind) == (2, 100, 0)
+    consumers.begin(shop.conn, "extract", "three")
+    found = shop.consume(EachEvent(handler), "three", wanted=Wanted(object="none"))
+    assert (found.handled, found.place, found.behind) == (0, 100, 0)
+
+
+def test_an_event_that_is_gone(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """A parked event that was deleted from the outbox by hand is dropped, and its key goes on."""
+    fill(shop.conn, [an_event("a", 1), an_event("a", 2)])
+    handler = Failing({("a", 1): 1})
+    shop.consume(EachEvent(handler), backoff=timedelta(hours=1))
+    shop.conn.execute("delete from extract.outbox where revision = 1")
+    found = shop.consume(EachEvent(handler))
+    assert (found.handled, found.parked) == (1, 0)
+    assert "1 parked events are in the outbox no more" in caplog.text
+    assert "places 1" in caplog.text
 
 
 # Somebody else.
@@ -403,6 +656,38 @@ def test_busy(shop: Shop) -> None:
     assert found.value.object == "one"
     assert shop.state().place == 0
     assert shop.consume(EachEvent(Failing()), take_over=True).handled == 2
+
+
+def test_a_loser_soon_stops(shop: Shop) -> None:
+    """After a takeover, who had the consumer handles nothing more behind the other one."""
+    fill(shop.conn, [an_event("a", number) for number in range(1, 9)])
+    first, second = [], Failing()
+
+    def slow(event: Event) -> None:
+        first.append(event.revision)
+        if event.revision == 2:
+            shop.consume(EachEvent(second), take_over=True)
+            time.sleep(1.1)
+
+    with pytest.raises(FencedError):
+        shop.consume(EachEvent(slow))
+    assert (first, len(second.handled)) == ([1, 2], 8)
+
+
+def test_a_loser_does_not_publish(shop: Shop) -> None:
+    """Nor does it publish what was not refused."""
+    fill(shop.conn, [an_event(f"k{number}") for number in range(8)])
+    shelf = Shelf({"k0"})
+    publish = shelf.publish
+
+    def lose(events: Sequence[Event]) -> None:
+        shop.busy()
+        publish(events)
+
+    shelf.publish = lose  # type: ignore[method-assign]
+    with pytest.raises(FencedError):
+        shop.consume(ToSink(shelf))
+    assert (shelf.calls, shelf.kept) == (1, [])
 
 
 def test_taken_over_while_the_connection_was_lost(shop: Shop) -> None:

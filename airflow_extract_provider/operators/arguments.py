@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from airflow_extract_provider.extract.errors import SourceError
 
-__all__ = ["flag", "instant", "interval"]
+__all__ = ["flag", "instant", "interval", "named"]
 
 _FLAGS = {"true": True, "false": False}
 
@@ -19,6 +19,13 @@ def flag(name: str, value: bool | str) -> bool:
     if found is None:
         raise SourceError(f"the operator's `{name}` is neither true nor false.", todo="Correct the DAG.")
     return found
+
+
+def named(name: str, value: object) -> None:
+    """See that a name is one: a template that finds nothing gives "None", or an empty text, which names nothing and
+    would fit nothing. Raises SourceError: it is none."""
+    if value is not None and (not isinstance(value, str) or value.strip() in ("", "None")):
+        raise SourceError(f"the operator's `{name}` is {value!r}: that names nothing.", todo="Correct the DAG.")
 
 
 def interval(name: str, value: timedelta | float | str) -> timedelta:

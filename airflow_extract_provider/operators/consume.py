@@ -20,7 +20,7 @@ class ConsumeEventsOperator(OutboxOperator):
     :param handler: ``handler(event)``. A crash calls it again with the same events, whose ids are the same, so at least
         once. Whatever it raises counts as a try of that event. A call must be over within five minutes.
     :param in_transaction: call it as ``handler(event, conn)``, inside the transaction that moves the consumer's place:
-        what it writes with that psycopg connection happens exactly once. It must not commit.
+        what it writes with that psycopg connection happens exactly once. It must not commit: that stops the run.
 
     Other parameters as :class:`~airflow_extract_provider.operators.outbox.OutboxOperator`.
     """

@@ -15,7 +15,7 @@ from airflow.sdk import BaseOperator, RetryPolicy, conf
 
 from airflow_extract_provider.extract.errors import SourceError, WalkBusyError
 from airflow_extract_provider.extract.progress import counted
-from airflow_extract_provider.operators.arguments import flag, interval
+from airflow_extract_provider.operators.arguments import flag, interval, named
 from airflow_extract_provider.operators.failing import RetryWhatMayPass, told_in_few_lines
 from airflow_extract_provider.operators.instance import come_back, instance_of, stopped
 
@@ -199,6 +199,14 @@ class OutboxOperator(BaseOperator):
             raise SourceError("the operator's `start` is neither beginning nor end.", todo="Correct the DAG.")
         if isinstance(self.types, str):
             raise SourceError("the operator's `types` is a text, no list of types.", todo="Correct the DAG.")
+        if self.types is not None and not self.types:
+            raise SourceError(
+                "the operator's `types` is empty: no event is of none.", todo="Leave it out for all types."
+            )
+        for name, value in (("consumer", self.consumer), ("source", self.source), ("object", self.object)):
+            named(name, value)
+        for each in self.types or ():
+            named("types", each)
 
     def _wait(self, until: datetime, pause: timedelta) -> NoReturn:
         if not self.deferrable:

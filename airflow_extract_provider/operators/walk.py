@@ -14,7 +14,7 @@ from airflow.sdk import BaseOperator, RetryPolicy
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_extract_provider import assets
-from airflow_extract_provider.extract.errors import BackfillFirstError, WalkBusyError
+from airflow_extract_provider.extract.errors import BackfillFirstError, ExtractError, WalkBusyError
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.sourcefile import load_source
 from airflow_extract_provider.operators.arguments import flag, instant, interval
@@ -64,7 +64,8 @@ class WalkOperator(BaseOperator):
     :param next_run_at: when the DAG's next run is due, as a datetime or ISO text; None: nothing depends on that. Given,
         no slice begins after it and none lasts longer (but a minute at least): the task then succeeds, with
         ``complete: false`` in its summary. And it is skipped when another run holds the object, or the backfill that
-        it builds upon has not come to its end.
+        it builds upon has not come to its end; but if an earlier slice or try has changed anything, it succeeds so too,
+        for a skipped task reports no asset event.
     :param selected: false skips the task. A boolean or its text, so that it may be a template.
     :param reset: start over, once in a DAG run: retries and slices go on. So does clearing the task, unless the walk
         had come to its end. As ``selected``.
@@ -132,14 +133,12 @@ class WalkOperator(BaseOperator):
             stop = self._stop = threading.Event()
             try:
                 summary = self._slice(context, next_run_at, stop)
-            except WalkBusyError as exc:
+            except (WalkBusyError, BackfillFirstError) as exc:
                 if next_run_at is not None:
-                    raise AirflowSkipException(f"{exc.what} Left to the next run.") from None
-                _wait(exc, pause)
-            except BackfillFirstError as exc:
-                if next_run_at is None:
-                    raise
-                raise AirflowSkipException(f"{exc.what} Left to the next run.") from None
+                    return self._left(context, exc)
+                if isinstance(exc, WalkBusyError):
+                    _wait(exc, pause)
+                raise
             finally:
                 self._stop = None
             if not summary.complete and stop.is_set():
@@ -159,6 +158,50 @@ class WalkOperator(BaseOperator):
         del source
         return None
 
+    def _left(self, context: Context, why: ExtractError) -> dict[str, Any]:
+        """Leave the rest to the next run: skip the task, or, if an earlier slice or try has changed anything, let it
+        succeed with that."""
+        summary = self._so_far(context)
+        if summary is None or assets.changes(summary) is None:
+            raise AirflowSkipException(f"{why.what} Left to the next run.") from None
+        _log.info("%s/%s %s   %s Left to the next run", summary.source, summary.object, summary.walk, why.what)
+        self._tell(context, summary)
+        return summary.as_dict()
+
+    def _so_far(self, context: Context) -> Summary | None:
+        """What the task's slices and tries have done, as the ledger tells; None: the walk has never begun."""
+        from airflow_extract_provider.extract.pipeline import Settings, Summary
+        from airflow_extract_provider.extract.store.connection import named_errors
+        from airflow_extract_provider.extract.store.ledger import Ledger
+        from airflow_extract_provider.hooks.store import StoreHook
+
+        source, (instance, _), cleared = self._read(), instance_of(context), _cleared(context)
+        ledger = Ledger(Settings().schema, source.source, self.object, self.walk)
+        with named_errors(), StoreHook(self.store_conn_id).connect() as conn:
+            head = ledger.head(conn)
+            counts = ledger.totals(conn, instance)
+            if cleared:
+                counts.update(ledger.totals(conn, _anew(instance, cleared)))
+        if head is None:
+            return None
+        position = head.position
+        return Summary(
+            source=source.source,
+            object=self.object,
+            walk=self.walk,
+            complete=False,
+            **{name: counts[name] for name in ("pages", "requests", "records")},
+            counts=counts,
+            seconds=0.0,
+            cursor_before=position.as_json(),
+            cursor_after=position.as_json(),
+            complete_to=None,
+            without_version=position.nulls,
+        )
+
+    def _read(self) -> Source:
+        return self.source if isinstance(self.source, Source) else load_source(Path(self.source))
+
     def _tell(self, context: Context, summary: Summary) -> None:
         """Let the success be an asset event, if anything has changed: none is registered for a failure or a slice."""
         told = assets.changes(summary)
@@ -166,7 +209,7 @@ class WalkOperator(BaseOperator):
             assets.register(context, summary.source, summary.object, told)
 
     def _slice(self, context: Context, next_run_at: datetime | None, stop: threading.Event) -> Summary:
-        source = self.source if isinstance(self.source, Source) else load_source(Path(self.source))
+        source = self._read()
         if why := self.nothing_to_do(source):
             raise AirflowSkipException(why)
         instance, label = instance_of(context)
@@ -176,7 +219,7 @@ class WalkOperator(BaseOperator):
         if cleared and flag("reset", self.reset) and summary.cursor_before == summary.cursor_after:
             # Cleared after it had come to its end: whoever does that wants it done again. Under a name of its own, so
             # that the ledger does not take it for a retry.
-            summary = self._run(source, (f"{instance}/cleared {cleared}", label), next_run_at, stop)
+            summary = self._run(source, (_anew(instance, cleared), label), next_run_at, stop)
         return summary
 
     def _run(
@@ -204,6 +247,11 @@ class WalkOperator(BaseOperator):
                 run_for=_shortened(None if self.run_for is None else interval("run_for", self.run_for), next_run_at),
                 stop=stop,
             )
+
+
+def _anew(instance: str, cleared: int) -> str:
+    """The name of a task instance that does again what it had done."""
+    return f"{instance}/cleared {cleared}"
 
 
 def _cleared(context: Context) -> int:

@@ -33,8 +33,8 @@ _ANSWER = 30.0
 _LONGEST_PAUSE = 60.0
 
 _Connection: TypeAlias = psycopg.AsyncConnection[tuple[Any, ...]]
-_News: TypeAlias = tuple[int | None, datetime | None]
-"""What shows that something new has come: the newest event, and the last parked one that has become due."""
+_News: TypeAlias = tuple[int, datetime | None]
+"""What shows that something new has come: how many events there were ever, and the last parked one that became due."""
 
 
 class OutboxTrigger(BaseEventTrigger):
@@ -122,8 +122,12 @@ class OutboxTrigger(BaseEventTrigger):
 
     async def _listening(self) -> _Connection:
         conn = await AsyncStoreHook(self.store_conn_id).connect_async()
-        with suppress(psycopg.Error):  # a pooler may refuse; then the looks must do
-            await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel(self.schema))))
+        try:
+            with suppress(psycopg.Error):  # a pooler may refuse; then the looks must do
+                await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel(self.schema))))
+        except BaseException:  # cancelled
+            await conn.close()
+            raise
         return conn
 
     async def _news(self, conn: _Connection) -> _News | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,37 @@ def test_slices_report_once(shop: Shop) -> None:
     assert slices > 1
     ((_, _, extra),) = reported(outcome)
     assert (extra["created"], extra["events"]) == (45, 45)
+
+
+def test_slices_that_give_way_report(shop: Shop) -> None:
+    """A later slice finds the object held, and leaves the rest to the next run: what the earlier ones have changed is
+    reported, though the walk is not complete. Where nothing has changed, the task is skipped."""
+    due = datetime.now(timezone.utc) + timedelta(hours=1)
+    shop.hold()
+    assert shop.task(BackfillOperator, next_run_at=due).state is TaskInstanceState.SKIPPED
+    shop.let_go()
+    shop.api.every(1, lambda: time.sleep(0.02))
+    assert shop.task(BackfillOperator, run_for=0.0001, next_run_at=due).state is TaskInstanceState.UP_FOR_RESCHEDULE
+    copied = shop.copied()
+    assert 0 < copied < 45
+    shop.hold()
+    ((alias, uri, extra),) = reported(shop.task(BackfillOperator, run_for=0.0001, next_run_at=due))
+    assert (alias, uri) == ("extract://shop", "extract://shop/things")
+    assert (extra["created"], extra["events"], extra["complete_to"]) == (copied, copied, None)
+    summary = shop.xcom()
+    assert (summary["complete"], summary["created"], summary["records"]) == (False, copied, copied)
+    assert summary["cursor_after"]["records"] == copied
+    assert shop.task(BackfillOperator, run_id="other", next_run_at=due).state is TaskInstanceState.SKIPPED
+
+
+def test_a_try_that_gives_way_reports(shop: Shop) -> None:
+    """A try has failed after some pages; the next one is too late for the rest."""
+    due = datetime.now(timezone.utc) + timedelta(hours=1)
+    shop.api.fault(3, "error_200")
+    assert shop.task(BackfillOperator, next_run_at=due).state is TaskInstanceState.FAILED
+    shop.hold()
+    ((_, _, extra),) = reported(shop.task(BackfillOperator, try_number=2, next_run_at=due))
+    assert extra["created"] == shop.copied() > 0
 
 
 def test_a_failure_reports_nothing(shop: Shop) -> None:

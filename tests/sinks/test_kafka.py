@@ -294,7 +294,10 @@ def test_no_broker_is_named() -> None:
         KafkaSink({"client.id": "x"}, "orders")
 
 
-@pytest.mark.parametrize("topic", ["", "{key}", "{}", "{source", "{source.upper}"])
+@pytest.mark.parametrize(
+    "topic",
+    ["", "{key}", "{}", "{source", "{source.upper}", "{object!r}", "{object:>9}", "{source:d}", "{source:{object}}"],
+)
 def test_a_template_that_is_not_understood(topic: str) -> None:
     """Only the source and the object make a topic's name."""
     with pytest.raises(SinkRefusedError, match=r"\{source\} and \{object\}"):

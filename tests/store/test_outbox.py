@@ -17,7 +17,7 @@ from airflow_extract_provider.extract.errors import EventRepeatedError
 from airflow_extract_provider.extract.events.event import Event
 from airflow_extract_provider.extract.store import consumer, outbox
 from airflow_extract_provider.extract.store.connection import Connect, Connection, connecting
-from airflow_extract_provider.extract.store.consumer import Parked
+from airflow_extract_provider.extract.store.consumer import Parked, Waiting
 from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.store.outbox import Wanted, announce, append, channel, prune, read, stamp
 from airflow_extract_provider.extract.store.statements import statement
@@ -216,6 +216,32 @@ def test_filtered(books: Connection) -> None:
     assert read(books, "extract", 1000, 30, Wanted(object="none")).upto == 1000
 
 
+def test_gaps(books: Connection) -> None:
+    """Behind the last row a reader is at the last place that was given, however few rows are left before it."""
+    fill(books, [an_event(f"k{number}") for number in range(30)])
+    books.execute("delete from extract.outbox where place not in (3, 9)")
+    assert [each.place for each in read(books, "extract", 0, 10).placed] == [3, 9]
+    assert [read(books, "extract", 0, limit).upto for limit in (1, 2, 3)] == [3, 9, 30]
+    assert [read(books, "extract", after, 2).upto for after in (3, 9, 30, 31)] == [30, 30, 30, 31]
+    assert read(books, "extract", 0, 2, Wanted(object="none")).upto == 30
+    assert not waits(books, Wanted(object="none"), 3)
+    assert waits(books, Wanted(object="none"), 2)
+    consumer.begin(books, "extract", "one")
+    assert consumer.consumers(books, "extract")[0].behind == 2
+    fill(books, [an_event("new")])
+    assert consumer.consumers(books, "extract")[0].behind == 3
+    books.execute("update extract.consumer set place = 31")
+    assert consumer.consumers(books, "extract")[0].behind == 0
+
+
+def test_stamped_in_rounds(books: Connection) -> None:
+    """As many as are asked for."""
+    fill(books, [an_event(f"k{number}") for number in range(10)], place=False)
+    assert [stamp(books, "extract", 2, rounds=3), stamp(books, "extract", 2), stamp(books, "extract", 2, rounds=1)] == [
+        6, 4, 0,
+    ]  # fmt: skip
+
+
 def test_begin(books: Connection) -> None:
     """A new consumer begins at the oldest event or behind the newest, one that was made before goes on."""
     assert consumer.begin(books, "extract", "early") == 0
@@ -378,10 +404,11 @@ def test_waiting_is_bounded(books: Connection) -> None:
     assert not waits(books, unwanted, 11)
 
 
-def test_new_shows(books: Connection) -> None:
-    """The newest event, and when the last of those that are due became so."""
+def test_new_shows(books: Connection, connect: Connect) -> None:
+    """How many events there were ever, and when the last of those that are due became so. Places and pruning change
+    nothing in that; an event whose number is lower than others' does."""
     asked = consumer.waiting("extract", "one")
-    assert books.execute(*asked).fetchone() == (False, None, None)
+    assert books.execute(*asked).fetchone() == (False, 0, None)
     consumer.begin(books, "extract", "one")
     fill(books, [an_event("a"), an_event("b")])
     assert books.execute(*asked).fetchone() == (True, 2, None)
@@ -390,6 +417,16 @@ def test_new_shows(books: Connection) -> None:
     last = books.execute("select max(due_at) from extract.parked").fetchone()
     assert last is not None
     assert books.execute(*asked).fetchone() == (True, 2, last[0])
+    with connect() as slow:
+        append(slow, "extract", [an_event("slow")])
+        fill(books, [an_event("quick")], place=False)
+        assert books.execute(*asked).fetchone() == (True, 3, last[0])
+        stamp(books, "extract")
+        consumer.settle(books, "extract", "one", 3, [Waiting(each.placed, 1, True) for each in parked], [])
+        assert prune(books, "extract", NONE) == 3
+        assert books.execute(*asked).fetchone() == (False, 3, None)
+        slow.commit()
+    assert books.execute(*asked).fetchone() == (True, 4, None)
 
 
 COUNT = 20_000
@@ -442,6 +479,7 @@ def explain(conn: Connection, file: str, name: str, values: dict[str, Any], opti
         ("outbox.sql", "read", {"after": 19_000, "limit": 100, "looked": 100, **WANTED}),
         ("outbox.sql", "prune", {"limit": 100, "keep_for": NONE, "though_unread": False}),
         ("consumer.sql", "due", {"consumer": "c1", "limit": 100}),
+        ("consumer.sql", "ahead", {"consumer": "c1"}),
         ("consumer.sql", "blocked", {"consumer": "c1", **KEYS}),
         ("consumer.sql", "unpark", {"consumer": "c1", "places": list(range(100))}),
         ("consumer.sql", "wake_keys", {"consumer": "c1", **KEYS}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import json
 import time
@@ -34,6 +35,8 @@ _LOOKED = b"""
 select count(*) from pg_stat_activity
 where datname = current_database() and pid <> pg_backend_pid() and query like '%with consumer as%' and state = 'idle'
 """
+
+_OTHERS = b"select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
 
 
 @dataclass
@@ -179,6 +182,24 @@ def test_it_fires_again_for_what_is_new(shop: Shop) -> None:
     asyncio.run(play())
 
 
+def test_it_fires_for_what_was_committed_late(shop: Shop) -> None:
+    """An event whose number is lower than one that was told: its transaction took longer."""
+
+    async def play() -> None:
+        async with running(every=0.2) as next_event:
+            await shop.listened_to()
+            with shop.connect() as slow:
+                append(slow, "extract", [an_event("slow")])
+                shop.store("quick")
+                await next_event()
+                await asyncio.to_thread(shop.consume)
+                slow.commit()
+            announce(shop.conn, "extract")
+            await next_event()
+
+    asyncio.run(play())
+
+
 def test_what_failed_is_waited_for(shop: Shop) -> None:
     """Until it is due again, and not before."""
 
@@ -233,6 +254,29 @@ def test_a_lost_connection_is_opened_again(shop: Shop, caplog: pytest.LogCapture
 
     asyncio.run(play())
     assert "cannot be watched" in caplog.text
+
+
+def test_cancelled_at_any_time(shop: Shop) -> None:
+    """No connection is left open: while it connects, begins to listen, or listens."""
+
+    async def one(seconds: float) -> None:
+        async with running():
+            await asyncio.sleep(seconds)
+
+    async def play() -> None:
+        for number in range(60):
+            await asyncio.gather(*(one(number * 0.001 + more * 0.0001) for more in range(5)))
+        began = time.monotonic()
+        while (found := shop.conn.execute(_OTHERS).fetchone()) != (0,):
+            assert time.monotonic() - began < SOON, found
+            await asyncio.sleep(0.05)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(play())
+    finally:
+        gc.enable()
 
 
 def test_tables_that_are_made_later(shop: Shop) -> None:

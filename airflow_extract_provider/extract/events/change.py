@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import operator
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from airflow_extract_provider.extract.exact import same
+from airflow_extract_provider.extract.exact import read, same
+from airflow_extract_provider.extract.hashes.record_hash import canonical_hash
 from airflow_extract_provider.extract.page import FieldPath
 
-__all__ = ["ABSENT", "Change", "ChangeKind", "differing", "held_at"]
+__all__ = ["ABSENT", "BOTH_SIDES", "Change", "ChangeKind", "Seen", "differing", "held_at"]
 
 ABSENT: Any = object()
 """What stands where a record has no such field."""
+BOTH_SIDES = ("updated", "regressed", "undeleted")
+"""Kinds of changes with a record before and after."""
 _PLAIN = re.compile(r"[A-Za-z_$@][A-Za-z0-9_$@-]*")
 
 ChangeKind: TypeAlias = Literal["created", "updated", "undeleted", "deleted", "regressed"]
@@ -90,3 +93,58 @@ def _reduced(value: Any, keep: Collection[FieldPath]) -> Any:
     for name, *rest in keep:
         below.setdefault(name, []).append(tuple(rest))
     return {name: _reduced(value[name], rest) for name, rest in below.items() if name in value}
+
+
+_UNREAD: Any = object()
+
+
+class Seen:
+    """A change, whose records are read when a rule asks for them first."""
+
+    __slots__ = ("_after", "_before", "_changed", "_keep", "_state", "change")
+
+    def __init__(self, change: Change, keep: tuple[FieldPath, ...] | None) -> None:
+        self.change, self._keep = change, keep
+        # By hand: until Python 3.12 a cached property takes a lock, which costs as much as reading the record.
+        self._before = self._after = self._changed = self._state = _UNREAD
+
+    @property
+    def before(self) -> Any:
+        """The stored copy."""
+        if self._before is _UNREAD:
+            self._before = None if self.change.before is None else read(self.change.before)
+        return self._before
+
+    @property
+    def after(self) -> Any:
+        """The record."""
+        if self._after is _UNREAD:
+            self._after = None if self.change.after is None else read(self.change.after)
+        return self._after
+
+    @property
+    def state(self) -> bytes | None:
+        """A hash of the record after the change."""
+        if self._state is _UNREAD:
+            self._state = None if self.change.after is None else canonical_hash(self.change.after)
+        found: bytes | None = self._state
+        return found
+
+    @property
+    def changed(self) -> list[str] | None:
+        """The fields that differ, of those that are kept; None where there are no two records."""
+        if self._changed is _UNREAD:
+            both = self.change.kind in BOTH_SIDES and self.before is not None
+            self._changed = self._differing() if both else None
+        found: list[str] | None = self._changed
+        return found
+
+    def _differing(self) -> list[str]:
+        texts = (self.change.before or b"", self.change.after or b"")
+        booleans = any(word in text for text in texts for word in (b"true", b"false"))
+        keep = [(name,) for name in self.before] if self.change.partly_known else self._keep
+        return differing(self.before, self.after, keep, booleans=booleans)
+
+    def knew(self, reads: Sequence[FieldPath] | None) -> bool:
+        """Whether what a rule reads is in the stored copy, which was kept under another `keep`."""
+        return reads is not None and all(held_at(self.before, path) is not ABSENT for path in reads)

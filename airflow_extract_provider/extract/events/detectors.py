@@ -13,11 +13,10 @@ from typing import Any, Protocol, TypeAlias, cast
 import msgspec
 
 from airflow_extract_provider.extract.errors import DetectorError, SourceError
-from airflow_extract_provider.extract.events.change import ABSENT, Change, differing, held_at
+from airflow_extract_provider.extract.events.change import ABSENT, BOTH_SIDES, Change, Seen, held_at
 from airflow_extract_provider.extract.events.event import Event, event_id
-from airflow_extract_provider.extract.exact import is_number, read, same, written
+from airflow_extract_provider.extract.exact import is_number, same, written
 from airflow_extract_provider.extract.expressions import Expression
-from airflow_extract_provider.extract.hashes.record_hash import canonical_hash
 from airflow_extract_provider.extract.page import FieldPath
 from airflow_extract_provider.extract.rules import Changed, Edge, Function, Python, Rule, When, type_name
 
@@ -25,8 +24,6 @@ __all__ = ["Detected", "Emitter", "Found"]
 
 _BARE = ("created", "undeleted", "every")
 """Kinds whose events do not hold the record as it was before."""
-_UPDATES = ("updated", "regressed", "undeleted")
-"""Kinds of changes with a record before and after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +99,7 @@ class Emitter:
 
         Raises DetectorError: a rule fails on the change.
         """
-        seen = _Seen(change, self._keep)
+        seen = Seen(change, self._keep)
         events: list[Event] = []
         turned: dict[str, bool] = {}
         for ready in self._ready:
@@ -121,7 +118,7 @@ class Emitter:
                 turned[ready.name] = fired
         return Detected(events, turned)
 
-    def _event(self, ready: _Ready, seen: _Seen, found: _Found, ordinal: int) -> Event:
+    def _event(self, ready: _Ready, seen: Seen, found: _Found, ordinal: int) -> Event:
         change = seen.change
         state = seen.state if ready.stateful else None
         return Event(
@@ -194,69 +191,14 @@ _ONCE = (_Found(),)
 class _Watch(Protocol):
     """A rule at work."""
 
-    def __call__(self, seen: _Seen, fired: bool | None, /) -> _Look: ...
+    def __call__(self, seen: Seen, fired: bool | None, /) -> _Look: ...
 
 
 class _NonsenseError(Exception):
     """A detector written in Python returned what is no event; says so in words without values."""
 
 
-_UNREAD: Any = object()
-
-
-class _Seen:
-    """A change, whose records are read when a rule asks for them first."""
-
-    __slots__ = ("_after", "_before", "_changed", "_keep", "_state", "change")
-
-    def __init__(self, change: Change, keep: tuple[FieldPath, ...] | None) -> None:
-        self.change, self._keep = change, keep
-        # By hand: until Python 3.12 a cached property takes a lock, which costs as much as reading the record.
-        self._before = self._after = self._changed = self._state = _UNREAD
-
-    @property
-    def before(self) -> Any:
-        """The stored copy."""
-        if self._before is _UNREAD:
-            self._before = None if self.change.before is None else read(self.change.before)
-        return self._before
-
-    @property
-    def after(self) -> Any:
-        """The record."""
-        if self._after is _UNREAD:
-            self._after = None if self.change.after is None else read(self.change.after)
-        return self._after
-
-    @property
-    def state(self) -> bytes | None:
-        """A hash of the record after the change."""
-        if self._state is _UNREAD:
-            self._state = None if self.change.after is None else canonical_hash(self.change.after)
-        found: bytes | None = self._state
-        return found
-
-    @property
-    def changed(self) -> list[str] | None:
-        """The fields that differ, of those that are kept; None where there are no two records."""
-        if self._changed is _UNREAD:
-            both = self.change.kind in _UPDATES and self.before is not None
-            self._changed = self._differing() if both else None
-        found: list[str] | None = self._changed
-        return found
-
-    def _differing(self) -> list[str]:
-        texts = (self.change.before or b"", self.change.after or b"")
-        booleans = any(word in text for text in texts for word in (b"true", b"false"))
-        keep = [(name,) for name in self.before] if self.change.partly_known else self._keep
-        return differing(self.before, self.after, keep, booleans=booleans)
-
-    def knew(self, reads: Sequence[FieldPath] | None) -> bool:
-        """Whether what a rule reads is in the stored copy, which was kept under another `keep`."""
-        return reads is not None and all(held_at(self.before, path) is not ABSENT for path in reads)
-
-
-def _data(ready: _Ready, seen: _Seen, found: _Found) -> bytes:
+def _data(ready: _Ready, seen: Seen, found: _Found) -> bytes:
     told: dict[str, object] = {}
     if seen.change.after is not None:
         told["record"] = msgspec.Raw(seen.change.after)
@@ -280,16 +222,16 @@ def _watch(rule: Rule, source: str, object: str) -> _Watch:
     return _always if rule.kind == "every" else partial(_of_kind, rule.kind)
 
 
-def _always(_: _Seen, __: bool | None) -> _Look:
+def _always(_: Seen, __: bool | None) -> _Look:
     return _ONCE, None
 
 
-def _of_kind(kind: str, seen: _Seen, _: bool | None) -> _Look:
+def _of_kind(kind: str, seen: Seen, _: bool | None) -> _Look:
     return (_ONCE if seen.change.kind == kind else ()), None
 
 
-def _changed(rule: Changed, seen: _Seen, _: bool | None) -> _Look:
-    if seen.change.kind not in _UPDATES:
+def _changed(rule: Changed, seen: Seen, _: bool | None) -> _Look:
+    if seen.change.kind not in BOTH_SIDES:
         return (), None
     if not rule.fields:
         return (_ONCE if seen.changed else ()), None
@@ -304,13 +246,13 @@ def _is_one_of(value: Any, values: Sequence[Any] | None) -> bool:
     return values is None or any(same(found, each) for each in values)
 
 
-def _when(condition: Expression, seen: _Seen, _: bool | None) -> _Look:
+def _when(condition: Expression, seen: Seen, _: bool | None) -> _Look:
     met = condition.value({"before": seen.before, "after": seen.after})
     # JMESPath counts these as false, and 0 as true.
     return (() if met in (None, "", [], {}) or met is False else _ONCE), None
 
 
-def _edge(rule: Edge, value: Expression, seen: _Seen, remembered: bool | None) -> _Look:
+def _edge(rule: Edge, value: Expression, seen: Seen, remembered: bool | None) -> _Look:
     if seen.change.kind == "deleted":
         return (), None
     now = _number(value, seen.after)
@@ -332,7 +274,7 @@ def _with_memory(rule: Edge, now: int | Decimal | None, fired: bool) -> tuple[bo
     return False, fired and not rule.behind(now)
 
 
-def _had_fired(rule: Edge, value: Expression, seen: _Seen, remembered: bool | None) -> bool:
+def _had_fired(rule: Edge, value: Expression, seen: Seen, remembered: bool | None) -> bool:
     """What a record of this key did in an earlier life does not count when it is created; nor what is remembered of a
     time when the rule was another, or was not there, if the stored copy has come back since."""
     if remembered is None or seen.change.kind == "created":
@@ -341,7 +283,7 @@ def _had_fired(rule: Edge, value: Expression, seen: _Seen, remembered: bool | No
     return remembered and not (was is not None and rule.behind(was))
 
 
-def _was_beyond(rule: Edge, value: Expression, seen: _Seen) -> bool:
+def _was_beyond(rule: Edge, value: Expression, seen: Seen) -> bool:
     was = None if seen.change.before is None else _number(value, seen.before)
     return was is not None and rule.beyond(was)
 
@@ -351,7 +293,7 @@ def _number(value: Expression, record: Any) -> int | Decimal | None:
     return found if is_number(found) else None
 
 
-def _python(function: Function, seen: _Seen, _: bool | None) -> _Look:
+def _python(function: Function, seen: Seen, _: bool | None) -> _Look:
     # Copies: what the function does to them is no other rule's business.
     found = function(_copied(seen.before), _copied(seen.after))
     if found is None:

@@ -342,10 +342,11 @@ def _check_settings(config: Mapping[str, Any]) -> None:
 
 def _check_template(topic: str) -> None:
     try:
-        fields = {name for _, name, _, _ in string.Formatter().parse(topic) if name is not None}
+        parts = [part[1:] for part in string.Formatter().parse(topic) if part[1] is not None]
     except ValueError:
-        fields = {topic}
-    if not topic or fields - {"source", "object"}:
+        parts = [(topic, None, None)]
+    # Nor `{object:>9}` or `{object!r}`: that fails, or makes other names, only when the first event is published.
+    if not topic or any(part not in (("source", "", None), ("object", "", None)) for part in parts):
         raise SinkRefusedError(
             f"the topic's name {topic!r} is not understood.",
             todo="It may hold {source} and {object}, and nothing else in braces.",

@@ -7,6 +7,7 @@ a person, and the key goes on without it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ __all__ = [
     "Start",
     "Waiting",
     "Whose",
+    "ahead",
     "begin",
     "blocked",
     "consumers",
@@ -47,6 +49,8 @@ Start: TypeAlias = Literal["beginning", "end"]
 
 Whose: TypeAlias = tuple[str, str, str]
 """Source, object and key of a record."""
+
+_log = logging.getLogger(__name__)
 
 _FILE = "consumer.sql"
 _LOOKED = 10_000
@@ -125,6 +129,12 @@ def due(conn: Connection, schema: str, name: str, limit: int) -> list[Waiting]:
     return [Waiting(event_of(row[1:]), row[0], parked=True) for row in rows]
 
 
+def ahead(conn: Connection, schema: str, name: str) -> set[int]:
+    """Places of parked events that the consumer has not come to: at those a run was lost, and their try was counted.
+    When it comes to them, they are parked already. Nearly always there are none."""
+    return {row[0] for row in conn.execute(statement(_FILE, "ahead", schema), {"consumer": name})}
+
+
 def blocked(conn: Connection, schema: str, name: str, keys: Iterable[Whose]) -> set[Whose]:
     """Which of these keys have parked events: later ones must wait behind them."""
     asked = {"consumer": name, **_columns(sorted(set(keys)))}
@@ -156,10 +166,18 @@ def settle(
 
 
 def wake(conn: Connection, schema: str, name: str) -> None:
-    """Make the first parked event of each key due, if it is not: those before it may have been deleted by hand."""
+    """Make the first parked event of each key due, if it is not: those before it may have been deleted by hand. One
+    that the outbox does not hold any more is dropped, with a warning."""
     with conn.transaction():
         conn.execute(statement(_FILE, "lock", schema), {"consumer": name})
+        gone = conn.execute(statement(_FILE, "orphans", schema), {"consumer": name}).fetchall()
         conn.execute(statement(_FILE, "wake", schema), {"consumer": name})
+    if gone:
+        first = ", ".join(str(row[0]) for row in sorted(gone)[:10])
+        _log.warning(
+            "consumer %s: %d parked events are in the outbox no more, and are dropped; places %s%s",
+            *(name, len(gone), first, ", ..." if len(gone) > 10 else ""),
+        )
 
 
 def waiting(
@@ -168,9 +186,10 @@ def waiting(
     """The question whether a consumer has something to do, as a statement with its parameters: for connections of
     either kind, since who waits for events does it asynchronously.
 
-    The row that answers it: whether; the number of the newest event, None if there is none; when the last of the parked
-    ones that are due became so, None if none is. That something new has come shows in the last two. Of a consumer that
-    was never begun, all events wait. ``looked`` events are looked at; where more wait, there is something to do.
+    The row that answers it: whether; how many events were ever committed; when the last of the parked ones that are due
+    became so, None if none is. That something new has come shows in the last two; not in the numbers of events, which
+    are given before the commit: a lower one may come later. Of a consumer that was never begun, all events wait.
+    ``looked`` events are looked at; where more wait, there is something to do.
     """
     return statement(_FILE, "waiting", schema), {
         "consumer": name,
@@ -209,7 +228,8 @@ def drop_dead(conn: Connection, schema: str, consumer: str, places: Sequence[int
 
 def consumers(conn: Connection, schema: str, name: str | None = None) -> list[Consumer]:
     """The consumers, or the one of this name, and how far each has come."""
-    return [Consumer(*row) for row in conn.execute(statement(_FILE, "consumers", schema), {"consumer": name})]
+    asked = {"consumer": name, "looked": _LOOKED}
+    return [Consumer(*row) for row in conn.execute(statement(_FILE, "consumers", schema), asked)]
 
 
 def drop_consumer(conn: Connection, schema: str, name: str) -> bool:

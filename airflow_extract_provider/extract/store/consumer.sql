@@ -2,7 +2,7 @@
 select place from {extract}.consumer where name = %(consumer)s;
 
 -- name: begin
--- Places have no gaps but those that pruning leaves at the beginning.
+-- The oldest row may be one that somebody else has parked, with none behind it for long: reading passes over that.
 insert into {extract}.consumer (name, place)
 select %(consumer)s,
        case when %(at_end)s then head.place else coalesce((select min(place) - 1 from {extract}.outbox), head.place) end
@@ -20,10 +20,11 @@ returning place;
 
 -- name: due
 -- Those that wait have no due time, so that thousands behind one cost nothing here. A row may be due and yet not be the
--- first of its key: a dead letter before it was put back. Behind a first one its followers come along, in their order.
+-- first of its key: a dead letter before it was put back. Nor is what was parked ahead of the place. Behind a first one its followers come along, in their order.
 with heads as (
     select source, object, key, place from {extract}.parked as head
     where consumer = %(consumer)s and not dead and due_at <= statement_timestamp()
+      and place <= (select place from {extract}.consumer where name = %(consumer)s)
       and not exists (
           select from {extract}.parked as before
           where before.consumer = head.consumer and before.source = head.source and before.object = head.object
@@ -38,10 +39,15 @@ cross join lateral (
     select place, tries from {extract}.parked as each
     where each.consumer = %(consumer)s and each.source = heads.source and each.object = heads.object
       and each.key = heads.key and not each.dead and each.place >= heads.place
+      and each.place <= (select place from {extract}.consumer where name = %(consumer)s)
     order by place limit %(limit)s
 ) as waiting
 join {extract}.outbox as event on event.place = waiting.place
 order by waiting.place limit %(limit)s;
+
+-- name: ahead
+select place from {extract}.parked
+where consumer = %(consumer)s and place > (select place from {extract}.consumer where name = %(consumer)s);
 
 -- name: blocked
 -- One look at the index for each key, however many wait there.
@@ -83,6 +89,13 @@ with first as (
 update {extract}.parked set due_at = clock_timestamp() from first
 where parked.consumer = %(consumer)s and parked.place = first.place and first.due_at is null;
 
+-- name: orphans
+-- What was deleted from the outbox by hand cannot be handled, and would keep its key for ever. Dead letters may stay.
+delete from {extract}.parked
+where consumer = %(consumer)s and not dead
+  and not exists (select from {extract}.outbox as event where event.place = parked.place)
+returning place;
+
 -- name: wake
 with first as (
     select distinct on (source, object, key) place, due_at from {extract}.parked
@@ -100,13 +113,14 @@ with consumer as (
                     (select min(place) - 1 from {extract}.outbox), head.place) as place, head.place as head
     from {extract}.outbox_head as head
 )
-select consumer.head - consumer.place >= %(looked)s
-       or exists (
+select exists (
            select from (
-               select source, object, type from {extract}.outbox as event
+               select source, object, type, row_number() over (order by event.place) as nth
+               from {extract}.outbox as event
                where event.place > consumer.place order by event.place limit %(looked)s
            ) as looked
-           where (%(source)s::text is null or source = %(source)s::text)
+           where nth = %(looked)s
+              or (%(source)s::text is null or source = %(source)s::text)
              and (%(object)s::text is null or object = %(object)s::text)
              and (%(types)b::text[] is null or type = any(%(types)b::text[]))
        )
@@ -121,7 +135,9 @@ select consumer.head - consumer.place >= %(looked)s
              and (%(types)b::text[] is null or type = any(%(types)b::text[]))
        )
        or due.at is not null,
-       (select max(sequence) from {extract}.outbox),
+       consumer.head + (select count(*) from (
+           select from {extract}.outbox where place is null order by sequence limit %(looked)s
+       ) as unplaced),
        due.at
 from consumer
 cross join (
@@ -150,8 +166,9 @@ delete from {extract}.parked
 where consumer = %(consumer)s and dead and (%(places)b::bigint[] is null or place = any(%(places)b::bigint[]));
 
 -- name: consumers
--- Behind the place nothing is pruned, so the places there are counted without being read.
-select consumer.name, consumer.place, head.place - consumer.place + unplaced.rows, waiting.parked, waiting.dead,
+-- The first rows behind the place are counted, for among them places may be missing: rows that others have parked outlive
+-- those around them. Further on nothing is pruned yet, and the places are counted without being read.
+select consumer.name, consumer.place, near.rows + greatest(head.place - near.upto, 0) + unplaced.rows, waiting.parked, waiting.dead,
        least(
            (select noted_at from {extract}.outbox where place > consumer.place order by place limit 1),
            unplaced.oldest,
@@ -161,6 +178,12 @@ select consumer.name, consumer.place, head.place - consumer.place + unplaced.row
 from {extract}.consumer
 cross join {extract}.outbox_head as head
 cross join (select count(*) as rows, min(noted_at) as oldest from {extract}.outbox where place is null) as unplaced
+cross join lateral (
+    select count(*) as rows, case when count(*) < %(looked)s then head.place else max(place) end as upto
+    from (
+        select place from {extract}.outbox where place > consumer.place order by place limit %(looked)s
+    ) as first
+) as near
 cross join lateral (
     select count(*) filter (where not dead) as parked, count(*) filter (where dead) as dead
     from {extract}.parked where parked.consumer = consumer.name

@@ -7,12 +7,14 @@ stamper at a time, in the order of their numbers: whoever reads by place misses 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from airflow_extract_provider.extract.errors import EventRepeatedError
 from airflow_extract_provider.extract.events.event import Event
@@ -25,9 +27,11 @@ __all__ = [
     "Wanted",
     "announce",
     "append",
+    "appending",
     "channel",
     "event_of",
     "lock_head",
+    "no_repeats",
     "prune",
     "read",
     "stamp",
@@ -78,10 +82,24 @@ def append(conn: Connection, schema: str, events: Sequence[Event]) -> None:
 
     Raises EventRepeatedError: one of them is stored already; the transaction can only be rolled back.
     """
-    if not events:
-        return
+    if events:
+        with no_repeats(events):
+            conn.execute(*appending(schema, events))
+
+
+def appending(schema: str, events: Sequence[Event]) -> tuple[sql.Composed, dict[str, Any]]:
+    """The statement of :func:`append`, with its parameters, for who has something else to do by the same round trip."""
+    return statement(_FILE, "append", schema), _columns(events)
+
+
+@contextmanager
+def no_repeats(events: Sequence[Event]) -> Iterator[None]:
+    """Name the error of a statement that appends these events.
+
+    Raises EventRepeatedError: as :func:`append`.
+    """
     try:
-        conn.execute(statement(_FILE, "append", schema), _columns(events))
+        yield
     except psycopg.errors.UniqueViolation as exc:
         if exc.diag.constraint_name != _ONCE:
             raise
@@ -99,13 +117,14 @@ def channel(schema: str) -> str:
     return schema.encode()[:56].decode(errors="ignore") + ".outbox"
 
 
-def stamp(conn: Connection, schema: str, limit: int = 2_000) -> int:
-    """Give committed events their places, ``limit`` in a transaction; returns how many. The connection is in none.
+def stamp(conn: Connection, schema: str, limit: int = 2_000, *, rounds: int | None = None) -> int:
+    """Give committed events their places, ``limit`` in a transaction, in at most so many ``rounds``; returns how many.
+    The connection is in no transaction.
 
     When nothing waits, nothing is locked or written.
     """
-    given = 0
-    while conn.execute(statement(_FILE, "unplaced", schema)).fetchone() == (True,):
+    given, most = 0, float("inf") if rounds is None else rounds * limit
+    while given < most and conn.execute(statement(_FILE, "unplaced", schema)).fetchone() == (True,):
         with conn.transaction():
             lock_head(conn, schema)
             row = conn.execute(statement(_FILE, "stamp", schema), {"limit": limit}).fetchone()
@@ -129,7 +148,8 @@ def read(conn: Connection, schema: str, after: int, limit: int, wanted: Wanted =
     """Up to ``limit`` wanted events behind the place ``after``.
 
     Only so many rows are looked at for it, so that a rare type does not cost a long scan: a portion without events may
-    still lead on. Where ``upto`` is ``after``, there is nothing more.
+    still lead on. Where ``upto`` is ``after``, there is nothing more. Places may be missing, where rows that somebody
+    else has parked have outlived the others: behind the last row ``upto`` is the last place that was given.
     """
     looked = limit if wanted == Wanted() else limit * 10
     asked = {"after": after, "limit": limit, "looked": looked, **wanted.parameters()}
@@ -137,7 +157,7 @@ def read(conn: Connection, schema: str, after: int, limit: int, wanted: Wanted =
     placed = tuple(event_of(row[1:]) for row in rows if row[1] is not None)
     if len(placed) == limit:
         return Portion(placed, placed[-1].place)
-    return Portion(placed, rows[0][0] if rows and rows[0][0] is not None else after)
+    return Portion(placed, rows[0][0] if rows else after)
 
 
 def prune(

@@ -43,7 +43,7 @@ returning counted.rows;
 
 -- name: read
 -- Rows that are not wanted are looked at and passed over, a bounded number: `upto` tells how far, also where none is
--- wanted. Times in UTC: in another zone an instant of the year 1 or 9999 may have no calendar date to be read as.
+-- wanted. Behind the last row it is the place last given, since pruning leaves gaps. Times in UTC: in another zone an instant of the year 1 or 9999 may have no calendar date to be read as.
 with looked as materialized (
     select place, sequence, id, source, object, type, key, time, revision, baseline, data from {extract}.outbox
     where place > %(after)s order by place limit %(looked)s
@@ -54,9 +54,11 @@ with looked as materialized (
       and (%(types)b::text[] is null or type = any(%(types)b::text[]))
     order by place limit %(limit)s
 )
-select far.upto, place, sequence, id, source, object, type, key, time at time zone 'UTC', revision, baseline, data::text
-from (select max(place) as upto from looked) as far left join wanted on true
-order by place;
+select far.upto, wanted.place, sequence, id, source, object, type, key, time at time zone 'UTC', revision, baseline, data::text
+from (select case when count(looked.place) < %(looked)s then greatest(head.place, %(after)s) else max(looked.place) end
+      as upto from {extract}.outbox_head as head left join looked on true group by head.place) as far
+left join wanted on true
+order by wanted.place;
 
 -- name: prune
 -- Of the oldest rows only: while those are to be kept, the others are not looked at. What is parked is looked up row by
