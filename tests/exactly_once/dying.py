@@ -116,7 +116,7 @@ def _after_events(run: Any, *, now: bool) -> bool:
     return not now and run._progress.counts["events"] > 0
 
 
-def _with_events(_: Any, __: Any, entries: Sequence[Entry]) -> bool:
+def _with_events(_: Any, __: Any, entries: Sequence[Entry], *___: Any) -> bool:
     return entries[-1].counts.get("events", 0) > 0
 
 
