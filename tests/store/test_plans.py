@@ -72,7 +72,6 @@ def scans(plan: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
     ("file", "name", "values"),
     [
         ("apply.sql", "compare", {**COMING, **FENCE, **ROWS, "plain": True, "idle": "60s"}),
-        ("apply.sql", "differing", COMING),
         ("apply.sql", "lock", LOCK),
         ("apply.sql", "write", {**COLUMNS, "differs": []}),
         ("detect.sql", "known", {**WALK, "rules": ["a", "b"], "made": ["x", "y"], "keys": KEYS}),

@@ -101,16 +101,18 @@ def apply(
 
 
 def _apply(given: _Given) -> Applied:
-    first = _compare(given, given.rounds[0] if given.rounds else {}, plain=given.plain)
+    first = _compare(given, given.rounds[0] if given.rounds else {}, given.twice, plain=given.plain)
     return first if isinstance(first, Applied) else _transaction(given, first)
 
 
-def _compare(given: _Given, found: Mapping[str, Coming], *, plain: bool) -> Differing | Applied:
-    """What of a round is not stored as it comes. If it is ``plain``, and nothing differs: done."""
+def _compare(
+    given: _Given, found: Mapping[str, Coming], also: Iterable[str], *, plain: bool = False
+) -> Differing | Applied:
+    """What of a round is not stored as it comes, and all of ``also``. If it is ``plain``, and nothing differs: done."""
     totals = _totals(Counter(), given.batches) if plain else Counter[str]()
     entries = _entries(given.batches, totals) if plain else []
     asked = {
-        **compared(found, given.twice),
+        **compared(found, also),
         **given.fence.parameters(),
         "plain": plain,
         "idle": idle_limit(given.fence),
@@ -136,7 +138,9 @@ def _transaction(given: _Given, first: Differing) -> Applied:
         # Keys with more copies to come are locked in the first round, with the others and in their order.
         settle(work, given.rounds[0] if given.rounds else {}, first)
         for found in given.rounds[1:]:
-            settle(work, found, dict(work.rows("differing", **compared(found, found))))
+            differing = _compare(given, found, found)
+            assert not isinstance(differing, Applied)
+            settle(work, found, differing)
         # Once, at the end: folded in each round, two transactions could lock the user's rows in different orders.
         fold(conn, target.folds, work.foldings)
         _note(work, given.batches)

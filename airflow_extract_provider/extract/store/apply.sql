@@ -33,21 +33,6 @@ select key, known, null::bigint, null::timestamptz from differing
 union all
 select null, null, (select max(sequence) from appended), clock from held;
 
--- name: differing
--- The same for a later round, within the transaction.
-with stored as materialized (
-    select key, version, raw_hash, deleted_at from {table} where key = any(%(keys)b::text[])
-)
-select given.key, stored.key is not null as known
-from unnest(%(keys)b::text[], %(versions)b::timestamptz[], %(hashes)b::bytea[], %(deleted)b::bool[])
-     as given (key, version, raw_hash, deleted)
-left join stored on stored.key = given.key
-where stored.key is null or given.key = any(%(also)b::text[])
-   or case when given.deleted and stored.deleted_at is not null
-           then given.version is not null and given.raw_hash <> stored.raw_hash
-           else given.raw_hash <> stored.raw_hash or given.version is distinct from stored.version
-                or given.deleted or stored.deleted_at is not null end;
-
 -- name: claim
 -- The insert is the claim: `for update` locks nothing that does not exist yet. Whoever comes second waits here for the
 -- first one's commit and gets no row back.

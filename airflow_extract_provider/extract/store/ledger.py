@@ -105,9 +105,7 @@ class Ledger:
 
     def append(self, conn: Connection, entry: Entry) -> tuple[int, datetime]:
         """Add a row to the current transaction; returns its sequence number, and Postgres's clock."""
-        row = conn.execute(self._statement("append"), self._parameters(entry)).fetchone()
-        assert row is not None
-        return row[0], row[1]
+        return self.extend(conn, [entry])
 
     def extend(
         self,
@@ -161,17 +159,6 @@ class Ledger:
 
     def _whose(self) -> dict[str, Any]:
         return {"source": self.source, "object": self.object, "walk": self.walk}
-
-    def _parameters(self, entry: Entry) -> dict[str, Any]:
-        return {
-            **self._whose(),
-            "kind": entry.kind,
-            "cause": entry.cause,
-            "position": Jsonb(entry.position.as_json()),
-            "sent_at": entry.sent_at,
-            "records": entry.records,
-            "counts": Jsonb(dict(entry.counts)),
-        }
 
 
 def _told(entry: Entry) -> dict[str, Any]:

@@ -4,11 +4,6 @@ select sequence, kind, position from {extract}.ledger
 where source = %(source)s and object = %(object)s and walk = %(walk)s and part = ''
 order by -sequence limit 1;
 
--- name: append
-insert into {extract}.ledger (source, object, walk, kind, cause, position, sent_at, records, counts)
-values (%(source)s, %(object)s, %(walk)s, %(kind)s, %(cause)s, %(position)s, %(sent_at)s, %(records)s, %(counts)s)
-returning sequence, clock_timestamp();
-
 -- name: extend
 -- Rows in this order, their numbers rise with it.
 insert into {extract}.ledger (source, object, walk, kind, cause, position, sent_at, records, counts)

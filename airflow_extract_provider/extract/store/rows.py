@@ -31,7 +31,7 @@ from airflow_extract_provider.extract.store.storable import unstorable
 from airflow_extract_provider.extract.store.target import Target
 from airflow_extract_provider.extract.store.unreadable import bad
 
-__all__ = ["Differing", "Work", "compared", "settle"]
+__all__ = ["Differing", "Work", "compared", "composed", "settle"]
 
 _FILE = "apply.sql"
 _WRITTEN: Mapping[Verdict, ChangeKind] = {"write": "updated", "regress": "regressed", "undelete": "undeleted"}
