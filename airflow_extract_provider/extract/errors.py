@@ -5,6 +5,7 @@
     ExtractError
     ├── TryAgain                     nothing is wrong with the config; the same run may succeed later
     │   ├── ApiUnavailableError      no answer, or 408 / 429 / 5xx, after the retries
+    │   ├── QuotaSpentError          the API grants no request for longer than a task waits
     │   ├── StoreUnavailableError    Postgres cannot be reached, or went away
     │   ├── CursorUnreadableError    the cursor cannot be read now; that is not the same as "there is none"
     │   ├── BackfillFirstError       the incremental walk begins where the backfill has ended
@@ -14,6 +15,9 @@
     │   ├── SourceError              the source file
     │   ├── ConnectionMissingError   the Airflow connection
     │   ├── LoginError               401, 403
+    │   ├── TokenLostError           a refresh token was spent, and what was given for it is lost
+    │   ├── CertificateError         the API's certificate is not trusted
+    │   ├── AnswerTooLargeError      an answer above the connection's bound
     │   ├── RequestRefusedError      404 and every other refusal of the request itself
     │   ├── RecordsPathError         `records` selects no list
     │   ├── SchemaMissingError       `airflow extract migrate` has not been run, or not by this version
@@ -47,10 +51,12 @@ keys are shown, since a person needs them to find the place. What a program need
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 __all__ = [
     "AnchorLostError",
+    "AnswerTooLargeError",
     "ApiUnavailableError",
     "BackfillFirstError",
     "BadRecordError",
@@ -70,6 +76,7 @@ __all__ = [
     "LoginError",
     "MovingListError",
     "PositionMismatchError",
+    "QuotaSpentError",
     "RecordsPathError",
     "RepeatedPageError",
     "RequestRefusedError",
@@ -83,13 +90,14 @@ __all__ = [
     "StoreUnavailableError",
     "TiedPageError",
     "TokenExpiredError",
+    "TokenLostError",
     "TryAgain",
     "UnorderedStreamError",
     "WalkBusyError",
     "WrongAnswerError",
 ]
 
-_PLACE = ("source", "object", "walk", "page", "record", "key", "position")
+_PLACE = ("source", "object", "walk", "page", "record", "key", "position", "until")
 
 
 class ExtractError(Exception):
@@ -97,7 +105,7 @@ class ExtractError(Exception):
 
     ``what`` happened, ``kept`` tells what is safe, ``todo`` what a person does next. ``source``, ``object``, ``walk``,
     ``page`` (counted from 1 since the walk began), ``record`` (counted from 1 on the page), ``key`` and ``position``
-    say where, each None when it does not apply.
+    say where, ``until`` (aware) how long, each None when it does not apply.
     """
 
     anchor: str = "errors"
@@ -120,6 +128,7 @@ class ExtractError(Exception):
     record: int | None
     key: str | None
     position: Any
+    until: datetime | None
 
     def at(self, *, kept: str = "", **place: Any) -> ExtractError:
         """The same error, with what the caller knows filled in where the raiser did not."""
@@ -170,6 +179,12 @@ class ApiUnavailableError(TryAgain):
     anchor = "api-unavailable"
 
 
+class QuotaSpentError(TryAgain):
+    """The API, or the declared limit, grants no request before ``until``, which is longer than a task waits."""
+
+    anchor = "quota-spent"
+
+
 class StoreUnavailableError(TryAgain):
     """Postgres cannot be reached, or the connection was lost; what was not committed will be done again."""
 
@@ -216,6 +231,24 @@ class LoginError(FixConfig):
     """The API refused the credentials (401) or their rights (403)."""
 
     anchor = "login"
+
+
+class TokenLostError(FixConfig):
+    """The refresh token is spent and its successor is not known: a person has to log in again and seed a new one."""
+
+    anchor = "token-lost"
+
+
+class CertificateError(FixConfig):
+    """The certificate that the API shows is not trusted here."""
+
+    anchor = "certificate"
+
+
+class AnswerTooLargeError(FixConfig):
+    """The API's answer is larger than the connection allows."""
+
+    anchor = "answer-too-large"
 
 
 class RequestRefusedError(FixConfig):
