@@ -135,6 +135,14 @@ class ExtractError(Exception):
         known = {**place, **{name: value for name, value in self.place.items() if value is not None}}
         return type(self)(self.what, kept=self.kept or kept, todo=self.todo, **known)
 
+    def without_key(self) -> ExtractError:
+        """The same error for people who may not see keys of records; so without the position, which may hold some."""
+        what = self.what
+        for spelled in (repr(self.key), self.key) if self.key else ():
+            what = what.replace(spelled, "***")
+        place = {name: value for name, value in self.place.items() if name not in ("key", "position")}
+        return type(self)(what, kept=self.kept, todo=self.todo, **place)
+
     def __str__(self) -> str:
         lines = [f"{self._where()}{self.what}"]
         if self.kept:

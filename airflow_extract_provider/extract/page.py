@@ -96,9 +96,18 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The API's 400, 404, 410 or 422 to a request: the walk decides whether it can ask in another way."""
+    """The API's 400, 404, 410 or 422 to a request: the walk decides whether it can ask in another way.
+
+    ``said`` is the beginning of what the API said with it, as people may see it; empty: nothing, or it is not shown.
+    """
 
     status: int
+    said: str = ""
+
+    @property
+    def quoted(self) -> str:
+        """The end of a message: what the API said, if anything, and its full stop."""
+        return f": {self.said}" if self.said else "."
 
 
 Reply: TypeAlias = Page | Refused

@@ -130,7 +130,8 @@ def run(
             job = _Run(source, object, walk, books, client, sink, settings)
             return job.run(reset, run_for, stop or threading.Event())
     except ExtractError as exc:
-        raise exc.at(kept="what was committed; the walk goes on where the ledger stands.", **place) from None
+        told = exc.without_key() if object in source.objects and source.object(object).private else exc
+        raise told.at(kept="what was committed; the walk goes on where the ledger stands.", **place) from None
 
 
 @contextmanager
@@ -210,7 +211,9 @@ class _Run:
         self._books, self._client, self._sink, self._settings = books, client, sink, settings
         self._source, self._target = source, Target.of(source, object, settings.schema)
         what = f"{source.source}/{object} {books.ledger.walk}"
-        self._progress = Progress(what, settings.log_every.total_seconds())
+        self._progress = Progress(
+            what, settings.log_every.total_seconds(), self._object.private, lambda: client.left
+        )
         self._beat_every = settings.silent_after.total_seconds() / 5
         self._beaten = self._shown = self._announced = time.monotonic()
         self._untold = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -89,10 +89,16 @@ class Summary:
 
 @dataclass(slots=True)
 class Progress:
-    """Counts a run's pages and says how far it is: at the first page, every ``every`` seconds, at the end."""
+    """Counts a run's pages and says how far it is: at the first page, every ``every`` seconds, at the end.
+
+    ``private``: the place, which may hold a key, is not said. ``left`` tells which part of the quota is left, from 0 to
+    1, or None.
+    """
 
     what: str
     every: float
+    private: bool = False
+    left: Callable[[], float | None] = lambda: None
     pages: int = 0
     records: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -118,7 +124,9 @@ class Progress:
                 self._changes(),
                 f"{rate:,.0f} records/s",
             ]
-            _log.info("%s   %s", self.what, " · ".join([*parts, *_place(position)]))
+            left = self.left()
+            quota = [] if left is None else [f"quota {left:.0%} left"]
+            _log.info("%s   %s", self.what, " · ".join([*parts, *self._place(position), *quota]))
 
     def end(self, position: Position, stopped: str) -> None:
         """Say how the run ended; ``stopped`` tells why when the walk is not complete."""
@@ -134,20 +142,21 @@ class Progress:
         if position.complete and position.closed:
             parts.append(f"complete to {_second(position.closed)}")
         elif not position.complete:
-            parts += [*_place(position), "goes on from here"]
+            parts += [*self._place(position), "goes on from here"]
         _log.info("%s   %s: %s", self.what, "done" if position.complete else stopped, " · ".join(parts))
+
+    def _place(self, position: Position) -> list[str]:
+        """The place, where it means something to a person; a page token means nothing, and could be a secret."""
+        if self.private:
+            return []
+        after = getattr(position.place, "after", None)
+        at = [] if position.order is None else [f"at {position.order.replace('+00:00', 'Z').replace(' ', 'T')}"]
+        return at if after is None else [*at, f"after {after}"]
 
     def _changes(self) -> str:
         told = " ".join(f"{self.counts[kind]:,} {kind}" for kind in KINDS if self.counts[kind])
         events = f" · {counted(self.counts['events'], 'event')}" if self.counts["events"] else ""
         return (told or "no change") + events
-
-
-def _place(position: Position) -> list[str]:
-    """The place, where it means something to a person; a page token means nothing, and could be a secret."""
-    after = getattr(position.place, "after", None)
-    at = [] if position.order is None else [f"at {position.order.replace('+00:00', 'Z').replace(' ', 'T')}"]
-    return at if after is None else [*at, f"after {after}"]
 
 
 def _second(instant: datetime) -> str:

@@ -28,6 +28,11 @@ class Client(Protocol):
         """How many requests went out, retries included."""
         ...
 
+    @property
+    def left(self) -> float | None:
+        """Which part of the quota is left, from 0 to 1; None: not known."""
+        ...
+
     def fetch(self, object: ApiObject, request: Request) -> Reply:
         """The reply to a request, or one of the errors that `ApiClient.fetch` raises."""
         ...

@@ -26,13 +26,14 @@ from airflow_extract_provider.extract.paging import (
     Pages,
     PathText,
     Since,
-    Text,
     Timestamps,
     TokenPages,
     field_path,
     one_or_many,
 )
+from airflow_extract_provider.extract.rates import Limits
 from airflow_extract_provider.extract.rules import Rules, unkept
+from airflow_extract_provider.extract.sent import PathWithoutLogin, Sent
 from airflow_extract_provider.extract.storing import Columns, Folds, Keep, Publish, kept
 
 __all__ = ["ApiObject", "Source", "laid_over"]
@@ -50,10 +51,10 @@ class ApiObject(Frozen):
     """One table of an API: where it is, what identifies a record, how it is paged, what is promised about order."""
 
     name: str
-    path: str = Field(pattern=r"^/\S.*$|^/$", description="the path below the connection's base URL; may be a template")
+    path: PathWithoutLogin = Field(description="the path below the connection's base URL; may be a template")
     method: Literal["GET", "POST"] = Field(default="GET", description="GET, or POST for a search with a body")
-    params: Mapping[str, Text] = Field(default_factory=dict, description="query parameters; may be templates")
-    headers: Mapping[str, Text] = Field(default_factory=dict, description="headers; may be templates; no secrets")
+    params: Sent = Field(default_factory=dict, description="query parameters; may be templates; no secrets")
+    headers: Sent = Field(default_factory=dict, description="headers; may be templates; no secrets")
     body: str | None = Field(default=None, description="the JSON body of a POST; a template")
     key: Annotated[tuple[PathText, ...], BeforeValidator(one_or_many)] = Field(
         min_length=1, description="the primary key: one field or several, nested ones with dots"
@@ -80,6 +81,9 @@ class ApiObject(Frozen):
     by_key: ByKey | None = Field(default=None, description="how one record is read by its key")
     on_bad_record: Literal["stop", "quarantine"] = Field(
         default="stop", description="stop at a record that cannot be stored, or set it aside and go on"
+    )
+    private: bool = Field(
+        default=False, description="records are personal data: neither keys nor answers are shown in logs and errors"
     )
     keep: Keep = Field(default=None, description="what `data` keeps: all, none, or a list of fields")
     columns: Columns = Field(default_factory=dict, description="typed columns beside `data`, by name")
@@ -287,7 +291,11 @@ class Source(Frozen):
 
     source: str
     connection: str = Field(min_length=1, description="the Airflow connection of type REST API")
-    headers: Mapping[str, Text] = Field(default_factory=dict, description="headers sent with each request; no secrets")
+    headers: Sent = Field(default_factory=dict, description="headers sent with each request; no secrets")
+    limit: Limits = Field(
+        default=(),
+        description="how often the API may be asked, over all tasks: `20/s`, or several: [20/s, 10000/d]",
+    )
     schedule: str = Field(
         default="@hourly",
         min_length=1,

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import requests
 from airflow.providers.http.hooks.http import HttpHook
+from requests import PreparedRequest
+from requests.auth import AuthBase
 
-from airflow_extract_provider.extract.errors import ConnectionMissingError
+from airflow_extract_provider.extract.api.auth import Auth, Unshown, no_login
+from airflow_extract_provider.extract.api.excerpt import excerpt
+from airflow_extract_provider.extract.api.transport import Answer, Outgoing, Transport, Unanswered, network_of
+from airflow_extract_provider.extract.errors import ConnectionMissingError, ExtractError
 from airflow_extract_provider.hooks.connection import find_connection
-from airflow_extract_provider.hooks.login import Login, login_of
+from airflow_extract_provider.hooks.login import Login, Seed, login_of
+from airflow_extract_provider.hooks.store import StoreHook
 
 if TYPE_CHECKING:
     from airflow_extract_provider.extract.api.client import ApiClient
+    from airflow_extract_provider.extract.api.limits import Quota
     from airflow_extract_provider.extract.cursor import Position
     from airflow_extract_provider.extract.source import ApiObject, Source
+    from airflow_extract_provider.extract.store.connection import Connect
+    from airflow_extract_provider.extract.store.tokens import PostgresTokens
     from airflow_extract_provider.extract.walks.step import Step
 
 __all__ = ["RestApiHook"]
@@ -40,16 +50,30 @@ class RestApiHook(HttpHook):
         super().__init__(method="GET", http_conn_id=rest_api_conn_id)
         self.rest_api_conn_id = rest_api_conn_id
 
-    def client(self, source: Source) -> ApiClient:
-        """The engine's client for a source, logged in.
+    def client(
+        self, source: Source, *, store: Connect | None = None, schema: str = "extract", longest_wait: float = 60.0
+    ) -> ApiClient:
+        """The engine's client for a source, logged in; the caller closes it.
+
+        ``store`` opens connections to the Postgres where the source's quota is kept for all tasks; None: the quota is
+        this client's alone, and only a refresh token goes to the store of the usual name. ``longest_wait`` is how long,
+        in seconds, a request may wait for its turn.
 
         Raises ConnectionMissingError: the connection is missing, or lacks what is needed.
         """
         from airflow_extract_provider.extract.api.client import ApiClient
 
         login = self._login()
-        session = self._session(login)
-        return ApiClient(source, session, login.base_url, secrets=login.secrets, timeout=login.timeout)
+        return ApiClient(
+            source,
+            self._session(login),
+            login.base_url,
+            auth=self._auth(login, store, schema),
+            secrets=login.secrets,
+            quota=None if store is None else self._quota(source, store, schema),
+            bounds=login.bounds,
+            longest_wait=longest_wait,
+        )
 
     def pages(
         self,
@@ -79,11 +103,12 @@ class RestApiHook(HttpHook):
             steps = backfill(object, position or beginning(object))
         else:
             steps = incremental(object, position or handed_off(object, None))
-        client, step = self.client(alone), next(steps)
-        while step.then is not None:
-            assert isinstance(step.then, Request)  # these walks ask nothing of a store
-            step = steps.send(client.fetch(object, step.then))
-            yield step
+        step = next(steps)
+        with closing(self.client(alone)) as client:
+            while step.then is not None:
+                assert isinstance(step.then, Request)  # these walks ask nothing of a store
+                step = steps.send(client.fetch(object, step.then))
+                yield step
 
     def get_conn(
         self, headers: dict[Any, Any] | None = None, extra_options: dict[str, Any] | None = None
@@ -93,27 +118,39 @@ class RestApiHook(HttpHook):
         Raises ConnectionMissingError: as :meth:`client`.
         """
         login = self._login()
+        session = self._session(login)
         # What the parent's `run` goes by.
         self.base_url, self._base_url_initialized = login.base_url, True
-        self.merged_extra = {"timeout": login.timeout, "allow_redirects": False, **(extra_options or {})}
-        session = self._session(login)
+        given = {"timeout": (login.bounds.connect, login.bounds.read), "allow_redirects": False}
+        self.merged_extra = {**given, **network_of(session), **(extra_options or {})}
+        session.auth = _EachTime(self._auth(login, None, "extract"))
         session.headers.update(headers or {})
         return session
 
     def test_connection(self) -> tuple[bool, str]:
-        """Send one request to the base URL, or to `test_path` below it, and tell in words what came of it."""
+        """Send one request to the base URL, or to `test_path` below it, and tell in words what came of it.
+
+        A refresh token is not tried: Airflow tests under another connection's name, and trying it would spend it.
+        """
         try:
             login = self._login()
-        except ConnectionMissingError as exc:
-            return False, exc.what
-        try:
             with self._session(login) as session:
-                url = login.base_url + login.test_path
-                response = session.get(url, timeout=login.timeout, allow_redirects=False, stream=True)
-        except requests.RequestException as exc:
-            # Only the kind of failure: the library's own words hold the whole URL.
-            return False, f"No answer from {urlsplit(login.base_url).hostname} ({type(exc).__name__})."
-        return _verdict(response.status_code, login.test_path)
+                auth = no_login() if login.seed else self._auth(login, None, "extract")
+                answer = self._tested(login, session, auth)
+        except Unanswered as exc:
+            return False, f"No answer: {exc.what}."
+        except ExtractError as exc:
+            return False, f"{exc.what} {exc.todo}"
+        good, told = _verdict(answer.status, login.test_path)
+        if login.seed:
+            return answer.status < 500, f"{told} The refresh token was not tried: that would spend it."
+        said = "" if good else excerpt(answer.body, (*login.secrets, *auth.secrets))
+        return good, f"{told} The API says: {said}" if said else told
+
+    def _tested(self, login: Login, session: requests.Session, auth: Auth) -> Answer:
+        asked = Outgoing(login.base_url + login.test_path, login.test_path or "the base URL", 1)
+        with auth.admitted() as signer:
+            return Transport(session, login.bounds).send(asked, signer)
 
     def _login(self) -> Login:
         return login_of(find_connection(self.rest_api_conn_id, _EXAMPLE))
@@ -122,10 +159,36 @@ class RestApiHook(HttpHook):
         session = requests.Session()
         if self.keep_alive_adapter is not None:
             session.mount(f"{urlsplit(login.base_url).scheme}://", self.keep_alive_adapter)
-        session.auth = login.auth
         for name, value in login.network.items():
             setattr(session, name, value)
         return session
+
+    def _auth(self, login: Login, store: Connect | None, schema: str) -> Auth:
+        def tokens(seed: Seed) -> PostgresTokens:
+            from airflow_extract_provider.extract.store.tokens import PostgresTokens
+
+            connect = store or StoreHook().connect
+            return PostgresTokens(connect, schema, seed.connection_id, seed.refresh_token, seed.client_secret)
+
+        # Of its own: the login's requests must not wait for, nor end, the API's keep-alive connection.
+        return login.auth(self._session(login), tokens)
+
+    def _quota(self, source: Source, store: Connect, schema: str) -> Quota:
+        from airflow_extract_provider.extract.store.quota import PostgresQuota
+
+        return PostgresQuota(store, schema, source.source, self.rest_api_conn_id, source.limit)
+
+
+class _EachTime(Unshown, AuthBase):
+    """Signs each request of a session of one's own as it is sent."""
+
+    def __init__(self, auth: Auth) -> None:
+        self._auth = auth
+
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        with self._auth.admitted() as signer:
+            signed: PreparedRequest = signer(request)
+        return signed
 
 
 def _verdict(status: int, test_path: str) -> tuple[bool, str]:

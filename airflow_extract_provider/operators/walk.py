@@ -6,15 +6,21 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from airflow.sdk import BaseOperator, RetryPolicy
+from airflow.sdk import BaseOperator, RetryPolicy, conf
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_extract_provider import assets
-from airflow_extract_provider.extract.errors import BackfillFirstError, ExtractError, WalkBusyError
+from airflow_extract_provider.extract.errors import (
+    BackfillFirstError,
+    ExtractError,
+    QuotaSpentError,
+    WalkBusyError,
+)
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.sourcefile import load_source
 from airflow_extract_provider.operators.arguments import flag, instant, interval
@@ -31,6 +37,8 @@ __all__ = ["WalkOperator"]
 _log = logging.getLogger(__name__)
 
 _RETRY_WHAT_MAY_PASS = RetryWhatMayPass()
+_TRIGGERER_MISSING = timedelta(minutes=10)
+"""How long after the end of the waiting a triggerer that should have said so is taken for absent."""
 _SHORTEST = timedelta(seconds=60)
 """The least that a slice lasts though the next run is due: starting a task costs seconds."""
 
@@ -41,6 +49,9 @@ class WalkOperator(BaseOperator):
     The walk is committed page by page: retries, later slices and later runs go on where it stands. A walk longer than
     ``run_for`` is cut into slices; between two of them the task is rescheduled, which frees its slot for the source's
     other objects, costs no try and needs no triggerer.
+
+    Where the API, or the source's `limit`, grants no request for longer than ``longest_wait``, the task leaves its slot
+    until one is granted, and goes on at the same page.
 
     While another run holds the object, the task is rescheduled too, until that one has ended its slice or died. With
     ``next_run_at`` nothing is waited for: what cannot be done before the next run is left to it.
@@ -70,6 +81,9 @@ class WalkOperator(BaseOperator):
     :param reset: start over, once in a DAG run: retries and slices go on. So does clearing the task, unless the walk
         had come to its end. As ``selected``.
     :param take_over: take the object from another run that holds it. As ``selected``.
+    :param longest_wait: how long a request may wait for its turn while the task keeps its slot, as ``run_for``.
+    :param deferrable: wait longer than that in the triggerer; else the task is rescheduled. By default as Airflow's
+        ``[operators] default_deferrable`` says.
     :param retry_policy: which errors are retried; by default none that a person has to act upon first.
     """
 
@@ -84,6 +98,7 @@ class WalkOperator(BaseOperator):
         "selected",
         "reset",
         "take_over",
+        "longest_wait",
     )
     ui_color = "#d6eaf0"
 
@@ -100,6 +115,8 @@ class WalkOperator(BaseOperator):
         selected: bool | str = True,
         reset: bool | str = False,
         take_over: bool | str = False,
+        longest_wait: timedelta | float | str = timedelta(seconds=60),
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         retry_policy: RetryPolicy | None = _RETRY_WHAT_MAY_PASS,
         **kwargs: Any,
     ) -> None:
@@ -114,6 +131,8 @@ class WalkOperator(BaseOperator):
         self.selected = selected
         self.reset = reset
         self.take_over = take_over
+        self.longest_wait = longest_wait
+        self.deferrable = deferrable
         self._stop: threading.Event | None = None
         if isinstance(source, Source):
             self.outlets = [*self.outlets, assets.alias_of(source.source)]
@@ -133,12 +152,8 @@ class WalkOperator(BaseOperator):
             stop = self._stop = threading.Event()
             try:
                 summary = self._slice(context, next_run_at, stop)
-            except (WalkBusyError, BackfillFirstError) as exc:
-                if next_run_at is not None:
-                    return self._left(context, exc)
-                if isinstance(exc, WalkBusyError):
-                    _wait(exc, pause)
-                raise
+            except (WalkBusyError, BackfillFirstError, QuotaSpentError) as exc:
+                return self._later(context, exc, pause, next_run_at)
             finally:
                 self._stop = None
             if not summary.complete and stop.is_set():
@@ -147,6 +162,11 @@ class WalkOperator(BaseOperator):
             _go_on_later(summary, pause, next_run_at)
         self._tell(context, summary)
         return summary.as_dict()
+
+    def execute_after_waiting(self, context: Context, event: Any) -> dict[str, Any]:
+        """The same once the quota is not spent any more: the walk goes on from its position."""
+        del event
+        return self.execute(context)
 
     def on_kill(self) -> None:
         """Ask the walk to end after the pages that have arrived; :meth:`execute` then fails the task."""
@@ -157,6 +177,31 @@ class WalkOperator(BaseOperator):
         """Why this walk has nothing to do for the object, in words; None: it may have."""
         del source
         return None
+
+    def _later(
+        self, context: Context, why: ExtractError, pause: timedelta, next_run_at: datetime | None
+    ) -> dict[str, Any]:
+        """Leave the slot until the walk may go on; or leave it to the next run, if that is due before."""
+        spent = why.until if isinstance(why, QuotaSpentError) else None
+        if next_run_at is not None and (spent is None or spent >= next_run_at):
+            return self._left(context, why)
+        if spent is not None:
+            self._wait_until(spent, why)
+        if isinstance(why, WalkBusyError):
+            _wait(why, pause)
+        raise why
+
+    def _wait_until(self, due: datetime, why: ExtractError) -> NoReturn:
+        _log.info("%s/%s %s   waits: %s", why.source, why.object, why.walk, why.what)
+        if not self.deferrable:
+            come_back(due)
+        from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+
+        self.defer(
+            trigger=DateTimeTrigger(moment=due),
+            method_name=self.execute_after_waiting.__name__,
+            timeout=due - datetime.now(timezone.utc) + _TRIGGERER_MISSING,
+        )
 
     def _left(self, context: Context, why: ExtractError) -> dict[str, Any]:
         """Leave the rest to the next run: skip the task, or, if an earlier slice or try has changed anything, let it
@@ -232,13 +277,19 @@ class WalkOperator(BaseOperator):
         from airflow_extract_provider.hooks.kafka import sink_of
         from airflow_extract_provider.hooks.store import StoreHook
 
-        with sink_of(source.object(self.object)) as sink:
+        store = StoreHook(self.store_conn_id).connect
+        api = RestApiHook(self.api_conn_id or source.connection)
+        longest = interval("longest_wait", self.longest_wait).total_seconds()
+        with (
+            sink_of(source.object(self.object)) as sink,
+            closing(api.client(source, store=store, longest_wait=longest)) as client,
+        ):
             return run(
                 source,
                 self.object,
                 self.walk,
-                postgres=StoreHook(self.store_conn_id).connect,
-                client=RestApiHook(self.api_conn_id or source.connection).client(source),
+                postgres=store,
+                client=client,
                 runner=Runner(*runner),
                 sink=sink,
                 cursor=VariableCursors(),

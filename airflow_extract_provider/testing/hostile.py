@@ -37,6 +37,9 @@ single           none                                      ``{"data": [...]}``: 
 
 from __future__ import annotations
 
+import ssl
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -44,7 +47,8 @@ from email.utils import format_datetime
 from types import TracebackType
 from typing import Any, Self
 
-from airflow_extract_provider.testing.hostile_faults import TRANSIENT, Answer, Fault, FaultPlan, Kind, spoil
+from airflow_extract_provider.testing.hostile_faults import TRANSIENT, Answer, Fault, FaultPlan, Kind, spoil, zipped
+from airflow_extract_provider.testing.hostile_limits import Limit, RateHeaders, SlidingWindow
 from airflow_extract_provider.testing.hostile_listing import Listing, Paging
 from airflow_extract_provider.testing.hostile_pages import Asked, Lister, refusal
 from airflow_extract_provider.testing.hostile_store import Clock, Key, NewKeys, Table, Transaction, Version
@@ -58,9 +62,11 @@ __all__ = [
     "HostileApi",
     "Key",
     "Kind",
+    "Limit",
     "Listing",
     "NewKeys",
     "Paging",
+    "RateHeaders",
     "Transaction",
     "Version",
 ]
@@ -77,8 +83,14 @@ class HostileApi:
     ("text"), or what your function makes of 1, 2, 3. ``date`` and ``skew`` may be changed at any time: whether
     answers have a Date header (whole seconds, cut off), and how much it is ahead of the clock.
 
-    ``requests`` keeps what was asked, faults included. An action or answer that raises gives status 500 or a broken
-    connection, and is raised again at the end of the ``with`` block.
+    By real time, as little else here: an answer goes out ``latency`` after it was made, others may overtake it; of the
+    requests in any ``limit[1]`` seconds all above ``limit[0]`` get 429 with Retry-After, and no fault; all answers
+    tell of that limit by ``rate_headers``. ``gzip``: 200s are packed for clients that take it. ``latency`` and
+    ``gzip`` may be changed at any time. ``tls`` holds the server's certificate: HTTPS.
+
+    ``requests`` keeps what was asked, ``faulted`` counts the faults by kind, even where they changed nothing,
+    ``limited`` the requests above the limit. An action or answer that raises gives status 500 or a broken connection,
+    and is raised again at the end of the ``with`` block.
     """
 
     def __init__(
@@ -91,19 +103,28 @@ class HostileApi:
         keys: NewKeys = "int",
         date: bool = True,
         skew: timedelta = timedelta(0),
+        latency: timedelta = timedelta(0),
+        limit: Limit | None = None,
+        rate_headers: RateHeaders | None = None,
+        gzip: bool = False,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        if rate_headers is not None and limit is None:
+            raise ValueError("rate_headers: there is no limit to tell of")
         self.clock = Clock(start)
-        self.date = date
-        self.skew = skew
+        self.date, self.skew, self.latency, self.gzip = date, skew, latency, gzip
         self.requests: list[Asked] = []
+        self.faulted: Counter[Kind] = Counter()
+        self.limited = 0
+        self._window = None if limit is None else SlidingWindow(limit, rate_headers)
         self._tick = tick
         self._table = Table(seed, self.clock, keys)
         self._lock = self._table.lock
         self._plan = FaultPlan(seed)
         self._actions: list[tuple[str | None, Callable[[int], bool], Action]] = []
         self._asked_for: dict[str, int] = {}
-        self._wire = WireServer(self._answer)
-        self.url = f"http://127.0.0.1:{self._wire.server_port}"
+        self._wire = WireServer(self._answer, tls)
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self._wire.server_port}"
         paths = listings or {"/things": Listing("page")}
         self._listers = {path: Lister(self._table, path, listing, self.url) for path, listing in paths.items()}
 
@@ -183,6 +204,11 @@ class HostileApi:
         """How many requests have come in."""
         return len(self.requests)
 
+    @property
+    def arrivals(self) -> list[float]:
+        """When each request came in, first to last, in seconds of ``time.monotonic``."""
+        return sorted(asked.arrived for asked in list(self.requests))
+
     def before(self, n: int, action: Action, path: str | None = None) -> None:
         """Do this just before request ``n`` is answered.
 
@@ -230,16 +256,39 @@ class HostileApi:
             path_number = self._asked_for[asked.path] = self._asked_for.get(asked.path, 0) + 1
             try:
                 self._act(asked, path_number)
-                fault = self._plan.pick(asked.number, asked.path, path_number)
-                answer = self._right(asked, None if fault is None else fault.kind)
+                answer = self._refused() or self._spoiled(asked, path_number)
             except Exception as error:
                 self._wire.errors.append(error)
-                fault, answer = None, refusal(500, f"the test's own fault: {error!r}")
-            answer = answer if fault is None else spoil(answer, fault)
-            if not self.date:
-                return answer
-            date = format_datetime((self.clock.now + self.skew).replace(microsecond=0), usegmt=True)
-            return replace(answer, headers={"Date": date, **answer.headers})
+                answer = refusal(500, f"the test's own fault: {error!r}")
+            answer = replace(answer, headers={**self._told(), **answer.headers})
+        if self.gzip and _takes_gzip(asked):
+            answer = _packed(answer)
+        # Not under the lock, as all that takes time: requests to a slow API overlap.
+        self._wire.pause(self.latency.total_seconds())
+        return answer
+
+    def _refused(self) -> Answer | None:
+        now = time.monotonic()
+        if self._window is None or self._window.admit(now):
+            return None
+        self.limited += 1
+        return self._window.refusal(now)
+
+    def _spoiled(self, asked: Asked, path_number: int) -> Answer:
+        fault = self._plan.pick(asked.number, asked.path, path_number)
+        if fault is None:
+            return self._right(asked, None)
+        answer = spoil(self._right(asked, fault.kind), fault)
+        self.faulted[fault.kind] += 1
+        return answer
+
+    def _told(self) -> Mapping[str, str]:
+        """The headers that every answer has."""
+        shown = self.clock.now + self.skew
+        limits = {} if self._window is None else self._window.headers(time.monotonic(), shown)
+        if not self.date:
+            return limits
+        return {"Date": format_datetime(shown.replace(microsecond=0), usegmt=True), **limits}
 
     def _act(self, asked: Asked, path_number: int) -> None:
         for path, is_due, action in tuple(self._actions):
@@ -267,3 +316,16 @@ class HostileApi:
 
 def _as_fault(fault: Fault | Kind) -> Fault:
     return fault if isinstance(fault, Fault) else Fault(fault)
+
+
+def _takes_gzip(asked: Asked) -> bool:
+    """Whether the client lists gzip; what it gives the weight 0 it does not take (RFC 9110, section 12.5.3)."""
+    sent = next((value for name, value in asked.headers.items() if name.lower() == "accept-encoding"), "")
+    codings = [coding.replace(" ", "").lower() for coding in sent.split(",")]
+    return any(coding.partition(";")[0] == "gzip" and not coding.endswith((";q=0", ";q=0.0")) for coding in codings)
+
+
+def _packed(answer: Answer) -> Answer:
+    if answer.status != 200 or not answer.body or answer.sent == "endlessly" or "Content-Encoding" in answer.headers:
+        return answer
+    return replace(answer, body=zipped(answer.body), headers={**answer.headers, "Content-Encoding": "gzip"})

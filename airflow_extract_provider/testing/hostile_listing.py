@@ -141,7 +141,9 @@ class Listing:
         moment = _EPOCH + stamp * _MICROSECOND
         if self.unit == "naive":
             return moment.replace(tzinfo=None).isoformat(" ", spec)
-        return moment.astimezone(ZoneInfo(self.zone)).isoformat("T", spec).replace("+00:00", "Z")
+        if self.zone != "UTC":
+            moment = moment.astimezone(ZoneInfo(self.zone))
+        return moment.isoformat("T", spec).replace("+00:00", "Z")
 
     def read(self, text: str) -> int:
         """Return what an instant of a request stands for, in microseconds; ValueError if it is none of this unit."""
@@ -199,7 +201,7 @@ class Listing:
             return ("updated_at", "id")
         return ("~updated_at",) if self.paging == "search" and not self.order else self.order
 
-    @property
+    @functools.cached_property
     def _shown(self) -> timedelta:
         least = {"unix": _SECOND, "unix_ms": _MILLISECOND}.get(self.unit, _MICROSECOND)
         return max(self.precision, least)

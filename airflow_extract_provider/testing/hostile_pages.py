@@ -22,7 +22,8 @@ __all__ = ["Asked", "Lister", "refusal"]
 class Asked:
     """A request as it came in: ``number`` counts from 1 over the whole server, ``at`` is the server's time, in UTC.
 
-    ``body`` is the JSON value sent, None if there was none, a str if it was no JSON.
+    ``body`` is the JSON value sent, None if there was none, a str if it was no JSON. ``arrived`` is the real instant
+    of its arrival, in seconds of ``time.monotonic``, which all processes of a machine share on Linux.
     """
 
     method: str
@@ -32,6 +33,7 @@ class Asked:
     body: Any
     number: int = 0
     at: datetime | None = None
+    arrived: float = 0.0
 
 
 class _RefusedError(Exception):
@@ -79,6 +81,7 @@ class Lister:
         self._expired: set[tuple[str | None, ...]] = set()
         self._last: Answer | None = None
         self._sorted: tuple[object, Sequence[tuple[Rank, Version]]] = (None, ())
+        self._spelled: dict[int, bytes] = {}
 
     def expire_tokens(self) -> None:
         """Refuse all tokens given so far."""
@@ -88,7 +91,7 @@ class Lister:
         """The answer for one record."""
         found = [version for version in self._records().values() if str(version.id) == key]
         if found:
-            return Answer(200, _json(self.listing.record(found[0])))
+            return Answer(200, self._record(found[0]))
         gone = any(str(version.id) == key for version in self._table.history if version.deleted)
         return refusal(self.listing.deleted_status if gone else 404, f"no record {key}")
 
@@ -106,8 +109,16 @@ class Lister:
         shown = page.rows
         if fault == "misorder" and len(shown) > 1:
             shown = [shown[-1], *shown[1:-1], shown[0]]
-        self._last = self._written(wish, page, [self.listing.record(version) for version in shown])
+        self._last = self._written(wish, page, [self._record(version) for version in shown])
         return self._last
+
+    def _record(self, version: Version) -> bytes:
+        """A version's JSON, made once: that is most of the work of a page. The history keeps each version, so that none
+        is another one's successor in memory."""
+        found = self._spelled.get(id(version))
+        if found is None:
+            found = self._spelled[id(version)] = _json(self.listing.record(version))
+        return found
 
     # -- reading the request ------------------------------------------------------------------------------------
 
@@ -272,7 +283,7 @@ class Lister:
             return _Page([], more=True, mark=wish.number)
         return _Page(rows, more, again=fault == "repeat_token" and more)
 
-    def _written(self, wish: _Wish, page: _Page, records: list[dict[str, Any]]) -> Answer:
+    def _written(self, wish: _Wish, page: _Page, records: list[bytes]) -> Answer:
         listing = self.listing
         headers: dict[str, str] = {}
         if listing.paging == "header_token" and page.more:
@@ -282,10 +293,10 @@ class Lister:
         if listing.bare:
             if listing.total:
                 headers["X-Total-Count"] = str(len(wish.entries))
-            return Answer(200, _json(records), headers)
+            return Answer(200, _listed(records), headers)
         if listing.paging == "search":
-            return Answer(200, _json(self._search_body(wish, page, records)), headers)
-        body: dict[str, Any] = {"data": records}
+            return Answer(200, _with_records(self._search_body(wish, page), records), headers)
+        body: dict[str, Any] = {"data": []}
         if listing.total:
             body["total"] = len(wish.entries)
         if listing.more:
@@ -294,10 +305,10 @@ class Lister:
             body["next"] = self._next_token(wish, page) if page.more else None
         if listing.paging == "next_link":
             body["next"] = self._next_link(wish, page) if page.more else None
-        return Answer(200, _json(body), headers)
+        return Answer(200, _with_records(body, records), headers)
 
-    def _search_body(self, wish: _Wish, page: _Page, records: list[dict[str, Any]]) -> dict[str, Any]:
-        body: dict[str, Any] = {"results": records, "total": len(wish.entries)}
+    def _search_body(self, wish: _Wish, page: _Page) -> dict[str, Any]:
+        body: dict[str, Any] = {"results": [], "total": len(wish.entries)}
         if page.more:
             after = wish.start if page.again else wish.start + len(page.rows)
             body["paging"] = {"next": {"after": str(after)}}
@@ -355,3 +366,13 @@ def _body_params(body: Any) -> dict[str, str]:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
+
+
+def _listed(records: Sequence[bytes]) -> bytes:
+    return b"[" + b", ".join(records) + b"]"
+
+
+def _with_records(body: Mapping[str, Any], records: Sequence[bytes]) -> bytes:
+    """An answer with its records in place of the empty list that is its first member."""
+    before, _, behind = _json(body).partition(b"[]")
+    return before + _listed(records) + behind

@@ -260,6 +260,11 @@ class Disturbed:
         """What went out."""
         return self._client.requests
 
+    @property
+    def left(self) -> float | None:
+        """What the quota has left."""
+        return self._client.left
+
     def fetch(self, object: ApiObject, request: Request) -> Reply:
         """The reply, after the disturbance."""
         self._disturb()

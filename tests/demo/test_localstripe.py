@@ -46,6 +46,11 @@ class Meddler:
         """What went out."""
         return self._client.requests
 
+    @property
+    def left(self) -> float | None:
+        """What the quota has left."""
+        return self._client.left
+
     def fetch(self, object: ApiObject, request: Request) -> Reply:
         """The reply, after the deletions."""
         self._fetched += 1

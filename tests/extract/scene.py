@@ -17,6 +17,7 @@ import requests
 from psycopg import sql
 
 from airflow_extract_provider.extract.api.client import ApiClient
+from airflow_extract_provider.extract.api.transport import Bounds
 from airflow_extract_provider.extract.cursor import Cursor, Position
 from airflow_extract_provider.extract.errors import ExtractError
 from airflow_extract_provider.extract.pipeline import Settings, Summary, run
@@ -103,7 +104,7 @@ class Scene:
 
     def client(self) -> ApiClient:
         """A client without patience. Each run has its own: an earlier run's reader may still wait for an answer."""
-        return ApiClient(self.source, self.session, self.api.url, timeout=(2.0, 2.0), tries=self.tries)
+        return ApiClient(self.source, self.session, self.api.url, bounds=Bounds(2.0, 2.0), tries=self.tries)
 
     def run(self, **arguments: Any) -> Summary:
         """Run the engine to its end."""

@@ -10,7 +10,7 @@ import base64
 import logging
 import pickle
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +21,7 @@ from psycopg.conninfo import make_conninfo
 
 from airflow_extract_provider.extract import errors
 from airflow_extract_provider.extract.api.client import ApiClient
+from airflow_extract_provider.extract.api.transport import Bounds
 from airflow_extract_provider.extract.cursor import AfterToken
 from airflow_extract_provider.extract.errors import ExtractError
 from airflow_extract_provider.extract.pipeline import run
@@ -35,13 +36,16 @@ LOGIN = "marked/login+s3cret="
 PARAM = "marked-param-s3cret"
 VALUE = "marked-value"
 NUMBER = "98765432109876543210"
-TOKEN = "marked-token"
+TOKEN = "marked-token-of-a-page"
 BODY = "marked-body"
 PLACE = "marked-place"
 DSN = "marked-dsn-s3cret"
-MARKS = [
+SECRETS = [
     *(form for secret in (LOGIN, PARAM, DSN) for form in (secret, quote(secret, safe=""))),
     base64.b64encode(f"user:{LOGIN}".encode()).decode(),
+]
+MARKS = [
+    *SECRETS,
     VALUE,
     NUMBER,
     TOKEN,
@@ -73,23 +77,27 @@ def logged() -> Iterator[list[str]]:
     package.setLevel(levels[1])
 
 
-def _found(where: str, text: str | bytes) -> list[str]:
+def _found(where: str, text: str | bytes, marks: Sequence[str] = MARKS) -> list[str]:
     raw = text if isinstance(text, bytes) else text.encode()
-    return [f"{mark} in {where}: {raw!r}" for mark in MARKS if mark.encode() in raw]
+    return [f"{mark} in {where}: {raw!r}" for mark in marks if mark.encode() in raw]
 
 
-def _assert_clean(exc: ExtractError, logged: list[str]) -> None:
+def _assert_clean(exc: ExtractError, logged: list[str], marks: Sequence[str] = MARKS) -> None:
     place = dict(exc.place)
     # The position is the one thing that holds a page token: it is what the cursor shows, and what a repair needs.
     place["position"] = None
     without = type(exc)(exc.what, kept=exc.kept, todo=exc.todo, **place)
+
+    def _marked(where: str, text: str | bytes) -> list[str]:
+        return _found(where, text, marks)
+
     assert [
-        *_found("str", str(exc)),
-        *_found("repr", repr(exc)),
-        *_found("args", repr(exc.args)),
-        *_found("pickle", pickle.dumps(without)),
-        *_found("traceback", "".join(traceback.format_exception(exc))),
-        *(found for line in logged for found in _found("log", line)),
+        *_marked("str", str(exc)),
+        *_marked("repr", repr(exc)),
+        *_marked("args", repr(exc.args)),
+        *_marked("pickle", pickle.dumps(without)),
+        *_marked("traceback", "".join(traceback.format_exception(exc))),
+        *(found for line in logged for found in _marked("log", line)),
     ] == []
     assert (exc.__cause__, exc.__suppress_context__) == (None, True)
 
@@ -111,7 +119,7 @@ def planted(make_scene: MakeScene) -> MakeScene:
 
 def _arguments(scene: Scene, **arguments: Any) -> dict[str, Any]:
     client = ApiClient(
-        scene.source, scene.session, scene.api.url, secrets=[LOGIN, PARAM], timeout=(2.0, 2.0), tries=scene.tries
+        scene.source, scene.session, scene.api.url, secrets=[LOGIN, PARAM], bounds=Bounds(2.0, 2.0), tries=scene.tries
     )
     often = scene.settings(log_every=timedelta(0), cursor_every=timedelta(0), batch=1)
     return {"client": client, "settings": often, **arguments}
@@ -125,7 +133,11 @@ def _stopped(scene: Scene, **arguments: Any) -> ExtractError:
 
 
 def _html(status: int = 200) -> Fault:
-    return Fault(status, f"<html>{BODY} {VALUE}</html>".encode(), {"X-Request": BODY, "Set-Cookie": f"id={BODY}"})
+    return Fault(
+        status,
+        f"<html>{BODY} {VALUE} {LOGIN} {quote(LOGIN)} {PARAM}</html>".encode(),
+        {"X-Request": BODY, "Set-Cookie": f"id={BODY}"},
+    )
 
 
 def _json(text: str, status: int = 200) -> Fault:
@@ -135,7 +147,9 @@ def _json(text: str, status: int = 200) -> Fault:
 FAULTS = {
     **{f"status {status}": _html(status) for status in (400, 401, 403, 404, 405, 409, 410, 422, 429, 500, 503)},
     "html": _html(),
-    "an error object": _json('{"error": {"message": "BODY", "login": "VALUE"}}'),
+    "an error object": _json(
+        '{"error": {"message": "BODY", "login": "VALUE", "by": "' + LOGIN.replace("/", r"\/") + '"}}'
+    ),
     "a message": _json('{"message": "BODY"}'),
     "truncated": _json('{"data": [{"id": "r1", "n": "VALUE"}, {"id'),
     "no json": _json("BODY VALUE"),
@@ -168,12 +182,40 @@ FAULTS = {
 }
 
 
+SPEAKS = [name for name in FAULTS if name.startswith("status")] + ["html", "an error object", "no json"]
+"""Answers that are the API's own words, no page."""
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_answers(name: str, planted: MakeScene, logged: list[str]) -> None:
-    """Whatever the API answers, neither the login nor the answer is told, only what is wrong with it."""
-    scene = planted()
+    """Where records are personal data, neither the login nor the answer is told, only what is wrong with it."""
+    scene = planted(TOKENS, private=True)
     scene.api.fault = lambda number, asked: FAULTS[name] if number >= 2 else None
     _assert_clean(_stopped(scene), logged)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_words_of_the_api(name: str, planted: MakeScene, logged: list[str]) -> None:
+    """Where they are not, its words are told, however it repeats the login in them; what may be a page is not."""
+    scene = planted()
+    scene.api.fault = lambda number, asked: FAULTS[name] if number >= 2 else None
+    exc = _stopped(scene)
+    _assert_clean(exc, logged, SECRETS if name in SPEAKS else MARKS)
+    assert (BODY in str(exc)) == (name in SPEAKS)
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_keys_of_personal_data(private: bool, planted: MakeScene, logged: list[str]) -> None:
+    """A key may be somebody's address: with `private` it is in no message, log or attribute; without, people see it."""
+    scene = planted(KEYED, version="at", private=private)
+    scene.api.rows = [f'{{"id": "{VALUE}@b{n}", "at": "2026-01-01T00:00:00Z"}}'.encode() for n in range(15)]
+    odd = _json('{"data": [{"id": "VALUE@b", "at": "soon"}], "has_more": false}')
+    scene.api.fault = lambda number, asked: odd if number > 1 else None
+    exc = _stopped(scene)
+    seen = [
+        found for line in [*logged, str(exc), repr(exc), repr(exc.place)] for found in _found("text", line, [VALUE])
+    ]
+    assert bool(seen) is not private
 
 
 @pytest.mark.parametrize(
@@ -220,7 +262,8 @@ def test_a_token_that_has_expired(planted: MakeScene, logged: list[str]) -> None
     """The refused token is not told."""
     scene = planted()
     first = _json('{"data": [{"id": "1", "n": "VALUE"}], "next_cursor": "TOKEN"}')
-    scene.api.fault = lambda number, asked: first if number == 1 else _html(404)
+    gone = _json("There is no TOKEN here.", 404)
+    scene.api.fault = lambda number, asked: first if number == 1 else gone
     exc = _stopped(scene)
     assert type(exc) is errors.TokenExpiredError
     _assert_clean(exc, logged)
@@ -255,7 +298,7 @@ def test_addresses(url: str, planted: MakeScene, logged: list[str]) -> None:
     """An address that cannot be reached, or is none, may hold a secret too: it is not told."""
     scene = planted()
     scene.session.trust_env = False
-    client = ApiClient(scene.source, scene.session, url, secrets=[LOGIN, PARAM], timeout=(2.0, 2.0), tries=2)
+    client = ApiClient(scene.source, scene.session, url, secrets=[LOGIN, PARAM], bounds=Bounds(2.0, 2.0), tries=2)
     exc = _stopped(scene, client=client)
     assert type(exc) in (errors.ApiUnavailableError, errors.RequestRefusedError)
     _assert_clean(exc, logged)
@@ -271,7 +314,7 @@ def test_connections_that_fail(hold: str, planted: MakeScene, logged: list[str])
         "tls": scene.api.url.replace("http", "https"),
     }
     scene.api.delay = 0.3 if hold == "timeout" else 0.0
-    client = ApiClient(scene.source, scene.session, urls[hold], secrets=[PARAM], timeout=(0.1, 0.1), tries=2)
+    client = ApiClient(scene.source, scene.session, urls[hold], secrets=[PARAM], bounds=Bounds(0.1, 0.1), tries=2)
     exc = _stopped(scene, client=client)
     assert type(exc) is errors.ApiUnavailableError
     _assert_clean(exc, logged)
@@ -326,7 +369,7 @@ def test_what_postgres_says(name: str, planted: MakeScene, logged: list[str]) ->
 def test_a_run_that_goes_well(spec: Any, planted: MakeScene, logged: list[str]) -> None:
     """Progress, retries and the end are told without login, tokens or values; page and key are."""
     scene = planted(spec)
-    scene.api.fault = lambda number, asked: _html(503) if number in (1, 3) else None
+    scene.api.fault = lambda number, asked: Fault(503, b"Come again.") if number in (1, 3) else None
     summary = run(scene.source, scene.object, postgres=scene.connect, **_arguments(scene))
     assert summary.complete
     assert [line for line in logged if "done" in line]

@@ -143,6 +143,10 @@ class _Watched:
     def requests(self) -> int:
         return self._client.requests
 
+    @property
+    def left(self) -> float | None:
+        return self._client.left
+
     def fetch(self, object: ApiObject, request: Request) -> Reply:
         if self._stage.api.count >= _MOST:
             raise _NotHeldError("endless", f"no end after {_MOST} requests")

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 import requests
 
 from airflow_extract_provider.extract.api.client import ApiClient
+from airflow_extract_provider.extract.api.transport import Bounds
 from airflow_extract_provider.extract.cursor import cursor_key
 from airflow_extract_provider.extract.errors import CursorAheadError, ExtractError
 from airflow_extract_provider.extract.pipeline import Runner, Settings, WalkName, run
@@ -183,7 +184,7 @@ class World:
             "things",
             plan.walk,
             postgres=opening,
-            client=ApiClient(self.source, self.session, self.api.url, timeout=(5.0, 5.0), tries=2),
+            client=ApiClient(self.source, self.session, self.api.url, bounds=Bounds(5.0, 5.0), tries=2),
             runner=self.runner,
             cursor=self.shown,
             reset=plan.reset,

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import gzip
+import json
 import re
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 
 import pytest
 import requests
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airflow_extract_provider.testing.hostile import TRANSIENT, Fault, HostileApi, Listing
+from airflow_extract_provider.testing.hostile_limits import SlidingWindow
 
 Json: TypeAlias = dict[str, Any]
 Walk: TypeAlias = Callable[[HostileApi], Iterator[Json]]
@@ -595,7 +604,7 @@ def test_an_action_that_fails_is_seen_at_the_end() -> None:
         assert ask(api).status_code == 500
 
 
-@pytest.mark.parametrize("kind", ["429", "500", "502", "503"])
+@pytest.mark.parametrize("kind", ["408", "425", "429", "500", "502", "503", "504"])
 def test_a_status_is_ordered(kind: Any) -> None:
     """So many times, with the header or without."""
     with HostileApi() as api:
@@ -607,27 +616,110 @@ def test_a_status_is_ordered(kind: Any) -> None:
         assert [answer.headers.get("Retry-After") for answer in answers] == ["0", "0", "7", None, None]
 
 
+@pytest.mark.parametrize("kind", ["401", "403", "404", "410", "422"])
+def test_a_refusal_is_ordered(kind: Any) -> None:
+    """Without a pause, which would make it a limit, unless the test wants that. Asked again, the answer is right."""
+    with HostileApi(listings={"/things": Listing("token")}) as api:
+        api.insert(30)
+        token = ask(api, limit=10).json()["next"]
+        api.fault(2, kind)
+        api.fault(3, Fault(kind, retry_after=7))
+        answers = [ask(api, cursor=token) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [int(kind), int(kind), 200]
+        assert [answer.headers.get("Retry-After") for answer in answers] == [None, "7", None]
+        assert [("WWW-Authenticate" in answer.headers) for answer in answers] == [kind == "401"] * 2 + [False]
+
+
+def test_a_redirect_is_ordered() -> None:
+    """302 to where the test says."""
+    with HostileApi() as api:
+        api.fault(1, Fault("redirect", location="https://elsewhere.example/things?page=1"))
+        answer = requests.get(api.url + "/things", timeout=10, allow_redirects=False)
+        assert (answer.status_code, answer.headers["Location"]) == (302, "https://elsewhere.example/things?page=1")
+
+
 def test_answers_that_are_none() -> None:
-    """HTML, an error or nothing with status 200, broken JSON, a connection that ends early or is reset."""
+    """HTML, CSV, an error or nothing with status 200, broken JSON, a connection that ends early or is reset."""
+    kinds: tuple[Any, ...] = ("html", "csv", "error_200", "empty", "truncated")
     with HostileApi() as api, requests.Session() as session:
         api.insert(5)
-        for number, kind in enumerate(("html", "error_200", "empty", "truncated"), start=1):
-            api.fault(number, kind)  # type: ignore[arg-type]  # the literals got lost in the tuple
-        html, error, empty, truncated = (session.get(api.url + "/things", timeout=10) for _ in range(4))
-        assert {answer.status_code for answer in (html, error, empty, truncated)} == {200}
+        for number, kind in enumerate(kinds, start=1):
+            api.fault(number, kind)
+        html, table, error, empty, truncated = (session.get(api.url + "/things", timeout=10) for _ in kinds)
+        assert {answer.status_code for answer in (html, table, error, empty, truncated)} == {200}
         assert html.headers["Content-Type"].startswith("text/html")
+        assert table.headers["Content-Type"].startswith("text/csv")
         assert "error" in error.json()
         assert empty.content == b""
         assert truncated.text.startswith('{"data": [{')
-        with pytest.raises(requests.JSONDecodeError):
-            truncated.json()
-        api.fault(5, "cut")
+        for broken in (html, table, empty, truncated):
+            with pytest.raises(requests.JSONDecodeError):
+                broken.json()
+        api.fault(6, "cut")
         with pytest.raises(requests.exceptions.ChunkedEncodingError, match="IncompleteRead"):
             session.get(api.url + "/things", timeout=10)
-        api.fault(6, "reset")
+        api.fault(7, "reset")
         with pytest.raises(requests.ConnectionError, match="ConnectionResetError"):
             session.get(api.url + "/things", timeout=10)
         assert len(session.get(api.url + "/things", timeout=10).json()["data"]) == 5
+
+
+def test_gzip_that_is_none() -> None:
+    """A plain body with gzip's header cannot be unpacked; half of a packed one can, to half of the JSON."""
+    with HostileApi(gzip=True) as api:
+        api.insert(50)
+        right = ask(api, per_page=50)
+        api.fault(2, "not_gzip")
+        with pytest.raises(requests.exceptions.ContentDecodingError):
+            ask(api, per_page=50)
+        api.fault(3, "half_gzip")
+        half = ask(api, per_page=50)
+        assert half.headers["Content-Encoding"] == "gzip"
+        assert 0 < len(half.text) < len(right.text)
+        assert right.text.startswith(half.text)
+        assert ask(api, per_page=50).json() == right.json()
+
+
+def test_an_answer_without_end() -> None:
+    """So many bytes and not one more, their number not announced; who has enough may go."""
+    with HostileApi() as api, requests.Session() as session:
+        api.fault(1, Fault("huge", size=200_001))
+        answer = session.get(api.url + "/things", timeout=10)
+        assert "Content-Length" not in answer.headers
+        assert len(answer.content) == 200_001
+        assert answer.text.startswith('{"data": [{')
+        with pytest.raises(requests.JSONDecodeError):
+            answer.json()
+        api.fault(2, Fault("huge", size=1 << 40))
+        with session.get(api.url + "/things", timeout=10, stream=True) as endless:
+            assert len(next(endless.iter_content(1000))) == 1000
+        assert session.get(api.url + "/things", timeout=10).json() == {"data": []}
+
+
+def test_silence() -> None:
+    """Nothing comes, and others are answered meanwhile; then the connection closes without an answer."""
+    with HostileApi() as api:
+        api.insert(5)
+        api.fault(1, Fault("stall", seconds=60))
+        with pytest.raises(requests.ReadTimeout):
+            requests.get(api.url + "/things", timeout=0.2)
+        assert len(rows(api)) == 5
+        api.fault(3, Fault("stall", seconds=0.3))
+        began = time.monotonic()
+        with pytest.raises(requests.ConnectionError, match="closed connection without response"):
+            ask(api)
+        assert time.monotonic() - began >= 0.3
+
+
+def test_a_slow_answer() -> None:
+    """It is right, and takes its time though no read waits long: a timeout between two bytes does not see it."""
+    with HostileApi() as api:
+        api.insert(50)
+        api.fault(1, Fault("slow", seconds=1.0))
+        began = time.monotonic()
+        slow = requests.get(api.url + "/things?per_page=50", timeout=0.8)
+        assert time.monotonic() - began >= 1.0
+        assert slow.json() == ask(api, per_page=50).json()
 
 
 def test_pages_that_lie() -> None:
@@ -685,7 +777,7 @@ def _story(seed: int) -> tuple[list[object], set[int]]:
     seen: list[object] = []
     statuses = set()
     with HostileApi(seed, {"/things": Listing("token", filter="inclusive"), "/s": Listing("search")}) as api:
-        api.faults(0.4, [kind for kind in TRANSIENT if kind not in ("cut", "reset")])
+        api.faults(0.4, [kind for kind in TRANSIENT if kind not in ("cut", "reset", "not_gzip")])
         api.every(3, lambda: api.insert(2))
         api.every(4, lambda: api.update(api.ids[0]))
         api.insert(15)
@@ -714,6 +806,144 @@ def test_random_faults_stop_in_time() -> None:
         assert {ask(api).status_code for _ in range(5)} == {200}
 
 
+def test_faults_are_counted() -> None:
+    """By kind, ordered or drawn; right answers and those to nonsense are none."""
+    with HostileApi() as api:
+        api.fault(1, "503", times=2)
+        api.fault(3, "empty")
+        statuses = [ask(api).status_code for _ in range(4)]
+        assert statuses == [503, 503, 200, 200]
+        assert ask(api, page="x").status_code == 400
+        assert api.faulted == {"503": 2, "empty": 1}
+        api.faults(1, ["500", "502"], in_a_row=1)
+        seen = Counter(ask(api).status_code for _ in range(40))
+        assert seen[200] == 20
+        assert api.faulted == {"503": 2, "empty": 1, "500": seen[500], "502": seen[502]}
+
+
+# -- real time: latency, limits, gzip -------------------------------------------------------------------------------
+
+
+def test_latency_overlaps() -> None:
+    """Eight answers of a third of a second, asked for at once, do not take eight thirds. None comes early."""
+    with HostileApi(latency=timedelta(seconds=0.3)) as api:
+        began = time.monotonic()
+        ask(api)
+        assert time.monotonic() - began >= 0.3
+        threads = [threading.Thread(target=ask, args=[api]) for _ in range(8)]
+        began = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert 0.3 <= time.monotonic() - began < 2
+
+
+def test_arrivals_are_real_instants() -> None:
+    """One for each request, first to last, on the clock that the test has too."""
+    with HostileApi() as api:
+        between = [time.monotonic()]
+        for _ in range(3):
+            ask(api)
+            between.append(time.monotonic())
+        assert len(api.arrivals) == 3
+        assert sorted([*between, *api.arrivals])[1::2] == api.arrivals
+        assert [asked.arrived for asked in api.requests] == api.arrivals
+
+
+def test_a_limit_is_kept() -> None:
+    """Above it all get 429 and a pause, whatever they ask for; a fault waits for a request that is within it."""
+    with HostileApi(listings={"/a": Listing("page"), "/b": Listing("page")}, limit=(3, 60)) as api:
+        api.fault(2, "500")
+        api.fault(4, "502", times=2)
+        assert [ask(api, path).status_code for path in ("/a", "/b", "/a/1", "/a", "/b")] == [200, 500, 404, 429, 429]
+        refused = ask(api, "/nothing")
+        assert (refused.status_code, api.count, api.limited) == (429, 6, 3)
+        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+        assert api.faulted == {"500": 1}
+        assert "too many requests" in refused.json()["error"]["message"]
+
+
+def test_a_place_is_free_again() -> None:
+    """Once the pause that was asked for is over."""
+    with HostileApi(limit=(1, 0.3)) as api:
+        assert ask(api).status_code == 200
+        refused = ask(api)
+        if refused.status_code == 429:  # not on a machine that stood still for 0.3 s
+            assert refused.headers["Retry-After"] == "1"
+        time.sleep(0.4)
+        assert ask(api).status_code == 200
+
+
+@given(
+    st.integers(1, 4),
+    st.sampled_from([1.0, 2.5]),
+    st.lists(st.integers(0, 8).map(lambda eighths: eighths / 8), max_size=40),
+)
+def test_no_window_holds_more(count: int, seconds: float, gaps: list[float]) -> None:
+    """Of any length that a limit has, wherever it begins; and nobody is refused who has room."""
+    window, now, admitted = SlidingWindow((count, seconds), None), 100.0, list[float]()
+    for gap in gaps:
+        now += gap
+        lately = [at for at in admitted if at > now - seconds]
+        assert window.admit(now) == (len(lately) < count)
+        admitted += [now] if len(lately) < count else []
+        if len(lately) >= count:
+            pause = float(window.refusal(now).headers["Retry-After"])
+            assert seconds <= now + max(pause, 1) - lately[-count] <= seconds + 1
+    assert all(sum(begin <= at < begin + seconds for at in admitted) <= count for begin in admitted)
+
+
+def test_answers_tell_of_the_limit() -> None:
+    """In three ways; right answers, faults and refusals alike."""
+    told: dict[Any, list[dict[str, str]]] = {}
+    for style in ("x", "ietf", "github"):
+        with HostileApi(limit=(2, 60), rate_headers=style, skew=timedelta(hours=1)) as api:
+            api.fault(2, "503")
+            answers = [ask(api) for _ in range(3)]
+            assert [answer.status_code for answer in answers] == [200, 503, 429]
+            told[style] = [{k: v for k, v in a.headers.items() if "rate" in k.lower()} for a in answers]
+            dates = [answer.headers["Date"] for answer in answers]
+    assert [(a["X-RateLimit-Limit"], a["X-RateLimit-Remaining"]) for a in told["x"]] == [
+        ("2", "1"), ("2", "0"), ("2", "0")
+    ]  # fmt: skip
+    assert all(1 <= int(a["X-RateLimit-Reset"]) <= 60 for a in told["x"])
+    assert {a["RateLimit-Policy"] for a in told["ietf"]} == {'"default";q=2;w=60'}
+    assert [re.sub(r"t=([1-9]|[1-5]\d|60)$", "t=?", a["RateLimit"]) for a in told["ietf"]] == [
+        '"default";r=1;t=?', '"default";r=0;t=?', '"default";r=0;t=?'
+    ]  # fmt: skip
+    assert [(a["x-ratelimit-remaining"], a["x-ratelimit-used"]) for a in told["github"]] == [
+        ("1", "1"), ("0", "2"), ("0", "2")
+    ]  # fmt: skip
+    by_date = [parsedate_to_datetime(date).timestamp() for date in dates]
+    assert all(0 < int(a["x-ratelimit-reset"]) - at <= 61 for a, at in zip(told["github"], by_date, strict=True))
+
+
+def test_gzip_for_those_who_take_it() -> None:
+    """The same body in fewer bytes, always the same ones; refusals and other clients' answers stay as they are."""
+    with HostileApi(gzip=True, date=False) as api:
+        api.insert(50)
+        for accepted, packed in (
+            ("gzip, deflate", True),
+            ("br;q=1.0, GZIP;q=0.5", True),
+            ("identity", False),
+            ("gzip;q=0, deflate", False),
+            ("", False),
+        ):
+            answer = requests.get(
+                api.url + "/things?per_page=50", headers={"Accept-Encoding": accepted}, timeout=10, stream=True
+            )
+            raw = answer.raw.read(decode_content=False)
+            assert (answer.headers.get("Content-Encoding") == "gzip") == packed
+            assert int(answer.headers["Content-Length"]) == len(raw)
+            body = gzip.decompress(raw) if packed else raw
+            assert len(json.loads(body)["data"]) == 50
+            assert (len(raw) < len(body) / 3) == packed
+        assert "Content-Encoding" not in ask(api, page="x").headers
+        api.gzip = False
+        assert "Content-Encoding" not in ask(api).headers
+
+
 def test_many_clients_at_once() -> None:
     """Every request has its own number and tick, and nothing is written twice."""
     with HostileApi(listings={"/things": Listing("page", page_max=1000)}) as api:
@@ -739,6 +969,32 @@ def test_nothing_is_left_behind() -> None:
             session.get(api.url + "/things", timeout=10)
 
 
+@pytest.mark.parametrize("kind", ["stall", "slow", "huge", None])
+def test_the_end_waits_for_nobody(kind: Any) -> None:
+    """Neither for silence, nor for what takes its time, nor for a client that does not read."""
+    with requests.Session() as session:
+        with HostileApi() as api:
+            api.insert(50)
+            if kind is None:
+                api.latency = timedelta(seconds=60)
+            else:
+                api.fault(1, Fault(kind, seconds=60, size=1 << 40))
+            asking = threading.Thread(target=_heard, args=[session, api.url + "/things", kind])
+            asking.start()
+            while api.count == 0:
+                time.sleep(0.01)
+            began = time.monotonic()
+        asking.join()
+        assert time.monotonic() - began < 20
+
+
+def _heard(session: requests.Session, url: str, kind: str | None) -> None:
+    with contextlib.suppress(requests.RequestException):
+        answer = session.get(url, timeout=60, stream=True)
+        if kind != "huge":
+            answer.content  # noqa: B018 - read until the end
+
+
 @pytest.mark.parametrize(
     "impossible",
     [
@@ -747,9 +1003,12 @@ def test_nothing_is_left_behind() -> None:
         lambda: Listing("token", ties="shuffled"),
         lambda: Listing("keyset", ("id",)),
         lambda: Listing("page", page_max=0),
+        lambda: HostileApi(rate_headers="x"),
+        lambda: HostileApi(limit=(0, 1)),
+        lambda: HostileApi(limit=(1, 0)),
     ],
 )
-def test_no_api_is_like_that(impossible: Callable[[], Listing]) -> None:
+def test_no_api_is_like_that(impossible: Callable[[], object]) -> None:
     """What contradicts itself is refused at once."""
     with pytest.raises(ValueError, match=r"."):
         impossible()

@@ -1,22 +1,42 @@
-"""One request, one reply: the only place that talks to an API."""
+"""One request, one reply: the only place that asks an API for records.
+
+::
+
+    request ──► turn (quota) ──► login ──► transport ──► answer ──► page, refusal, or once more
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
-from urllib.parse import SplitResult, unquote_plus, urljoin, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit
 
+import msgspec
 import requests
 import tenacity
+from requests.auth import AuthBase
 from requests.structures import CaseInsensitiveDict
 
-from airflow_extract_provider.extract.api.cut import cut, cut_one
-from airflow_extract_provider.extract.errors import ApiUnavailableError, LoginError, RequestRefusedError
-from airflow_extract_provider.extract.page import Refused, Reply, Request
+from airflow_extract_provider.extract.api.address import linked, redirected, without_secrets
+from airflow_extract_provider.extract.api.auth import Auth
+from airflow_extract_provider.extract.api.cut import cut, cut_one, told_error
+from airflow_extract_provider.extract.api.excerpt import excerpt
+from airflow_extract_provider.extract.api.limits import MemoryQuota, Quota, Turn, told
+from airflow_extract_provider.extract.api.transport import Answer, Bounds, Outgoing, Transport, Unanswered
+from airflow_extract_provider.extract.errors import (
+    ApiUnavailableError,
+    ExtractError,
+    LoginError,
+    QuotaSpentError,
+    RequestRefusedError,
+    WrongAnswerError,
+)
+from airflow_extract_provider.extract.page import Page, Refused, Reply, Request
 from airflow_extract_provider.extract.source import ApiObject, Source
 
 __all__ = ["ApiClient"]
@@ -26,16 +46,20 @@ _log = logging.getLogger(__name__)
 _REFUSALS = frozenset({400, 404, 410, 422})
 _TRY_AGAIN = frozenset({408, 425, 429, *range(500, 600)} - {501, 505})
 _MAX_SKEW = timedelta(minutes=5)
-_LONGEST_WAIT = 60.0
+_MOST_LIMITED = 20
+"""How often in a row an API may say that it was asked too often, and when to ask again, until that is not believed."""
+_SHORTEST = 0.0001
+"""Seconds below which sleeping takes longer than what is waited for."""
 _JSON = "application/json"
-_PORTS = {"http": 80, "https": 443}
 
 
 class ApiClient:
-    """Fetches pages of a source's objects over one keep-alive session.
+    """Fetches pages of a source's objects over one keep-alive session, no faster than the quota allows.
 
-    ``session`` carries the login; ``secrets`` are never shown. ``timeout`` is (to connect, between two bytes), in
-    seconds. ``requests`` counts what went out, retries included. One thread at a time may use a client.
+    ``auth`` is the login; None: the session carries it. ``secrets`` are never shown, nor what ``auth`` says is secret.
+    ``quota`` is shared with others of the source; None: its `limit` is kept for this client alone. ``longest_wait`` is
+    how long, in seconds, a request may wait for its turn. ``requests`` counts what went out, retries included. One
+    thread at a time may use a client.
     """
 
     def __init__(
@@ -44,256 +68,275 @@ class ApiClient:
         session: requests.Session,
         base_url: str,
         *,
+        auth: Auth | None = None,
         secrets: Collection[str] = (),
-        timeout: tuple[float, float] = (10.0, 60.0),
-        tries: int = 4,
+        quota: Quota | None = None,
+        bounds: Bounds | None = None,
+        tries: int = 5,
+        longest_wait: float = 60.0,
     ) -> None:
-        self._session = session
+        self._session, self._auth = session, auth
         self._base_url = base_url.rstrip("/")
         # A page out of a cache is an older look than it seems: what has changed since would be missed.
         self._headers = {"Accept": _JSON, "Cache-Control": "no-cache", **source.headers}
-        self._secrets = tuple(secret for secret in secrets if secret)
-        self._timeout = timeout
+        self._own_secrets = tuple(secret for secret in secrets if secret)
+        self._quota = quota or MemoryQuota(source.limit)
+        self._transport = Transport(session, bounds or Bounds())
         self._tries = tries
+        self._longest_wait = longest_wait
         self.requests = 0
+
+    @property
+    def left(self) -> float | None:
+        """Which part of the quota is left, from 0 to 1, as far as it is known."""
+        return self._quota.left
+
+    def close(self) -> None:
+        """Close the session, and the connections of login and quota."""
+        for each in (self._quota, self._auth, self._session):
+            if each is not None:
+                each.close()
 
     def fetch(self, object: ApiObject, request: Request) -> Reply:
         """The page that answers a request, or the API's refusal of it (400, 404, 410, 422).
 
-        A request with a `key` gives a page of that one record. No answer, 408, 425, 429, 5xx but 501 and 505, and a 403
-        that tells of a rate limit are tried again with growing pauses, `Retry-After` obeyed up to a minute; a POST too,
-        since it only searches.
+        A request with a `key` gives a page of that one record. No whole answer, 408, 425, 429, 5xx but 501 and 505, a
+        403 that tells of a rate limit, and a 200 without a page in it are tried again with growing pauses; a POST too,
+        since it only searches. What the API says of when to ask again is obeyed to the full. A login that can be
+        renewed is, once.
 
-        Raises ApiUnavailableError: the tries are used up.
-        Raises LoginError: 401 or 403.
+        Raises QuotaSpentError: the next request's turn comes later than ``longest_wait``.
+        Raises ApiUnavailableError: the tries are used up. Raises WrongAnswerError, RecordsPathError, BadRecordError: as
+        :func:`~.cut.cut` and :func:`~.cut.cut_one`.
+        Raises LoginError: 401 or 403. Raises what :meth:`.auth.Auth.admitted` and :meth:`.transport.Transport.send` do.
         Raises RequestRefusedError: a redirect, another 4xx, or a link that leads away from the API.
-        Raises WrongAnswerError, RecordsPathError, BadRecordError: as :func:`~.cut.cut` and :func:`~.cut.cut_one`.
         """
         asked = self._asked(object, request)
-        sent = datetime.now(timezone.utc)
-        began = time.monotonic()
-        response = self._retrying()(self._send, asked)
-        if response.status_code in _REFUSALS:
-            return Refused(response.status_code)
-        self._check_status(response, asked)
-        took = timedelta(seconds=time.monotonic() - began)
-        began_at = _began_at(response, sent, took)
-        body = response.content
-        page = cut(object, body, began_at) if request.key is None else cut_one(object, body, began_at, request.key)
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return replace(page, headers=headers, path=urlsplit(asked.url).path)
+        for attempt in self._retrying(asked):
+            with attempt:
+                return self._tried(object, request, asked)
+        raise AssertionError("tenacity ends in a return or an error")
 
-    def _asked(self, object: ApiObject, request: Request) -> _Asked:
+    def _asked(self, object: ApiObject, request: Request) -> Outgoing:
         headers = CaseInsensitiveDict({**({} if request.body is None else {"Content-Type": _JSON}), **self._headers})
         headers.update(request.headers)
         url = self._base_url + request.path
         if request.link is not None:
-            url = self._linked(url, request.link)
+            url = linked(url, request.link, self._sends_itself(), self._secrets())
         # A path filled by a template may hold a page token: people are shown the template.
         shown = object.path if request.key is None or object.by_key is None else object.by_key.path
-        return _Asked(request, url, {} if request.link is not None else request.params, headers, shown)
+        params = {} if request.link is not None else request.params
+        body = None if request.body is None else request.body.encode()
+        return Outgoing(url, shown, request.page, request.method, params, headers, body)
 
-    def _linked(self, url: str, link: str) -> str:
-        """The URL of a link, relative to ``url``, on the API's own host: elsewhere the login would leak.
-
-        Raises RequestRefusedError: it leads to another scheme, host or port, or nowhere.
-        """
-        own = urlsplit(url)
-        try:
-            target = urlsplit(urljoin(url, link))
-            origin = _origin(target)
-        except ValueError:
-            raise RequestRefusedError(
-                "the link to the next page is no URL.", todo="Check where `pages` finds the link."
-            ) from None
-        if origin != _origin(own):
-            raise RequestRefusedError(
-                f"the link to the next page leads to {self._host(target)}; the login is not sent there.",
-                todo="If that is the API's right address, give it to the connection.",
-            )
-        # Of the link only path and query are taken, so that no other reading of its host can matter.
-        return urlunsplit((own.scheme, own.netloc, target.path or "/", self._unsent(target.query), ""))
-
-    def _unsent(self, query: str) -> str:
-        """A link's query without what the session itself sends: some APIs repeat the login in their links."""
+    def _sends_itself(self) -> set[str]:
         sent = self._session.params
-        names = set(sent) if isinstance(sent, Mapping) else set()
-        return "&".join(part for part in query.split("&") if unquote_plus(part.partition("=")[0]) not in names)
+        return {*(sent if isinstance(sent, Mapping) else ()), *(self._auth.params if self._auth else ())}
 
-    def _host(self, target: SplitResult) -> str:
-        shown = f"{target.scheme}://{target.netloc.rpartition('@')[2]}"
-        return "another host" if any(secret in shown for secret in self._secrets) else shown
+    def _secrets(self) -> tuple[str, ...]:
+        return (*self._own_secrets, *(self._auth.secrets if self._auth else ()))
 
-    def _retrying(self) -> tenacity.Retrying:
+    def _retrying(self, asked: Outgoing) -> tenacity.Retrying:
         return tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Unanswered),
-            stop=tenacity.stop_after_attempt(self._tries),
+            retry=tenacity.retry_if_exception_type(Unanswered),
+            stop=self._is_enough,
             wait=_wait,
-            before_sleep=_tell,
-            retry_error_callback=_give_up,
+            before_sleep=lambda state: _tell(state, asked),
+            retry_error_callback=lambda state: _give_up(state, asked),
         )
 
-    def _send(self, asked: _Asked) -> requests.Response:
-        self.requests += 1
-        body = asked.request.body
-        try:
-            # Redirects are not followed: a session's own headers, a login among them, would go to the other host too.
-            response = self._session.request(
-                asked.request.method,
-                asked.url,
-                params=dict(asked.params),
-                data=None if body is None else body.encode(),
-                headers=asked.headers,
-                timeout=self._timeout,
-                allow_redirects=False,
-            )
-        except requests.exceptions.SSLError:
-            raise _Unanswered("the TLS connection failed", asked) from None
-        except requests.exceptions.ConnectionError as exc:
-            raise _Unanswered(_connection_failure(exc), asked) from None
-        except requests.exceptions.Timeout:
-            raise _Unanswered("no answer within the timeout", asked) from None
-        except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
-            raise _Unanswered("the answer broke off in the middle", asked) from None
-        # ValueError: a login with a character that no header can carry (it quotes the login), a redirect to nowhere.
-        except (requests.exceptions.RequestException, ValueError) as exc:
-            raise RequestRefusedError(
-                f"the request cannot be sent, or its answer not be read ({type(exc).__name__}).",
-                todo="Check the connection's host and headers.",
-            ) from None
-        if response.status_code in _TRY_AGAIN or _is_limited(response):
-            raise _Unanswered(f"status {response.status_code}", asked, _retry_after(response))
-        return response
+    def _is_enough(self, state: tenacity.RetryCallState) -> bool:
+        exc = state.outcome.exception() if state.outcome else None
+        obeyed = isinstance(exc, _Failed) and exc.limited and exc.paused
+        return state.attempt_number >= (_MOST_LIMITED if obeyed else self._tries)
 
-    def _check_status(self, response: requests.Response, asked: _Asked) -> None:
-        status = response.status_code
+    def _tried(self, object: ApiObject, request: Request, asked: Outgoing) -> Reply:
+        answer, began_at = self._answer(object, asked)
+        if answer.status != 200:
+            said = self._said(object, asked, answer)
+            if answer.status in _REFUSALS:
+                return Refused(answer.status, said)
+            raise self._status_error(answer, asked, said)
+        try:
+            page = self._page(object, request, answer, began_at)
+        except WrongAnswerError as exc:
+            if _is_page(answer.body):
+                raise
+            raise _NoPage(_with_words(exc, answer, self._said(object, asked, answer))) from None
+        page = replace(page, headers=answer.headers, path=urlsplit(asked.url).path)
+        return without_secrets(page, self._secrets(), object.records)
+
+    def _page(self, object: ApiObject, request: Request, answer: Answer, began_at: datetime) -> Page:
+        if request.key is None:
+            return cut(object, answer.body, began_at)
+        return cut_one(object, answer.body, began_at, request.key)
+
+    def _answer(self, object: ApiObject, asked: Outgoing) -> tuple[Answer, datetime]:
+        """A whole answer, and an instant before the API looked the records up. Raises Unanswered: none of use."""
+        turn = self._turn()
+        with self._signed() as auth:
+            sent, began = datetime.now(timezone.utc), time.monotonic()
+            self.requests += 1
+            answer = self._transport.send(asked, auth)
+        took = timedelta(seconds=time.monotonic() - began)
+        heard = told(answer.headers, datetime.now(timezone.utc))
+        limited = answer.status == 429 or _is_limited(answer)
+        if limited and heard.pause is None and heard.remaining == 0 and heard.reset is not None:
+            heard = replace(heard, pause=heard.reset)
+        self._quota.tell(turn, heard)
+        if limited or answer.status in _TRY_AGAIN:
+            raise _Failed(self._failed(object, asked, answer), limited=limited, paused=heard.pause is not None)
+        if answer.status == 401 and self._auth is not None and self._auth.refused():
+            raise _Failed("the login had run out", limited=False, paused=True)
+        return answer, _began_at(answer.headers, sent, took)
+
+    def _turn(self) -> Turn:
+        """Wait for this request's turn. One that was missed, since this process was held up, is another's by now."""
+        while True:
+            turn = self._quota.turn(self._longest_wait)
+            if turn.wait > self._longest_wait:
+                raise _spent(turn.wait, self._longest_wait)
+            due = time.monotonic() + turn.wait
+            if turn.wait > _SHORTEST:
+                tenacity.nap.sleep(turn.wait)
+            if turn.grace is None or time.monotonic() <= due + turn.grace:
+                return turn
+
+    @contextmanager
+    def _signed(self) -> Iterator[AuthBase | None]:
+        if self._auth is None:
+            yield None
+        else:
+            with self._auth.admitted() as signer:
+                yield signer
+
+    def _failed(self, object: ApiObject, asked: Outgoing, answer: Answer) -> str:
+        said = self._said(object, asked, answer)
+        return f"status {answer.status} ({said})" if said else f"status {answer.status}"
+
+    def _said(self, object: ApiObject, asked: Outgoing, answer: Answer) -> str:
+        """The beginning of a body that is no page, for people; nothing where records may be in it. What was asked is
+        left out where an API repeats it: a page token may open somebody's data."""
+        like_page = answer.status == 200 and answer.body.lstrip()[:1] in (b"[", b"{")
+        if object.private or (like_page and not _tells_of_error(answer.body)):
+            return ""
+        return excerpt(answer.body, (*self._secrets(), *asked.params.values(), *_parts(asked.url)))
+
+    def _status_error(self, answer: Answer, asked: Outgoing, said: str) -> ExtractError:
+        status, quoted = answer.status, f": {said}" if said else "."
         if status in (401, 403):
             why = "does not accept the login" if status == 401 else "forbids this to the login"
-            raise LoginError(
-                f"the API {why} (status {status}).", todo="Correct the connection, or the rights behind it."
+            return LoginError(
+                f"the API {why} (status {status}){quoted}", todo="Correct the connection, or the rights behind it."
             )
         if 300 <= status < 400:
-            raise RequestRefusedError(
-                f"the API redirects {asked.shown} (status {status}){self._redirect(response, asked)}.",
+            where = redirected(asked.url, asked.shown, answer.headers.get("location", ""), self._secrets())
+            return RequestRefusedError(
+                f"the API redirects {asked.shown} (status {status}){where}.",
                 todo="Give the connection the address it redirects to; following it here could leak the login.",
             )
-        if status != 200:
-            raise RequestRefusedError(
-                f"the API answers {asked.shown} with status {status}.", todo="Check `path` and `params` of the object."
-            )
-
-    def _redirect(self, response: requests.Response, asked: _Asked) -> str:
-        """Where to. A path is shown only where it is the object's own: others may hold one-time tokens."""
-        try:
-            target = urlsplit(response.headers.get("Location", ""))
-        except ValueError:
-            return ""
-        host = f"{target.scheme}://{target.netloc.rpartition('@')[2]}" if target.netloc else ""
-        own = urlsplit(self._base_url + asked.shown).path.rstrip("/")
-        same = target.path.rstrip("/") == own == urlsplit(asked.url).path.rstrip("/")
-        shown = f" to {host}{target.path}" if same else f" to another path{' of ' if host else ''}{host}"
-        return "" if any(secret in shown for secret in self._secrets) else shown
+        return RequestRefusedError(
+            f"the API answers {asked.shown} with status {status}{quoted}",
+            todo="Check `path` and `params` of the object.",
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request as it goes out. ``shown`` is its path for people: nothing of a value, parameter or link is in it."""
+class _Failed(Unanswered):
+    """An answer that may be another one next time. ``limited``: the API was asked too often. ``paused``: when to ask
+    again is not ours to choose: the quota knows what the API has said, or there is no reason to wait."""
 
-    request: Request
-    url: str
-    params: Mapping[str, str]
-    headers: Mapping[str, str]
-    shown: str
-
-
-class _Unanswered(Exception):
-    """A request without a usable answer, for the retries; ``pause`` is what the API asks to wait, in seconds."""
-
-    def __init__(self, what: str, asked: _Asked, pause: float | None = None) -> None:
+    def __init__(self, what: str, *, limited: bool, paused: bool) -> None:
         super().__init__(what)
-        self.what, self.asked, self.pause = what, asked, pause
+        self.limited, self.paused = limited, paused
 
 
-class _WithoutAddress(logging.Filter):
-    """urllib3 warns of broken headers and of retries with the whole URL, secrets among its parameters: cut that off."""
+class _NoPage(Unanswered):
+    """Status 200 and no page, as from a gateway that is being restarted. ``error`` is what it is if it stays so."""
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        words, _, address = str(record.msg).partition(" (")
-        if address and words in ("Failed to parse headers", "Retrying"):
-            record.msg, record.args, record.exc_info = words, (), None
-        return True
+    def __init__(self, error: WrongAnswerError) -> None:
+        super().__init__(error.what.rstrip("."))
+        self.error = error
 
-
-for _name in ("urllib3.connection", "urllib3.connectionpool"):
-    logging.getLogger(_name).addFilter(_WithoutAddress())
 
 _backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=20.0)
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    exc = _unanswered(state)
-    return _backoff(state) if exc.pause is None else max(exc.pause, 0.0)
+    exc = _failure(state)
+    return 0.0 if isinstance(exc, _Failed) and exc.paused else _backoff(state)
 
 
-def _tell(state: tenacity.RetryCallState) -> None:
-    exc = _unanswered(state)
+def _tell(state: tenacity.RetryCallState, asked: Outgoing) -> None:
+    exc = _failure(state)
     pause = state.next_action.sleep if state.next_action else 0.0
-    _log.info("%s page %d: %s; asking again in %.1f s", exc.asked.shown, exc.asked.request.page, exc.what, pause)
+    when = f"in {pause:.1f} s" if pause else "when it is its turn"
+    _log.info("%s page %d: %s; asking again %s", asked.shown, asked.page, exc.what, when)
 
 
-def _give_up(state: tenacity.RetryCallState) -> requests.Response:
-    exc = _unanswered(state)
+def _give_up(state: tenacity.RetryCallState, asked: Outgoing) -> None:
+    exc = _failure(state)
+    if isinstance(exc, _NoPage):
+        raise exc.error from None
     raise ApiUnavailableError(
-        f"{exc.what}, after {state.attempt_number} tries of {exc.asked.shown}.",
+        f"{exc.what}, after {state.attempt_number} tries of {asked.shown}.",
         todo="Run again later; the walk goes on where it stands. If it stays so, test the connection.",
     ) from None
 
 
-def _unanswered(state: tenacity.RetryCallState) -> _Unanswered:
+def _failure(state: tenacity.RetryCallState) -> Unanswered:
     exc = state.outcome.exception() if state.outcome else None
-    assert isinstance(exc, _Unanswered)
+    assert isinstance(exc, Unanswered)
     return exc
 
 
-def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
-    """Scheme, host and port, which tell whether two URLs lead to the same server. Raises ValueError: an odd port."""
-    return url.scheme, url.hostname, url.port or _PORTS.get(url.scheme)
+def _with_words(exc: WrongAnswerError, answer: Answer, said: str) -> WrongAnswerError:
+    """The error with the beginning of the body, and its type where that is not JSON."""
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    shown = f" (Content-Type {kind[:60]})" if said and kind.isprintable() and "json" not in kind and kind else ""
+    what = exc.what.rstrip(".") + shown
+    return WrongAnswerError(f"{what}: {said}" if said else f"{what}.", kept=exc.kept, todo=exc.todo, **exc.place)
 
 
-def _is_limited(response: requests.Response) -> bool:
-    """Whether a 403 is the answer to too many requests, as GitHub sends it ("Rate limits for the REST API")."""
-    headers = response.headers
-    return response.status_code == 403 and ("Retry-After" in headers or headers.get("X-RateLimit-Remaining") == "0")
+def _spent(wait: float, most: float) -> QuotaSpentError:
+    until = datetime.now(timezone.utc) + timedelta(seconds=wait)
+    return QuotaSpentError(
+        f"no request is granted before {until:%Y-%m-%d %H:%M:%S} UTC, and a task waits {most:g} s at most.",
+        todo="Nothing: an Airflow task comes back by itself. Elsewhere, run again then.",
+        until=until,
+    )
 
 
-def _retry_after(response: requests.Response) -> float | None:
-    """The pause that `Retry-After` asks for, in seconds, at most a minute (RFC 9110, section 10.2.3); None: none."""
-    text = response.headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text), _LONGEST_WAIT)
+def _parts(url: str) -> list[str]:
+    """What a URL holds of values: those of its query, and what a template may have put into its path."""
+    parts = urlsplit(url)
+    return [
+        part for part in (*parts.path.split("/"), *(value for _, value in parse_qsl(parts.query))) if len(part) > 15
+    ]
+
+
+def _is_page(body: bytes) -> bool:
+    """Whether a body is whole JSON and tells of no error: asked again, the API would say the same."""
     try:
-        pause = (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds()
-    except (ValueError, TypeError):
-        return None
-    return min(max(pause, 0.0), _LONGEST_WAIT)
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return False
+    return not _tells_of_error(body)
 
 
-def _connection_failure(exc: requests.exceptions.ConnectionError) -> str:
-    """What failed, in words of our own: the library's text holds the whole URL, parameters included."""
-    text = repr(exc)
-    for sign, words in (
-        ("NameResolution", "the host's name cannot be resolved"),
-        ("ConnectTimeout", "no connection within the timeout"),
-        ("refused", "the connection is refused"),
-        ("reset", "the connection was reset"),
-        ("Read timed out", "no answer within the timeout"),
-    ):
-        if sign in text:
-            return words
-    return "the connection failed"
+def _tells_of_error(body: bytes) -> bool:
+    try:
+        return told_error(msgspec.json.decode(body, type=dict[str, msgspec.Raw])) is not None
+    except msgspec.DecodeError:
+        return False
 
 
-def _began_at(response: requests.Response, sent: datetime, took: timedelta) -> datetime:
+def _is_limited(answer: Answer) -> bool:
+    """Whether a 403 is the answer to too many requests, as GitHub sends it ("Rate limits for the REST API")."""
+    headers = answer.headers
+    return answer.status == 403 and ("retry-after" in headers or headers.get("x-ratelimit-remaining") == "0")
+
+
+def _began_at(headers: Mapping[str, str], sent: datetime, took: timedelta) -> datetime:
     """An instant certainly before the API looked the records up, on its own clock if it tells it by `Date`.
 
     `Date` is when the answer was made, in whole seconds (RFC 9110, section 6.6.1): the look-up began no more than the
@@ -302,7 +345,7 @@ def _began_at(response: requests.Response, sent: datetime, took: timedelta) -> d
     and an instant that is too early costs only pages read again.
     """
     try:
-        date = parsedate_to_datetime(response.headers["Date"])
+        date = parsedate_to_datetime(headers["date"])
     except (KeyError, ValueError, TypeError):
         return sent - _MAX_SKEW
     return min(date, sent + _MAX_SKEW) - took if date.tzinfo else sent - _MAX_SKEW

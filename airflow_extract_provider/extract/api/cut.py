@@ -17,13 +17,14 @@ from airflow_extract_provider.extract.errors import BadRecordError, ExtractError
 from airflow_extract_provider.extract.page import FieldPath, Page, Record, SetAside
 from airflow_extract_provider.extract.source import ApiObject
 
-__all__ = ["cut", "cut_one", "members", "one_record"]
+__all__ = ["cut", "cut_one", "members", "one_record", "told_error"]
 
 _BOM = b"\xef\xbb\xbf"
 _ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<half>\\u[dD][89a-fA-F]..)|\\.", re.DOTALL)
 _STANDINS = (rb"\ufffc", rb"\ufffd")
 """Two characters for a half surrogate pair, as long as it is, that differ in their last byte."""
 _MEMBER = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
+_NO_ERROR = (b"null", b"false", b'""', b"[]", b"{}", b"0")
 _END = re.compile(rb"[ \t\r\n{]*\}[ \t\r\n]*")
 
 _Parts: TypeAlias = tuple[Mapping[str, msgspec.Raw], Sequence[msgspec.Raw]]
@@ -219,14 +220,22 @@ def _is_made_of(own: bytes, found: Mapping[str, msgspec.Raw]) -> bool:
     return _END.fullmatch(own, at) is not None
 
 
+def told_error(envelope: Mapping[str, msgspec.Raw], path: FieldPath = ()) -> str | None:
+    """The member of an answer by which it tells of an error, None: there is none. ``path`` leads to what was asked for,
+    which may be called so itself."""
+    for name in ("error", "errors"):
+        if name in envelope and name not in path[:1] and bytes(envelope[name]).strip() not in _NO_ERROR:
+            return name
+    return None
+
+
 def _check_error(envelope: Mapping[str, msgspec.Raw], path: FieldPath) -> None:
     """An error told in the body, with a status that says success. With records beside it they would be a part only."""
-    for name in {"error", "errors"} - set(path[:1]):
-        if name in envelope and bytes(envelope[name]).strip() not in (b"null", b"false", b'""', b"[]", b"{}", b"0"):
-            raise WrongAnswerError(
-                f"the status says success, but the body tells of an error (`{name}`).",
-                todo="Test the connection and the object's path with a single request.",
-            )
+    if name := told_error(envelope, path):
+        raise WrongAnswerError(
+            f"the status says success, but the body tells of an error (`{name}`).",
+            todo="Test the connection and the object's path with a single request.",
+        )
 
 
 def _items(body: bytes, envelope: Mapping[str, msgspec.Raw], path: FieldPath) -> Sequence[msgspec.Raw]:

@@ -218,5 +218,5 @@ def _refused(each: Fold, rows: Sequence[_Row], exc: psycopg.Error) -> FoldError:
         f"`fold`: the table {each.table} refuses a value{rule}{column}: {type(exc).__name__}, SQLSTATE {exc.sqlstate}; "
         f"it was one of {len(rows):,} records, the first of which is {rows[0].key}.",
         todo="See that the columns' types and rules fit to the record's fields.",
-        key=rows[0].key if len(rows) == 1 else None,
+        key=rows[0].key,
     )

@@ -128,7 +128,8 @@ class _Drain:
         if self._failed:
             first, *more = self._failed
             exc = self._failed[first]
-            others = f" ({len(more):,} more cannot be read, such as {', '.join(more[:3])}.)" if more else ""
+            named = "" if self._object.private else f", such as {', '.join(more[:3])}"
+            others = f" ({len(more):,} more cannot be read{named}.)" if more else ""
             raise type(exc)(exc.what + others, todo=exc.todo, page=exc.page, key=first)
 
 
@@ -138,7 +139,7 @@ def _told(item: DueKey, reply: Reply, position: Position) -> tuple[Position, Ste
     if isinstance(reply, Refused):
         if reply.status not in _GONE:
             raise RequestRefusedError(
-                f"the API refuses to read this record by its key (status {reply.status}).",
+                f"the API refuses to read this record by its key (status {reply.status}){reply.quoted}",
                 todo="Check `by_key`: its path, and where the record is in the answer.",
                 page=moved.pages,
                 key=item.key,
@@ -147,7 +148,7 @@ def _told(item: DueKey, reply: Reply, position: Position) -> tuple[Position, Ste
     strange = next((record.key for record in reply.records if record.key != item.key), None)
     if strange is not None:
         raise WrongAnswerError(
-            f"asked for one record by its key, the API sent another one ({strange}).",
+            "asked for one record by its key, the API sent another one.",
             todo="Check `by_key.path`.",
             page=moved.pages,
             key=item.key,

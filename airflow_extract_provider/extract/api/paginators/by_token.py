@@ -80,7 +80,8 @@ class Token:
         if _after_token(place).token is None:
             raise request_refused(refusal)
         raise TokenExpiredError(
-            f"the API refuses the page token (status {refusal.status}), and nothing else says where the walk stood.",
+            f"nothing says where the walk stood but the page token, and the API refuses it (status {refusal.status})"
+            f"{refusal.quoted}",
             todo="Start over with `reset`; pages are then read again, nothing is stored twice.",
         )
 

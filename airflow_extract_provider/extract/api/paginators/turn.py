@@ -227,6 +227,6 @@ def onward_page(lap: Lap, page: Page, what: str) -> Lap:
 def request_refused(refusal: Refused) -> RequestRefusedError:
     """The error for a request that could not be asked in another way."""
     return RequestRefusedError(
-        f"the API refuses the request (status {refusal.status}).",
+        f"the API refuses the request (status {refusal.status}){refusal.quoted}",
         todo="Check the connection's base URL, and `path` and `params` of the object.",
     )

@@ -1,0 +1,132 @@
+"""Where requests go: links are followed on the API's own host only, and hold no login."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Any
+from urllib.parse import SplitResult, unquote_plus, urljoin, urlsplit, urlunsplit
+
+import msgspec
+
+from airflow_extract_provider.extract.api.excerpt import forms
+from airflow_extract_provider.extract.errors import RequestRefusedError
+from airflow_extract_provider.extract.page import FieldPath, Page
+
+__all__ = ["host_of", "linked", "redirected", "without_secrets"]
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def linked(url: str, link: str, unsent: Collection[str], secrets: Collection[str]) -> str:
+    """The URL of a link, relative to ``url``, on the API's own host: elsewhere the login would leak.
+
+    Parameters named in ``unsent`` are left out: the login sends them itself, and some APIs repeat them in links.
+
+    Raises RequestRefusedError: it leads to another scheme, host or port, or nowhere.
+    """
+    own = urlsplit(url)
+    try:
+        target = urlsplit(urljoin(url, link))
+        origin = _origin(target)
+    except ValueError:
+        raise RequestRefusedError(
+            "the link to the next page is no URL.", todo="Check where `pages` finds the link."
+        ) from None
+    if origin != _origin(own):
+        raise RequestRefusedError(
+            f"the link to the next page leads to {host_of(target, secrets)}; the login is not sent there.",
+            todo="If that is the API's right address, give it to the connection.",
+        )
+    query = _query_without(target.query, lambda name, _: name in unsent)
+    # Of the link only path and query are taken, so that no other reading of its host can matter.
+    return urlunsplit((own.scheme, own.netloc, target.path or "/", query, ""))
+
+
+def host_of(target: SplitResult, secrets: Collection[str]) -> str:
+    """A URL's scheme and host for people, unless a secret is in it."""
+    shown = f"{target.scheme}://{target.netloc.rpartition('@')[2]}"
+    return "another host" if any(form in shown for secret in secrets for form in forms(secret)) else shown
+
+
+def redirected(url: str, shown: str, location: str, secrets: Collection[str]) -> str:
+    """Where a redirect of ``url`` leads, in words. A path is told only where it is the object's own, ``shown``: others
+    may hold one-time tokens."""
+    try:
+        target = urlsplit(location)
+    except ValueError:
+        return ""
+    host = f" of {host_of(target, secrets)}" if target.netloc else ""
+    if target.path.rstrip("/") != urlsplit(url).path.rstrip("/"):
+        return f" to another path{host}"
+    slash = "/" if target.path.endswith("/") and not shown.endswith("/") else ""
+    return f" to {shown}{slash}{host}"
+
+
+def without_secrets(page: Page, secrets: Collection[str], records: FieldPath) -> Page:
+    """A page without the login in its links: they become part of the position, which is stored and shown.
+
+    A parameter whose value holds a secret is left out of the link: what signs the request is sent anyway. ``records``
+    is the path to the records, which stay as they are.
+    """
+    found = {form for secret in secrets for form in forms(secret)}
+    # What lies beside the records is not read if it need not be: they are the larger part.
+    kept = records[0] if len(records) == 1 else None
+    told = {name: raw for name, raw in page.envelope.items() if name != kept and _holds(bytes(raw), found)}
+    headers = {name: text for name, text in page.headers.items() if _holds(text.encode("utf-8", "replace"), found)}
+    if not told and not headers:
+        return page
+    return replace(
+        page,
+        envelope={**page.envelope, **{name: _cleaned(raw, found) for name, raw in told.items()}},
+        headers={**page.headers, **{name: _header_without(text, found) for name, text in headers.items()}},
+    )
+
+
+def _holds(text: bytes, secrets: Collection[str]) -> bool:
+    return any(secret.encode() in text for secret in secrets)
+
+
+def _header_without(text: str, secrets: Collection[str]) -> str:
+    """A header without secrets in its links: in angle brackets, as in `Link` (RFC 8288, section 3), or bare."""
+    if "<" not in text:
+        return _link_without(text, secrets)
+    return re.sub("<([^>]*)>", lambda link: f"<{_link_without(link[1], secrets)}>", text)
+
+
+def _cleaned(raw: msgspec.Raw, secrets: Collection[str]) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(_walked(msgspec.json.decode(raw), secrets)))
+
+
+def _walked(value: Any, secrets: Collection[str]) -> Any:
+    if isinstance(value, str):
+        return _link_without(value, secrets)
+    if isinstance(value, list):
+        return [_walked(each, secrets) for each in value]
+    if isinstance(value, dict):
+        return {name: _walked(each, secrets) for name, each in value.items()}
+    return value
+
+
+def _link_without(text: str, secrets: Collection[str]) -> str:
+    """A link without the parameters that hold a secret; any other text as it is."""
+    before, mark, query = text.partition("?")
+    if not mark:
+        return text
+    left = _query_without(query, lambda _, value: any(secret in value for secret in secrets))
+    return f"{before}?{left}" if left else before
+
+
+def _query_without(query: str, unwanted: Callable[[str, str], bool]) -> str:
+    parts = []
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        if not unwanted(unquote_plus(name), unquote_plus(value)):
+            parts.append(part)
+    return "&".join(parts)
+
+
+def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port, which tell whether two URLs lead to the same server. Raises ValueError: an odd port."""
+    return url.scheme, url.hostname, url.port or _PORTS.get(url.scheme)

@@ -1,0 +1,216 @@
+"""One quota for all tasks of a source: a row of Postgres, changed by compare-and-set.
+
+Each turn is taken by one statement, which succeeds only if nobody else has changed the row since it was last seen; else
+it is read and tried again. So a process that is stopped holds up nobody, and a pooler may stand between.
+
+The time is Postgres's, since the clocks of workers differ. If its server crashes, the last turns before may not be
+counted (`synchronous_commit` is off for these statements: with it each turn would wait for the disk); that can make a
+few requests too many, and touches no record.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from airflow_extract_provider.extract.api.limits import Told, Turn
+from airflow_extract_provider.extract.api.usage import Usage
+from airflow_extract_provider.extract.errors import StoreUnavailableError
+from airflow_extract_provider.extract.rates import Rate
+from airflow_extract_provider.extract.store.connection import CROSSED, Connect, Connection, named_errors
+from airflow_extract_provider.extract.store.statements import statement
+
+__all__ = ["PostgresQuota"]
+
+_FILE = "quota.sql"
+_LOOK_EVERY = 1.0
+"""How often, in seconds, it is looked whether others were told to wait, where nothing else limits."""
+_TRIES = 100
+_LONGEST_PAUSE = 0.05
+
+
+class PostgresQuota:
+    """The quota of a source and its connection, shared with all processes that name the same two.
+
+    It opens a connection of its own at the first turn, and once more when that was lost; `close` it, or use it in a
+    `with` block. One thread at a time may use it.
+
+    Where no ``rates`` are declared and the API tells none, turns are not counted, and Postgres is asked about once a
+    second whether others were told to wait.
+    """
+
+    def __init__(self, connect: Connect, schema: str, source: str, connection: str, rates: Sequence[Rate] = ()) -> None:
+        self._connect, self._schema = connect, schema
+        self._key = {"source": source, "connection": connection}
+        self._rates = tuple(rates)
+        self._conn: Connection | None = None
+        self._usage, self._revision = Usage(), 0
+        self._is_current = False
+        self._looked_at: float | None = None
+        self._clock: tuple[float, float] | None = None
+        self._unwritten: list[tuple[int, Told, float]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection. The next turn would open another."""
+        conn, self._conn, self._is_current = self._conn, None, False
+        if conn is not None:
+            conn.close()
+
+    def turn(self, most: float) -> Turn:
+        """The next request's turn. It is taken, unless its ``wait`` is longer than ``most`` seconds.
+
+        Raises StoreUnavailableError: Postgres cannot be asked, or so many take turns at once that none was got.
+        Raises StoreRightsError, SchemaMissingError.
+        """
+        if self._is_unlimited():
+            return Turn(0.0, self._usage.number)
+        at = wait = 0.0
+
+        def taken(usage: Usage) -> tuple[Usage, bool]:
+            nonlocal at, wait
+            now = self._now()
+            usage, at = usage.turn(now, self._rates)
+            wait = at - now
+            return usage, wait <= most
+
+        usage = self._change(taken)
+        if wait <= most:
+            # The statement took a part of it.
+            wait = max(at - self._now(), 0.0)
+        return Turn(wait, usage.number, usage.grace)
+
+    def tell(self, turn: Turn, told: Told) -> None:
+        """Note what the answer to a turn's request says: together with the next turn, or at once if all must wait.
+
+        It raises nothing: what cannot be written now stays noted, and an answer has come that must not be lost.
+        """
+        if told.pause is None and told.remaining is None:
+            return
+        with suppress(StoreUnavailableError):
+            now = self._now()
+            newer = [each for each in self._unwritten if each[1].pause is not None or each[0] > turn.number]
+            self._unwritten = [*newer, (turn.number, told, now)]
+            if self._noted().held(now):
+                self._change(lambda usage: (usage, True))
+
+    @property
+    def left(self) -> float | None:
+        """Which part of the quota is left, from 0 to 1, as far as it is known; None: it is not. Nothing is asked."""
+        return None if self._clock is None else self._noted().left(self._now(), self._rates)
+
+    def _is_unlimited(self) -> bool:
+        if self._rates:
+            return False
+        if self._looked_at is None or time.monotonic() - self._looked_at >= _LOOK_EVERY:
+            self._read()
+        return not self._noted().binds(self._now())
+
+    def _noted(self) -> Usage:
+        """The usage as it was last seen, with what is not written yet."""
+        usage = self._usage
+        for number, told, at in self._unwritten:
+            usage = usage.tell(number, told, at)
+        return usage
+
+    def _change(self, change: Callable[[Usage], tuple[Usage, bool]]) -> Usage:
+        """What ``change`` makes of the usage; it is stored if it says so, else it was made of what is stored now."""
+        before, is_fresh = self._revision, False
+        for tries in range(_TRIES):
+            if tries > 1:
+                time.sleep(random.uniform(0.0, min(0.001 * 2**tries, _LONGEST_PAUSE)))  # noqa: S311 - no secret
+            if not self._is_current:
+                self._read()
+                is_fresh = True
+            usage, is_wanted = change(self._noted())
+            if not is_wanted and is_fresh:
+                return usage
+            if is_wanted and self._write(usage):
+                # Where others take turns, too, the next one is read first: that is one statement less.
+                self._is_current = self._revision == before + 1
+                return usage
+            self._is_current = False
+        raise StoreUnavailableError(
+            "so many tasks ask one API at once that this one did not get its turn.",
+            todo="Run again, with fewer tasks at once: the walk goes on where it stands.",
+            source=self._key["source"],
+        )
+
+    def _read(self) -> None:
+        was_open = self._conn is not None
+        try:
+            row = self._execute("read")
+        except StoreUnavailableError:
+            if not was_open or self._conn is not None:
+                raise
+            row = self._execute("read")
+        assert row is not None
+        state, revision, _ = row
+        self._usage, self._revision = (Usage(), 0) if revision is None else (Usage.from_json(state), revision)
+        self._is_current = True
+
+    def _write(self, usage: Usage) -> bool:
+        """Store it, unless somebody else has changed the row, or the connection was lost and nobody knows."""
+        asked = {"state": Jsonb(usage.as_json()), "revision": self._revision}
+        try:
+            row = self._execute("change" if self._revision else "add", **asked)
+        except StoreUnavailableError:
+            if self._conn is not None:
+                raise
+            return False
+        if row is None:
+            return False
+        self._usage, self._revision, self._unwritten = usage, self._revision + 1, []
+        return True
+
+    def _execute(self, name: str, **asked: Any) -> tuple[Any, ...] | None:
+        """A statement's row, whose last column is Postgres's clock; None: none, or another was faster.
+
+        Raises StoreUnavailableError: with no connection left, if it was lost.
+        """
+        with named_errors(source=self._key["source"]):
+            if self._conn is None:
+                self._conn = self._connect()
+                self._conn.autocommit = True
+            sent = time.monotonic()
+            try:
+                row = self._conn.execute(statement(_FILE, name, self._schema), {**self._key, **asked}).fetchone()
+            except CROSSED:
+                if name == "read":
+                    raise
+                return None
+            except (psycopg.OperationalError, psycopg.InterfaceError):
+                if self._conn.closed:
+                    self.close()
+                raise
+        if row is not None:
+            self._looked_at = time.monotonic()
+            self._set_clock(row[-1], sent, self._looked_at)
+        return row
+
+    def _set_clock(self, shown: float, sent: float, received: float) -> None:
+        """Postgres's clock is now between what it showed and that plus the statement's way; as late as it was known to
+        be, within that. A pause of this process between the two must not make its turns late."""
+        known = shown if self._clock is None else self._clock[0] + received - self._clock[1]
+        self._clock = (min(max(shown, known), shown + received - sent), received)
+
+    def _now(self) -> float:
+        """Postgres's clock, in seconds since 1970."""
+        if self._clock is None:
+            self._read()
+        assert self._clock is not None
+        return self._clock[0] + time.monotonic() - self._clock[1]

@@ -1,0 +1,63 @@
+"""What an API repeats of the login in its links is stored nowhere, and the link works all the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from psycopg import sql
+
+from airflow_extract_provider.extract.api.auth import parameter_login
+from airflow_extract_provider.extract.api.client import ApiClient
+from airflow_extract_provider.extract.api.transport import Bounds
+from tests.extract.scene import Scene, rows
+from tests.loopback import Asked, Fault
+
+SECRET = "marked/key+4711="
+LINKED: dict[str, Any] = {"path": "/tokens", "records": "data", "key": "id"}
+PAGES: dict[str, dict[str, Any]] = {
+    "a member": {"by": "next_link", "take": "next"},
+    "a member inside": {"by": "next_link", "take": "paging.links.next"},
+    "a header": {"by": "link_header"},
+}
+
+
+def _linked(scene: Scene, asked: Asked) -> Fault:
+    """The right page, with the link to the next one in all places, the key in it as it came."""
+    page = json.loads(scene.api.right(asked).body or b"{}")
+    token = page.pop("next_cursor")
+    link = (
+        f"{scene.api.url}/tokens?api_key={quote(SECRET, safe='')}&cursor={token}&k={quote(SECRET)}" if token else None
+    )
+    page |= {"next": link, "paging": {"links": {"next": link, "first": "/tokens"}, "total": 12345678901234567890}}
+    headers = {"Link": f'<{scene.api.url}/tokens>; rel="first", <{link}>; rel="next"'} if link else {}
+    return Fault(200, json.dumps(page).encode(), headers)
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_a_link_that_repeats_the_login(kind: str, make_scene: Callable[..., Scene]) -> None:
+    """Ledger, cursor and summary do not hold it; each request does, once; the records keep what they say."""
+    scene = make_scene({**LINKED, "pages": PAGES[kind]})
+    scene.api.rows = [*rows(25), json.dumps({"id": "own", "note": f"https://a.example/?api_key={SECRET}"}).encode()]
+    scene.api.fault = lambda number, asked: _linked(scene, asked)
+    auth = parameter_login("api_key", SECRET)
+    client = ApiClient(scene.source, scene.session, scene.api.url, auth=auth, bounds=Bounds(2, 2))
+    summary = scene.run(client=client)
+    assert summary.complete
+    scene.assert_exact()
+    with scene.connect() as conn:
+        ledger = conn.execute(
+            sql.SQL("select coalesce(string_agg(l::text, ''), '') from {}.ledger l where source = %s").format(
+                sql.Identifier(scene.books)
+            ),
+            [scene.name],
+        ).fetchone()
+    assert ledger is not None
+    told = str(ledger[0]) + json.dumps(summary.as_dict())
+    assert "cursor=t20" in told
+    assert [form for form in (SECRET, quote(SECRET), quote(SECRET, safe=""), json.dumps(SECRET)) if form in told] == []
+    assert [asked.params["api_key"] for asked in scene.api.asked] == [SECRET] * len(scene.api.asked)
+    assert {tuple(asked.params) for asked in scene.api.asked[1:3]} == {("cursor", "api_key")}

@@ -1,0 +1,591 @@
+"""Shared tokens on a real Postgres and a real token endpoint: seeds, renewals, losses, and what two do at once."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import pickle
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from airflow_extract_provider.extract.api.endpoint import TokenEndpoint
+from airflow_extract_provider.extract.api.oauth import RefreshToken
+from airflow_extract_provider.extract.errors import (
+    ApiUnavailableError,
+    ExtractError,
+    LoginError,
+    StoreUnavailableError,
+    TokenLostError,
+)
+from airflow_extract_provider.extract.store.connection import Connect, Connection, connecting
+from airflow_extract_provider.extract.store.migrate import migrate
+from airflow_extract_provider.extract.store.tokens import PostgresTokens
+from airflow_extract_provider.testing.hostile_faults import Answer
+from airflow_extract_provider.testing.login import LoginServer
+from airflow_extract_provider.testing.postgres import PostgresServer
+
+LONG = timedelta(minutes=1)
+_ids = itertools.count()
+
+
+class Login:
+    """A connection `id` of a vendor, as a run has it; each use of it is a run of its own unless told otherwise."""
+
+    def __init__(self, connect: Connect, server: LoginServer) -> None:
+        self.connect, self.server = connect, server
+        self.id = f"shop_{next(_ids)}"
+        self.seed = server.log_in()
+        self.secret: str | None = "secret"
+
+    @contextmanager
+    def run(self, connect: Connect | None = None, *, longest: timedelta = LONG, tries: int = 2) -> Iterator[Run]:
+        """A run."""
+        with requests.Session() as session:
+            session.trust_env = False
+            endpoint = TokenEndpoint(session, self.server.url, "client", self.secret, tries=tries)
+            with PostgresTokens(
+                connect or self.connect, "extract", self.id, self.seed, self.secret, longest=longest
+            ) as tokens:
+                yield Run(session, RefreshToken(endpoint, tokens), self.server.api_url)
+
+    def get(self) -> list[int]:
+        """The statuses of one request in a run of its own."""
+        with self.run() as run:
+            return run.get()
+
+
+class Run:
+    """A login in use."""
+
+    def __init__(self, session: requests.Session, auth: RefreshToken, url: str) -> None:
+        self.session, self.auth, self.url = session, auth, url
+
+    def get(self) -> list[int]:
+        """The statuses of a request, which is sent once more where the login says so, as the client does."""
+        with self.auth.admitted() as signer:
+            status = self.send(signer)
+        return [status, *self.get()] if status == 401 and self.auth.refused() else [status]
+
+    def send(self, signer: Any) -> int:
+        """A request."""
+        return self.session.get(self.url, auth=signer, timeout=10).status_code
+
+
+@pytest.fixture(scope="module")
+def one_database(postgres_server: PostgresServer) -> Iterator[Connect]:
+    """One migrated database for all of these tests: making it takes longer than each of them."""
+    name = f"tokens_{os.getpid()}"
+    connect = connecting(postgres_server.create_database(name))
+    migrate(connect, [])
+    yield connect
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def connect(one_database: Connect) -> Connect:
+    """Opens connections to the database, which holds no tokens."""
+    with one_database() as conn:
+        conn.execute("truncate extract.oauth_token")
+    return one_database
+
+
+@pytest.fixture
+def login(connect: Connect) -> Iterator[Callable[..., Login]]:
+    """Makes logins at a server of some habits."""
+    servers: list[LoginServer] = []
+
+    def make(**habits: Any) -> Login:
+        servers.append(LoginServer(**habits).__enter__())
+        return Login(connect, servers[-1])
+
+    yield make
+    for server in servers:
+        server.__exit__(None, None, None)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Take the pauses between tries away."""
+    noted: list[float] = []
+    monkeypatch.setattr(TokenEndpoint, "_retrying", _without_pauses(TokenEndpoint._retrying, noted))
+    return noted
+
+
+def _without_pauses(retrying: Callable[[TokenEndpoint], Any], noted: list[float]) -> Callable[[TokenEndpoint], Any]:
+    return lambda endpoint: retrying(endpoint).copy(sleep=noted.append)
+
+
+# --- Seeds and renewals -----------------------------------------------------------------------------------------------
+
+
+def test_tokens_outlive_a_run(login: Callable[..., Login], conn: Connection) -> None:
+    """The seed is spent once. Later runs use what is stored, and renew it when it has nearly run out."""
+    found = login(lives=100.0)
+    assert [found.get() for _ in range(3)] == [[200]] * 3
+    assert found.server.renewals == 1
+    conn.execute("update extract.oauth_token set renew_at = renew_at - interval '91 seconds'")
+    assert found.get() == [200]
+    assert found.server.renewals == 2
+    row = conn.execute("select number, expires_at - renewed_at, spending from extract.oauth_token").fetchone()
+    assert row is not None
+    assert (row[0], row[2]) == (2, None)
+    assert timedelta(seconds=95) < row[1] <= timedelta(seconds=100)
+    assert found.server.revoked_uses == []
+
+
+def test_a_refresh_token_may_stay(login: Callable[..., Login]) -> None:
+    """An endpoint that gives no new refresh token takes the old one again (RFC 6749, section 6)."""
+    found = login(rotates=False)
+    assert found.get() == [200]
+    found.server.revoke_access()
+    assert found.get() == [401, 200]
+    assert {fields["refresh_token"] for fields in found.server.asked} == {found.seed}
+
+
+def test_one_renewal_for_all_who_were_refused(login: Callable[..., Login]) -> None:
+    """Two runs get 401 for the same token: one renews it, the other uses what that one got."""
+    found = login()
+    with found.run() as one, found.run() as two:
+        assert (one.get(), two.get()) == ([200], [200])
+        with one.auth.admitted() as first, two.auth.admitted() as second:
+            found.server.revoke_access()
+            assert (one.send(first), two.send(second)) == (401, 401)
+        assert (one.auth.refused(), two.auth.refused()) == (True, True)
+        assert (one.get(), two.get()) == ([200], [200])
+    assert found.server.renewals == 2
+
+
+def test_a_new_token_that_is_refused(login: Callable[..., Login]) -> None:
+    """It is not renewed again: the API refuses more than the token. Later, when it was good for a while, it is."""
+    found = login()
+    with found.run() as run:
+        assert run.get() == [200]
+        found.server.revoke_access()
+        found.server.before_sending = lambda number: found.server.revoke_access()
+        assert run.get() == [401, 401]
+        found.server.before_sending = lambda number: number
+        assert run.get() == [200]
+    assert found.server.renewals == 3
+
+
+def test_a_new_seed_is_followed(login: Callable[..., Login], conn: Connection) -> None:
+    """A person has logged in anew: what is stored is forgotten. A run that still has the earlier seed must not bring it
+    back: it says so, and the newer one stays."""
+    found = login()
+    old = found.seed
+    assert found.get() == [200]
+    found.seed = found.server.log_in()
+    assert found.get() == [200]
+    assert [fields["refresh_token"] for fields in found.server.asked] == [old, found.seed]
+    new, found.seed = found.seed, old
+    with pytest.raises(TokenLostError, match="was replaced by a newer one"):
+        found.get()
+    found.seed = new
+    assert found.get() == [200]
+    assert found.server.renewals == 2
+
+
+def test_only_the_last_seeds_are_kept(login: Callable[..., Login], conn: Connection) -> None:
+    """The row does not grow."""
+    found = login()
+    for _ in range(18):
+        found.seed = found.server.log_in()
+        assert found.get() == [200]
+    assert conn.execute("select cardinality(former) from extract.oauth_token").fetchone() == (16,)
+
+
+# --- Losses -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_that_is_not_accepted(login: Callable[..., Login]) -> None:
+    """The error says so, names connection and field, and is there again at once, without asking the API. A new seed
+    ends that."""
+    found = login()
+    assert found.get() == [200]
+    found.server.revoke_all()
+    for _ in range(3):
+        with pytest.raises(TokenLostError) as caught:
+            found.get()
+        assert f"does not accept the refresh token of the connection '{found.id}' any more" in caught.value.what
+        assert f"into the field `refresh_token` of the connection '{found.id}'" in caught.value.todo
+    assert len(found.server.asked) == 2
+    found.seed = found.server.log_in()
+    assert found.get() == [200]
+
+
+@pytest.mark.parametrize("grace", [0.0, 60.0])
+def test_an_answer_that_does_not_arrive(login: Callable[..., Login], grace: float, pauses: list[float]) -> None:
+    """The token is spent and the connection breaks: it is tried again at once. Where that is too late, the error says
+    that it was spent, since when it is."""
+    found = login(grace=grace)
+    found.server.fault = _spend_and(found.server, Answer(200, b"", sent="reset"), once=True)
+    if grace:
+        assert found.get() == [200]
+    else:
+        for _ in range(2):
+            with pytest.raises(TokenLostError, match=r"was spent at 20\d\d-.* UTC by a run that ended before"):
+                found.get()
+    assert len(found.server.asked) == 2
+    assert len(pauses) == 1
+
+
+def _spend_and(server: LoginServer, answer: Answer, *, once: bool) -> Callable[..., Answer | None]:
+    """The endpoint does its work, and answers something else."""
+
+    def fault(number: int, fields: dict[str, str]) -> Answer | None:
+        if once and number > 1:
+            return None
+        server._granted(1, server._refresh[fields["refresh_token"]])
+        return answer
+
+    return fault
+
+
+@pytest.mark.parametrize("answer", [Answer(200, b"<html>"), Answer(503, b""), Answer(200, b"", sent="reset")])
+def test_what_may_be_spent_is_noted(
+    login: Callable[..., Login], answer: Answer, conn: Connection, pauses: list[float]
+) -> None:
+    """A run gives up without knowing: the note stays, and the next run tries once more."""
+    found = login()
+    found.server.fault = lambda number, fields: answer
+    with pytest.raises((LoginError, ApiUnavailableError)):
+        found.get()
+    assert _noted(conn)
+    found.server.fault = lambda number, fields: None
+    assert found.get() == [200]
+    assert not _noted(conn)
+
+
+@pytest.mark.parametrize("code", ["invalid_client", "temporarily_out", None])
+def test_what_was_refused_is_not_spent(login: Callable[..., Login], code: str | None, conn: Connection) -> None:
+    """The client is refused, or nobody listens: no note stays that would tell of a loss later."""
+    found = login()
+    url = found.server.url
+    if code is None:
+        found.server.url = "http://127.0.0.1:9/token"
+    found.server.fault = lambda number, fields: Answer(400, b'{"error": "%s"}' % str(code).encode())
+    with pytest.raises(ApiUnavailableError if code is None else LoginError), found.run(tries=1) as run:
+        run.get()
+    assert not _noted(conn)
+    found.server.url = url
+    found.server.fault = lambda number, fields: None
+    assert found.get() == [200]
+
+
+def _noted(conn: Connection) -> bool:
+    return conn.execute("select from extract.oauth_token where spending is not null").fetchone() is not None
+
+
+def test_another_client_secret(login: Callable[..., Login]) -> None:
+    """What is stored cannot be read with it: the error says so and nothing is spent; with a new seed all is well."""
+    found = login()
+    assert found.get() == [200]
+    found.secret = "another"
+    found.server._client = ("client", "another")
+    with pytest.raises(TokenLostError, match="its client secret has changed"):
+        found.get()
+    assert len(found.server.asked) == 1
+    found.seed = found.server.log_in()
+    assert found.get() == [200]
+
+
+def test_a_public_client(login: Callable[..., Login], conn: Connection) -> None:
+    """Without a secret the key comes from the seed."""
+    found = login(client_secret=None)
+    found.secret = None
+    assert [found.get(), found.get()] == [[200], [200]]
+    assert found.server.asked[0]["client_id"] == "client"
+    assert found.server.renewals == 1
+
+
+# --- What is shown ----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_a_token_is_shown(
+    login: Callable[..., Login], conn: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not in the row, not in an error of any form, a log line or a repr; and the objects cannot be pickled."""
+    caplog.set_level(logging.DEBUG, "airflow_extract_provider")
+    found, shown = login(), []
+    with found.run() as run:
+        run.get()
+        shown += [repr(run.auth), repr(run.auth._tokens), repr(run.auth._endpoint), repr(run.auth._known)]
+        for each in (run.auth, run.auth._tokens, run.auth._endpoint):
+            with pytest.raises(TypeError, match="is not pickled"):
+                pickle.dumps(each)
+        found.server.revoke_all()
+        with pytest.raises(TokenLostError) as caught:
+            run.get()
+        assert {found.seed, *found.server.tokens, "secret"} <= set(run.auth.secrets)
+    shown += [*map(str, conn.execute("select row_to_json(t) from extract.oauth_token t").fetchall()), caplog.text]
+    shown += ["".join(traceback.format_exception(caught.value)), repr(caught.value), str(pickle.dumps(caught.value))]
+    row = conn.execute("select access_token, refresh_token, seed from extract.oauth_token").fetchone()
+    assert row is not None
+    shown += [bytes(each).decode(errors="replace") for each in row]
+    assert [text for text in shown for token in found.server.tokens if token in text] == []
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
+# --- Postgres ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_connection_costs_nothing(login: Callable[..., Login], conn: Connection) -> None:
+    """Cut between requests, in the middle of one, and between an answer of the token endpoint and its storing: the run
+    goes on, and the tokens are stored."""
+    found = login()
+    cut = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = current_database()"
+    cut += " and pid <> pg_backend_pid() and backend_type = 'client backend'"
+    with found.run() as run:
+        found.server.before_sending = lambda number: conn.execute(cut)
+        assert run.get() == [200]
+        conn.execute(cut)
+        assert run.get() == [200]
+        with run.auth.admitted() as signer:
+            conn.execute(cut)
+            assert run.send(signer) == 200
+        assert run.get() == [200]
+    assert found.server.renewals == 1
+    assert found.get() == [200]
+
+
+def test_nobody_waits_for_ever(login: Callable[..., Login], conn: Connection) -> None:
+    """A lock that is never let go is an error by name; and a request, held up for too long after it was signed, is
+    signed anew when the API refuses it."""
+    found = login()
+    longest = timedelta(seconds=0.3)
+    with found.run(longest=longest) as slow, found.run() as other:
+        assert slow.get() == [200]
+        began = time.monotonic()
+        with slow.auth.admitted() as signer:
+            # As an API does that ends a token early.
+            other.get()
+            other.auth.refused()
+            assert other.get() == [200]
+            assert 0.25 < time.monotonic() - began < 20
+            assert slow.send(signer) == 401
+        assert slow.auth.refused()
+        assert slow.get() == [200]
+    assert len(found.server.revoked_uses) == 1
+    with conn.transaction():
+        held = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
+        conn.execute(held, [f"airflow_extract_provider.oauth_token extract {found.id}"])
+        with pytest.raises(StoreUnavailableError, match="did not let go"), found.run(longest=longest) as run:
+            run.get()
+
+
+# --- Two at once, step by step ----------------------------------------------------------------------------------------
+
+
+class _Died(BaseException):
+    """A process that was killed."""
+
+
+class Actor:
+    """A run in a thread, which does one step at a time: a statement, a commit, a request."""
+
+    def __init__(self, login: Login, watcher: Connection, dies_at: int | None) -> None:
+        self.watcher, self.dies_at = watcher, dies_at
+        self.steps, self.ended, self.pids = 0, False, set[int]()
+        self.statuses: list[int] = []
+        self.error: BaseException | None = None
+        self._may, self._arrived = threading.Semaphore(0), threading.Semaphore(0)
+        self.is_blocked = False
+        self._thread = threading.Thread(target=self._run, args=(login,))
+        self._thread.start()
+        self._arrived.acquire()
+
+    def gate(self) -> None:
+        """The actor's side: wait until the next step may be done."""
+        self._arrived.release()
+        self._may.acquire()
+        if self.steps - 1 == self.dies_at:
+            raise _Died
+
+    def step(self) -> None:
+        """Let it do a step: returns once it has, has ended, or waits for a lock."""
+        if not self.is_blocked:
+            self.steps += 1
+            self._may.release()
+        self.is_blocked = False
+        until = time.monotonic() + 30
+        while not self._arrived.acquire(timeout=0.002):
+            assert time.monotonic() < until
+            if self._waits():
+                self.is_blocked = True
+                return
+
+    def _waits(self) -> bool:
+        asked = "select from pg_stat_activity where pid = any(%s) and wait_event_type = 'Lock'"
+        return self.watcher.execute(asked, [list(self.pids)]).fetchone() is not None
+
+    def join(self) -> None:
+        """Wait for its end."""
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+    def _run(self, login: Login) -> None:
+        try:
+            with login.run(_gated(login.connect, self)) as run:
+                self._use(run)
+        except (_Died, ExtractError) as exc:
+            self.error = exc
+        self.ended = True
+        self._arrived.release()
+
+    def _use(self, run: Run) -> None:
+        with run.auth.admitted() as signer:
+            self.gate()
+            self.statuses.append(run.send(signer))
+            self.gate()
+
+
+def _gated(connect: Connect, actor: Actor) -> Connect:
+    """Opens connections that do nothing before it is their turn."""
+
+    def gated() -> Connection:
+        conn: Any = connect()
+        actor.pids.add(conn.info.backend_pid)
+        for name in ("execute", "commit"):
+            setattr(conn, name, _after(actor, conn, getattr(conn, name)))
+        found: Connection = conn
+        return found
+
+    return gated
+
+
+def _after(actor: Actor, conn: Any, do: Callable[..., Any]) -> Callable[..., Any]:
+    def gated(*args: Any) -> Any:
+        try:
+            actor.gate()
+        except _Died:
+            # As the kernel does for a killed process: the socket is closed, without a word.
+            conn.pgconn.finish()
+            raise
+        return do(*args)
+
+    return gated
+
+
+def play(login: Login, watcher: Connection, order: Sequence[bool], dies_at: int | None) -> tuple[Actor, Actor]:
+    """Two runs, step by step in this order, and then in turns; the first may die."""
+    actors = Actor(login, watcher, dies_at), Actor(login, watcher, None)
+    turns = itertools.chain(order, itertools.cycle([True, False]))
+    while not all(actor.ended for actor in actors):
+        actor = actors[0] if next(turns) else actors[1]
+        if not actor.ended:
+            actor.step()
+    for actor in actors:
+        actor.join()
+    return actors
+
+
+_ORDERS = st.lists(st.booleans(), max_size=30)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=_ORDERS, seeded=st.booleans())
+@example(order=[True] * 4 + [False] * 4, seeded=True)
+@example(order=[True, False] * 10, seeded=False)
+def test_two_renew_at_once(login: Callable[..., Login], conn: Connection, order: list[bool], seeded: bool) -> None:
+    """In whatever order their steps come: one renewal, both requests are answered, none with a revoked token, and no
+    refresh token is sent twice."""
+    found = _due(login, conn, seeded=seeded, grace=0.0)
+    before = found.server.renewals
+    actors = play(found, conn, order, None)
+    assert [actor.error for actor in actors] == [None, None]
+    assert [actor.statuses for actor in actors] == [[200], [200]]
+    assert (found.server.renewals - before, found.server.reused, found.server.revoked_uses) == (1, 0, [])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=_ORDERS, dies_at=st.integers(0, 16), seeded=st.booleans(), grace=st.booleans())
+@example(order=[True] * 9, dies_at=7, seeded=True, grace=False)
+def test_one_of_two_dies(
+    login: Callable[..., Login], conn: Connection, order: list[bool], dies_at: int, seeded: bool, grace: bool
+) -> None:
+    """Killed at any step: the other one goes on; or, where the token is spent, nothing is stored and the API does not
+    take it again, it says just that. No request goes out with a revoked token."""
+    found = _due(login, conn, seeded=seeded, grace=60.0 if grace else 0.0)
+    _, other = play(found, conn, order, dies_at)
+    if other.error is None:
+        assert other.statuses == [200]
+        assert found.server.reused <= grace
+    else:
+        assert not grace
+        assert isinstance(other.error, TokenLostError)
+        assert "was spent at" in other.error.what
+        assert found.server.reused == 1
+    assert found.server.revoked_uses == []
+
+
+def _due(login: Callable[..., Login], conn: Connection, *, seeded: bool, grace: float) -> Login:
+    """A login whose next use renews: it is new, or its token has nearly run out."""
+    found = login(grace=grace)
+    if seeded:
+        assert found.get() == [200]
+        conn.execute("update extract.oauth_token set renew_at = now() where connection = %s", [found.id])
+    return found
+
+
+def test_a_loss_is_not_blamed_on_the_living(login: Callable[..., Login], conn: Connection) -> None:
+    """Two find at once that the API does not accept the refresh token any more. The second meets the note of the first,
+    who is alive and waits for its lock, and lets it pass: neither speaks of a run that has ended."""
+    found = _due(login, conn, seeded=True, grace=0.0)
+    found.server.revoke_all()
+    # Both read; the first has the lock, the second waits for it; the first leaves its note and lets go.
+    actors = play(found, conn, [True] * 3 + [False] * 3 + [True] * 4, None)
+    for actor in actors:
+        assert isinstance(actor.error, TokenLostError)
+        assert "does not accept" in actor.error.what
+    assert len(found.server.asked) == 2
+
+
+def test_a_death_is_found_at_every_step(login: Callable[..., Login], conn: Connection) -> None:
+    """One alone is killed at each step in turn, then another run comes: the token is lost at the steps between the
+    answer and the commit, and at no other."""
+    ends = []
+    for step in itertools.count():
+        found = login()
+        actor = Actor(found, conn, step)
+        while not actor.ended:
+            actor.step()
+        actor.join()
+        if actor.error is None:
+            break
+        with suppress(TokenLostError):
+            ends.append((step, found.get() == [200]))
+            continue
+        ends.append((step, False))
+    lost = [step for step, well in ends if not well]
+    assert len(lost) == 2, "before the statement that stores, and before its commit"
+    assert lost[1] == lost[0] + 1
+    assert 0 < lost[0] < ends[-1][0]
+
+
+def test_one_connection_is_enough(login: Callable[..., Login], connect: Connect) -> None:
+    """A run keeps one connection; a pooler with one for each run never waits for a second."""
+    opened: list[psycopg.Connection[Any]] = []
+
+    def counted() -> Connection:
+        opened.append(connect())
+        return opened[-1]
+
+    found = login()
+    with found.run(counted) as run:
+        run.get()
+        found.server.revoke_access()
+        run.get()
+    assert len(opened) == 1
+    assert opened[0].closed
