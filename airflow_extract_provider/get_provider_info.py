@@ -86,29 +86,87 @@ def get_provider_info() -> dict[str, Any]:
                     "hidden-fields": ["schema", "port"],
                     "relabeling": {
                         "host": "Base URL",
-                        "login": "User name (for basic)",
-                        "password": "Token, password or header value",
+                        "login": "User name or client id",
+                        "password": "Token, password, key or client secret",
                     },
                     "placeholders": {
                         "host": "https://api.example.com",
-                        "extra": '{"verify": "/path/to/ca.pem", "proxies": {"https": "http://proxy:3128"}}',
+                        "login": "for basic, client_credentials, refresh_token",
+                        "extra": '{"cert": ["/path/to/client.pem", "/path/to/client.key"]}',
                     },
                 },
                 "conn-fields": {
                     "auth": {
                         "label": "Login by",
                         "description": "bearer: the token in the header Authorization; basic: user name and password; "
-                        "header: a header of its own; none: no login.",
+                        "header, parameter: a key in a header or query parameter of its own; client_credentials, "
+                        "refresh_token: OAuth 2.0; none: no login.",
                         "schema": {
                             "type": "string",
-                            "enum": ["bearer", "basic", "header", "none"],
+                            "enum": [
+                                "bearer",
+                                "basic",
+                                "header",
+                                "parameter",
+                                "client_credentials",
+                                "refresh_token",
+                                "none",
+                            ],
                             "default": "bearer",
                         },
                     },
                     "header_name": {
                         "label": "Header name (for header)",
-                        "description": "The header that carries the secret, such as X-Api-Key.",
+                        "description": "The header that carries the key, such as X-Api-Key.",
                         "schema": {"type": ["string", "null"]},
+                    },
+                    "parameter_name": {
+                        "label": "Parameter name (for parameter)",
+                        "description": "The query parameter that carries the key, such as api_key.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "headers": {
+                        "label": "Secret headers beside the login",
+                        "description": 'As JSON: {"Ocp-Apim-Subscription-Key": "..."}. Headers that are no secret, '
+                        "such as a version of the API, belong in the source file.",
+                        "schema": {"type": ["string", "null"], "format": "password"},
+                    },
+                    "token_url": {
+                        "label": "Token URL (OAuth 2.0)",
+                        "description": "The vendor's endpoint for tokens, such as https://login.example.com/token.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "refresh_token": {
+                        "label": "Refresh token (for refresh_token)",
+                        "description": "What the vendor shows when somebody logs in. It only begins: its successors "
+                        "are kept, encrypted, in the store. Enter a new one to log in anew.",
+                        "schema": {"type": ["string", "null"], "format": "password"},
+                    },
+                    "scope": {
+                        "label": "Scope (OAuth 2.0)",
+                        "description": "What the token may be used for, as the vendor names it; mostly empty.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "token_parameters": {
+                        "label": "Token parameters (OAuth 2.0)",
+                        "description": "What else the token URL wants, such as audience=https://api.example.com.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "client_auth": {
+                        "label": "Client id and secret go (OAuth 2.0)",
+                        "description": "basic: in a header, as the standard wants; body: in the form.",
+                        "schema": {"type": "string", "enum": ["basic", "body"], "default": "basic"},
+                    },
+                    "verify": {
+                        "label": "Trusted authorities",
+                        "description": "A file or folder of certificates; false trusts everybody. Those of the system "
+                        "when empty.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "proxies": {
+                        "label": "Proxy",
+                        "description": "Its URL, such as http://proxy:3128, with a login if it wants one.",
+                        "schema": {"type": ["string", "null"], "format": "password"},
                     },
                     "connect_timeout": {
                         "label": "Seconds to connect",
@@ -118,6 +176,16 @@ def get_provider_info() -> dict[str, Any]:
                     "timeout": {
                         "label": "Seconds without an answer",
                         "description": "The longest silence of the API during a request; 60 when empty.",
+                        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
+                    },
+                    "total_timeout": {
+                        "label": "Seconds for a whole answer",
+                        "description": "Once it has begun; 300 when empty.",
+                        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
+                    },
+                    "max_size": {
+                        "label": "Largest answer, in MiB",
+                        "description": "Unpacked; 100 when empty.",
                         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
                     },
                     "test_path": {

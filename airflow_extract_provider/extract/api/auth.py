@@ -51,6 +51,10 @@ class Auth(Protocol):
         """The API has answered 401 to the last request: whether it should be sent again, with another token."""
         ...
 
+    def close(self) -> None:
+        """Close the connections that it has of its own."""
+        ...
+
 
 class Unshown:
     """Holds secrets: its repr does not tell them, and it cannot be pickled. A pickled login lies on somebody's disk."""
@@ -124,6 +128,9 @@ class FixedLogin(Unshown):
         """Never: there is no other token."""
         return False
 
+    def close(self) -> None:
+        """It has no connection."""
+
 
 class WithHeaders(Unshown):
     """A login, and secret headers beside it, such as a subscription key. Of one name the login's own header wins."""
@@ -151,6 +158,10 @@ class WithHeaders(Unshown):
     def refused(self) -> bool:
         """As the login says."""
         return self._login.refused()
+
+    def close(self) -> None:
+        """Close those of the login."""
+        self._login.close()
 
 
 class _Both(Unshown, AuthBase):

@@ -123,6 +123,7 @@ class TokenEndpoint(Unshown):
         self._url, self._client_id, self._client_secret = url, client_id, client_secret
         self._fields = {**(parameters or {}), **({"scope": scope} if scope else {})}
         self._client_auth = client_auth
+        self._session = session
         self._transport = Transport(session, bounds or Bounds(connect=10.0, read=30.0, total=30.0, size=_SIZE))
         self._tries, self._longest = tries, longest
 
@@ -130,6 +131,10 @@ class TokenEndpoint(Unshown):
     def secrets(self) -> Collection[str]:
         """The client's secret in the forms in which it travels."""
         return forms_of(self._client_secret or "", self._pair() if self._client_secret else "")
+
+    def close(self) -> None:
+        """Close the session."""
+        self._session.close()
 
     def client_credentials(self) -> Answered:
         """A token in the client's own name (RFC 6749, section 4.4). Raises as :meth:`refresh`."""

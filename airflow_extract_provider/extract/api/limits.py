@@ -79,6 +79,10 @@ class Quota(Protocol):
         """Which part of the quota is left, from 0 to 1, as far as it is known; None: it is not."""
         ...
 
+    def close(self) -> None:
+        """Close the connection to where it is kept."""
+        ...
+
 
 class MemoryQuota:
     """A quota of one process, which any number of its threads may share."""
@@ -106,6 +110,9 @@ class MemoryQuota:
     def left(self) -> float | None:
         """Which part of the quota is left, from 0 to 1, as far as it is known; None: it is not."""
         return self._usage.left(time.monotonic(), self._rates)
+
+    def close(self) -> None:
+        """It has no connection."""
 
 
 def told(headers: Mapping[str, str], now: datetime) -> Told:

@@ -52,6 +52,10 @@ class Tokens(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Close the connection to where they are kept."""
+        ...
+
 
 class _Known(Unshown):
     """All tokens that were seen."""
@@ -127,6 +131,10 @@ class ClientCredentials(Unshown):
         self._token = ""
         return not self._is_fresh
 
+    def close(self) -> None:
+        """Close the connection to the token endpoint."""
+        self._endpoint.close()
+
 
 class RefreshToken(Unshown):
     """A login in the name of a person who has allowed it (RFC 6749, section 6). Its tokens are shared with others."""
@@ -173,6 +181,11 @@ class RefreshToken(Unshown):
         """Once: a token that is refused as soon as it was made will not get better by another one."""
         self._refused = self._token
         return not self._is_fresh
+
+    def close(self) -> None:
+        """Close the connections to the token endpoint and to where the tokens are kept."""
+        self._endpoint.close()
+        self._tokens.close()
 
     def _take(self, token: str) -> None:
         self._known.note_text(token)
