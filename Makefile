@@ -13,6 +13,10 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
 # An interpreter that is not on this machine is an error, nothing to be downloaded.
 export UV_PYTHON_DOWNLOADS := never
 
+# The tests wait for processes most of the time: several run at once, what belongs together on one worker.
+WORKERS ?= 2
+TESTS := $(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadgroup
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test quick soak lint bench mutants lock clean
@@ -24,10 +28,10 @@ demo: $(READY)  ## Copy two real APIs into Postgres with Airflow while they chan
 	@$(PY) -m demo.run $(if $(KEEP),--keep) $(if $(SMALL),--small)
 
 test: lint  ## Everything that must be true
-	$(PY) -m pytest
+	$(TESTS)
 
 quick: lint  ## The same in a few minutes: without Airflow's processes and what else takes long
-	$(PY) -m pytest -m "not e2e and not slow"
+	$(TESTS) -m "not e2e and not slow"
 
 soak: $(READY)  ## The properties and the crashes, for hours
 	EXTRACT_SOAK=1 $(PY) -m pytest --timeout=0 tests/properties tests/crash tests/exactly_once tests/store tests/kinto

@@ -136,6 +136,11 @@ class AirflowApi:
         entry = self._call("GET", place, missing_ok=True)
         return None if entry is None else entry["value"]
 
+    def xcom_keys(self, dag: str, run: str, task: str) -> list[str]:
+        """Return the names of what a task left for others."""
+        entries = self._call("GET", f"{_task(dag, run, task)}/xcomEntries")["xcom_entries"]
+        return [entry["key"] for entry in entries]
+
     def variables(self) -> dict[str, str]:
         """Return all Variables; those with telling names come masked."""
         found = self._call("GET", "/variables?limit=1000")["variables"]
@@ -158,6 +163,10 @@ class AirflowApi:
         """Remove a Variable if it is there."""
         self._call("DELETE", f"/variables/{_part(key)}", missing_ok=True)
 
+    def create_pool(self, name: str, slots: int) -> None:
+        """Make a pool, in which no more tasks run at once than it has slots; deferred ones take none."""
+        self._call("POST", "/pools", {"name": name, "slots": slots, "include_deferred": False})
+
     def create_connection(self, conn_id: str, conn_type: str, **fields: Any) -> None:
         """Store a connection: host, login, password, port, schema, extra (a JSON text)."""
         self._call("POST", "/connections", {"connection_id": conn_id, "conn_type": conn_type, **fields})
@@ -165,6 +174,10 @@ class AirflowApi:
     def delete_connection(self, conn_id: str) -> None:
         """Remove a connection if it is there."""
         self._call("DELETE", f"/connections/{_part(conn_id)}", missing_ok=True)
+
+    def answer(self, place: str) -> Any:
+        """Return what there is at a place below the API's own path, decoded and otherwise as it is."""
+        return self._call("GET", place)
 
     def _call(self, method: str, place: str, body: Any = None, missing_ok: bool = False) -> Any:
         if "Authorization" not in self._session.headers:

@@ -1,11 +1,12 @@
-"""What all tests share: a real Postgres, a database of their own for each, a loopback API."""
+"""What all tests share: a real Postgres, a database of their own for each, a loopback API; and which of them stay on
+one worker where several work at once (`make test`).
+"""
 
 from __future__ import annotations
 
-import itertools
-import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,42 +16,100 @@ from airflow_extract_provider.testing.postgres import PostgresServer, postgres_o
 from tests.broker import broker as broker
 from tests.broker import broker_pair as broker_pair
 from tests.broker import used as brokers_used
+from tests.databases import Databases, databases_on, room
 from tests.loopback import LoopbackApi
 
-_numbers = itertools.count()
+SLOW = ("crash", "demo", "exactly_once", "faults", "hazards", "kinto", "properties")
 
-SLOW = ("crash", "demo", "exactly_once", "hazards", "kinto", "properties")
+TOGETHER = {"broker": "kafka", "broker_pair": "kafka", "world": "airflow", "demo": "airflow", "large": "plans"}
+"""Fixtures that take long to make, or that there must not be two of: what uses one of a group stays on one worker."""
+
+_FREE_PORT = re.compile(r"(127\.0\.0\.1:|127\.0\.0\.1 port=)\d+")
+_measured: list[str] = []
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what takes long by where it stands."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Mark what takes long by where it stands, and what stays together by what it uses."""
     for item in items:
         if item.path.parent.name in SLOW:
             item.add_marker("slow")
+        for group in {TOGETHER[name] for name in _used(item) if name in TOGETHER}:
+            item.add_marker(pytest.mark.xdist_group(group))
+    yield  # xdist reads the groups, the order is made random
+    # Airflow runs, and takes a good part of the machine, from the first of these to the last.
+    items.sort(key=lambda item: "world" in _used(item))
+
+
+def _used(item: pytest.Item) -> Sequence[str]:
+    """The names of a test's fixtures."""
+    return getattr(item, "fixturenames", ())
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Leave free ports out of a test's name: workers must all call it the same."""
+    found = _FREE_PORT.search(val) if isinstance(val, str) else None
+    return _FREE_PORT.sub(r"\1PORT", found.string) if found else None
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker hands over what is to be said at the end."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput |= {"brokers": brokers_used, "measured": _measured}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """Take it from the worker."""
+    told = getattr(node, "workeroutput", {})
+    brokers_used.extend(told.get("brokers", ()))
+    _measured.extend(told.get("measured", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which brokers the tests ran on."""
+    """Say which brokers the tests ran on, and what was measured."""
     for kind in brokers_used:
         terminalreporter.write_line(f"Kafka: {kind}")
+    for line in _measured:
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def measured() -> Callable[[str], None]:
+    """Takes a line for the end of the report."""
+    return _measured.append
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """A real server: the one named by EXTRACT_POSTGRES_DSN, or an embedded one for this session."""
-    with tempfile.TemporaryDirectory(prefix="extract-tests-") as folder:
+    with tempfile.TemporaryDirectory(prefix="extract-tests-", dir=room()) as folder:
         Path(folder).chmod(0o755)
         # The tests' data may be lost with the machine; the crashes tested are those of processes.
-        with postgres_or_embedded(folder, {"fsync": "off", "max_connections": "200"}) as server:
+        settings = {"fsync": "off", "max_connections": "200", "max_wal_size": "256MB"}
+        with postgres_or_embedded(folder, settings) as server:
             yield server
 
 
+@pytest.fixture(scope="session")
+def databases(postgres_server: PostgresServer) -> Iterator[Databases]:
+    """Makes databases on it."""
+    with databases_on(postgres_server) as made:
+        yield made
+
+
 @pytest.fixture
-def dsn(postgres_server: PostgresServer) -> Iterator[str]:
-    """An empty database for one test."""
-    name = f"test_{os.getpid()}_{next(_numbers)}"
-    yield postgres_server.create_database(name)
-    postgres_server.drop_database(name)
+def dsn(databases: Databases) -> Iterator[str]:
+    """A database for one test; only the books are in it, as `airflow extract migrate` makes them."""
+    with databases.with_books() as address:
+        yield address
+
+
+@pytest.fixture
+def empty_dsn(databases: Databases) -> Iterator[str]:
+    """A database for one test, with nothing in it."""
+    with databases.empty() as address:
+        yield address
 
 
 @pytest.fixture

@@ -31,6 +31,12 @@ SECRET = "marked-secret-4711"
 
 
 @pytest.fixture
+def dsn(empty_dsn: str) -> str:
+    """A database with nothing in it: the command makes the rest."""
+    return empty_dsn
+
+
+@pytest.fixture
 def store(dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """An empty database, known to Airflow as `extract_store`."""
     monkeypatch.setenv("AIRFLOW_CONN_EXTRACT_STORE", _connection(dsn))

@@ -4,22 +4,44 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import subprocess
 import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from airflow.providers_manager import ProvidersManager
-from airflow.sdk import task
+from airflow.sdk import Connection, task
 from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
 
 from airflow_extract_provider import get_provider_info as module
 from airflow_extract_provider.assets import asset_of, checked_uri
+from airflow_extract_provider.extract.api.transport import Bounds
 from airflow_extract_provider.get_provider_info import get_provider_info
+from airflow_extract_provider.hooks import login
 from airflow_extract_provider.hooks.api import RestApiHook
 
-FORM = {"auth", "header_name", "connect_timeout", "timeout", "test_path"}
+FORM = {
+    "auth",
+    "client_auth",
+    "connect_timeout",
+    "header_name",
+    "headers",
+    "max_size",
+    "parameter_name",
+    "proxies",
+    "refresh_token",
+    "scope",
+    "test_path",
+    "timeout",
+    "token_parameters",
+    "token_url",
+    "total_timeout",
+    "verify",
+}
+WAYS = ["bearer", "basic", "header", "parameter", "client_credentials", "refresh_token", "none"]
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +70,33 @@ def test_the_connection_type_leads_to_the_hook() -> None:
     assert hook.connection_testable
 
 
+def _widgets(manager: ProvidersManager) -> dict[str, Any]:
+    prefix = "extra__rest_api__"
+    found = manager.connection_form_widgets.items()
+    return {name.removeprefix(prefix): widget for name, widget in found if name.startswith(prefix)}
+
+
 def test_the_connection_form(manager: ProvidersManager) -> None:
     """Fields, choices and labels as Airflow has understood them."""
-    prefix = "extra__rest_api__"
-    widgets = {
-        name.removeprefix(prefix): widget
-        for name, widget in manager.connection_form_widgets.items()
-        if name.startswith(prefix)
-    }
+    widgets = _widgets(manager)
     assert set(widgets) == FORM
-    assert widgets["auth"].field["schema"]["enum"] == ["bearer", "basic", "header", "none"]
+    schemas = {name: widget.field["schema"] for name, widget in widgets.items()}
+    assert schemas["auth"]["enum"] == WAYS == list(login._WAYS)
+    assert schemas["client_auth"]["enum"] == ["basic", "body"]
+    # What may hold a secret is not shown while it is entered.
+    hidden = {name for name, schema in schemas.items() if schema.get("format") == "password"}
+    assert hidden == {"headers", "proxies", "refresh_token"}
     behaviour = manager.field_behaviours["rest_api"]
     assert behaviour["hidden_fields"] == ["schema", "port"]
     assert behaviour["relabeling"]["host"] == "Base URL"
+
+
+def test_the_form_and_the_hook_know_the_same_fields(manager: ProvidersManager) -> None:
+    """What the form offers is understood; what it does not offer is entered as JSON."""
+    assert {*login._FIELDS, *login._NETWORK} - FORM == {"cert", "trust_env"}
+    empty = {name: widget.field["schema"].get("default") for name, widget in _widgets(manager).items()}
+    conn = Connection(conn_id="x", conn_type="rest_api", host="h", password="secret", extra=json.dumps(empty))
+    assert login.login_of(conn).bounds == Bounds()
 
 
 def test_the_commands_are_known(manager: ProvidersManager) -> None:

@@ -36,7 +36,7 @@ from airflow_extract_provider.extract.errors import (
 from airflow_extract_provider.extract.events.event import Event
 from airflow_extract_provider.extract.relay import Consumed, EachEvent, Handler, InTransaction, ToSink, consume
 from airflow_extract_provider.extract.store import consumer as consumers
-from airflow_extract_provider.extract.store.connection import Connect, Connection
+from airflow_extract_provider.extract.store.connection import Connect, Connection, connecting
 from airflow_extract_provider.extract.store.fence import acquire
 from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.store.outbox import Wanted
@@ -715,9 +715,9 @@ def test_dropped_while_it_runs(shop: Shop) -> None:
     assert handler.keys() == ["a"]
 
 
-def test_without_books(connect: Connect) -> None:
+def test_without_books(empty_dsn: str) -> None:
     with pytest.raises(SchemaMissingError):
-        consume("one", EachEvent(print), postgres=connect)
+        consume("one", EachEvent(print), postgres=connecting(empty_dsn))
 
 
 # To a sink.

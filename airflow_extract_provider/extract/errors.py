@@ -60,6 +60,7 @@ __all__ = [
     "ApiUnavailableError",
     "BackfillFirstError",
     "BadRecordError",
+    "CertificateError",
     "ConnectionMissingError",
     "CursorAheadError",
     "CursorInvalidError",
@@ -112,8 +113,7 @@ class ExtractError(Exception):
     """The error's place in docs/errors.md."""
 
     def __init__(self, what: str, *, kept: str = "", todo: str = "", **place: Any) -> None:
-        unknown = set(place) - set(_PLACE)
-        if unknown:
+        if unknown := set(place) - set(_PLACE):
             raise TypeError(f"{type(self).__name__} has no attribute {sorted(unknown)}")
         super().__init__(what)
         self.what, self.kept, self.todo = what, kept, todo
@@ -137,9 +137,7 @@ class ExtractError(Exception):
 
     def without_key(self) -> ExtractError:
         """The same error for people who may not see keys of records; so without the position, which may hold some."""
-        what = self.what
-        for spelled in (repr(self.key), self.key) if self.key else ():
-            what = what.replace(spelled, "***")
+        what = self.what.replace(repr(self.key), "***").replace(self.key, "***") if self.key else self.what
         place = {name: value for name, value in self.place.items() if name not in ("key", "position")}
         return type(self)(what, kept=self.kept, todo=self.todo, **place)
 
@@ -147,8 +145,7 @@ class ExtractError(Exception):
         lines = [f"{self._where()}{self.what}"]
         if self.kept:
             lines.append(f"  Kept: {self.kept}")
-        todo = f"{self.todo}   " if self.todo else ""
-        lines.append(f"  {todo}docs/errors.md#{self.anchor}")
+        lines.append(f"  {self.todo}{'   ' if self.todo else ''}docs/errors.md#{self.anchor}")
         return "\n".join(lines)
 
     def _where(self) -> str:

@@ -57,6 +57,7 @@ __all__ = ["Runner", "Settings", "Summary", "WalkName", "run"]
 
 WalkName: TypeAlias = Literal["backfill", "incremental", "by_key"]
 _SECONDS_BETWEEN_ANNOUNCEMENTS = 0.2
+_KEPT = "what was committed; the walk goes on where the ledger stands."
 _WALKS: Mapping[WalkName, Callable[[ApiObject, Position], Walk]] = {
     "backfill": backfill,
     "incremental": incremental,
@@ -130,8 +131,12 @@ def run(
             job = _Run(source, object, walk, books, client, sink, settings)
             return job.run(reset, run_for, stop or threading.Event())
     except ExtractError as exc:
-        told = exc.without_key() if object in source.objects and source.object(object).private else exc
-        raise told.at(kept="what was committed; the walk goes on where the ledger stands.", **place) from None
+        raise _shown(exc, source, object).at(kept=_KEPT, **place) from None
+
+
+def _shown(exc: ExtractError, source: Source, object: str) -> ExtractError:
+    """The error as people may see it."""
+    return exc.without_key() if object in source.objects and source.object(object).private else exc
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -12,10 +13,11 @@ from airflow.providers.http.hooks.http import HttpHook
 from requests import PreparedRequest
 from requests.auth import AuthBase
 
-from airflow_extract_provider.extract.api.auth import Auth, Unshown, no_login
+from airflow_extract_provider.extract.api.address import redirected
+from airflow_extract_provider.extract.api.auth import Auth, Unshown, WithHeaders, no_login
 from airflow_extract_provider.extract.api.excerpt import excerpt
 from airflow_extract_provider.extract.api.transport import Answer, Outgoing, Transport, Unanswered, network_of
-from airflow_extract_provider.extract.errors import ConnectionMissingError, ExtractError
+from airflow_extract_provider.extract.errors import ExtractError
 from airflow_extract_provider.hooks.connection import find_connection
 from airflow_extract_provider.hooks.login import Login, Seed, login_of
 from airflow_extract_provider.hooks.store import StoreHook
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RestApiHook"]
 
+_LOCKED = 600.0
+"""Seconds for which a process that has stopped may keep others from renewing tokens, at least: a renewal fits in."""
 _EXAMPLE = "--conn-type rest_api --conn-host https://api.example.com --conn-password TOKEN"
 
 
@@ -134,21 +138,23 @@ class RestApiHook(HttpHook):
         """
         try:
             login = self._login()
-            with self._session(login) as session:
-                auth = no_login() if login.seed else self._auth(login, None, "extract")
+            with self._session(login) as session, closing(self._tried(login)) as auth:
                 answer = self._tested(login, session, auth)
         except Unanswered as exc:
             return False, f"No answer: {exc.what}."
         except ExtractError as exc:
             return False, f"{exc.what} {exc.todo}"
-        good, told = _verdict(answer.status, login.test_path)
-        if login.seed:
-            return answer.status < 500, f"{told} The refresh token was not tried: that would spend it."
+        good, told = _verdict(answer, login)
         said = "" if good else excerpt(answer.body, (*login.secrets, *auth.secrets))
         return good, f"{told} The API says: {said}" if said else told
 
+    def _tried(self, login: Login) -> Auth:
+        if login.seed is None:
+            return self._auth(login, None, "extract")
+        return WithHeaders(no_login(), login.headers)
+
     def _tested(self, login: Login, session: requests.Session, auth: Auth) -> Answer:
-        asked = Outgoing(login.base_url + login.test_path, login.test_path or "the base URL", 1)
+        asked = Outgoing(login.base_url + login.test_path, _shown(login), 1)
         with auth.admitted() as signer:
             return Transport(session, login.bounds).send(asked, signer)
 
@@ -167,8 +173,11 @@ class RestApiHook(HttpHook):
         def tokens(seed: Seed) -> PostgresTokens:
             from airflow_extract_provider.extract.store.tokens import PostgresTokens
 
-            connect = store or StoreHook().connect
-            return PostgresTokens(connect, schema, seed.connection_id, seed.refresh_token, seed.client_secret)
+            connect, bounds = store or StoreHook().connect, login.bounds
+            # The lock of a request is kept for as long as the request may last.
+            longest = timedelta(seconds=max(_LOCKED, bounds.connect + bounds.read + bounds.total + 60.0))
+            secrets = (seed.refresh_token, seed.client_secret)
+            return PostgresTokens(connect, schema, seed.connection_id, *secrets, longest=longest)
 
         # Of its own: the login's requests must not wait for, nor end, the API's keep-alive connection.
         return login.auth(self._session(login), tokens)
@@ -191,14 +200,28 @@ class _EachTime(Unshown, AuthBase):
         return signed
 
 
-def _verdict(status: int, test_path: str) -> tuple[bool, str]:
-    where = test_path or "the base URL"
-    if status in (401, 403):
-        return False, f"The API refuses the login (status {status} for {where})."
+def _shown(login: Login) -> str:
+    # A key may have been put behind the path, where it does not belong.
+    return login.test_path.partition("?")[0] or "the base URL"
+
+
+def _verdict(answer: Answer, login: Login) -> tuple[bool, str]:
+    """Whether the connection is good, and why."""
+    status, where = answer.status, _shown(login)
+    told = f"(status {status} for {where})"
     if 300 <= status < 400:
-        return False, f"The API redirects {where} (status {status}): enter the address it redirects to."
-    if status < 300:
+        to = redirected(login.base_url + login.test_path, where, answer.headers.get("location", ""), login.secrets)
+        return False, f"The API redirects {where} (status {status}){to}: enter the address it redirects to."
+    if login.seed is not None:
+        why = "The refresh token was not tried: that would spend it."
+        return status < 500, f"The API answers without a login {told}. {why}"
+    if status in (401, 403):
+        return False, f"The API refuses the login {told}."
+    is_markup = answer.body.lstrip()[:1] == b"<"
+    if is_markup and status < 300 and login.test_path:
+        return False, f"That is no API, or a page to sign in {told}: HTML or XML, not JSON."
+    if status < 300 and not is_markup:
         return True, f"Status {status} for {where}."
-    if status < 500 and not test_path:
-        return True, f"The API answers (status {status} for {where}); enter a path to test with, to test the login too."
+    if status < 500 and not login.test_path:
+        return True, f"The API answers {told}; enter a path to test with, to test the login too."
     return False, f"Status {status} for {where}."

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from airflow.sdk.log import mask_secret
 
@@ -16,12 +17,12 @@ from airflow_extract_provider.extract.api.auth import (
     WithHeaders,
     basic_login,
     bearer_login,
-    forms_of,
     header_login,
     no_login,
     parameter_login,
 )
 from airflow_extract_provider.extract.api.endpoint import ClientAuth, TokenEndpoint
+from airflow_extract_provider.extract.api.excerpt import forms_of
 from airflow_extract_provider.extract.api.oauth import ClientCredentials, RefreshToken, Tokens
 from airflow_extract_provider.extract.api.transport import Bounds
 from airflow_extract_provider.extract.errors import ConnectionMissingError
@@ -48,12 +49,15 @@ _FIELDS = (
     "max_size",
     "test_path",
 )
-_NETWORK = ("verify", "cert", "proxies", "trust_env")
+_LONGEST = 86_400.0
+"""A day, in seconds: what is far longer is a slip, and what no clock can hold would end a task without a word."""
+_LARGEST = 65_536.0
+"""The same for an answer, in MiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """What begins the tokens of a connection: the refresh token that a person has put there, and the client's secret."""
+    """What begins the tokens of a connection: the refresh token that a person has put there; the client's secret."""
 
     connection_id: str
     refresh_token: str = field(repr=False)
@@ -99,7 +103,7 @@ def login_of(conn: Connection) -> Login:
 
     Raises ConnectionMissingError: a field is missing, wrong or unknown; the message names it, never its value.
     """
-    extra = conn.extra_dejson
+    extra = _extra(conn)
     if unknown := sorted(set(extra) - {*_FIELDS, *_NETWORK}):
         # The HTTP connection type would send them as headers: what was meant so must not be dropped in silence.
         raise _lacking(
@@ -107,7 +111,7 @@ def login_of(conn: Connection) -> Login:
         )
     headers, network = _headers(conn, extra), _network(conn, extra)
     way = extra.get("auth") or "bearer"
-    if way not in _WAYS:
+    if not isinstance(way, str) or way not in _WAYS:
         raise _lacking(conn, "has an unknown `auth`", f"Choose one of: {', '.join(_WAYS)}")
     found = _WAYS[way](conn, extra)
     secrets = (*_kept(conn, extra, headers, network), *(found["fixed"].secrets if "fixed" in found else ()))
@@ -128,8 +132,17 @@ def _kept(
     conn: Connection, extra: Mapping[str, Any], headers: Mapping[str, str], network: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """All of a connection that must not be shown, whether it is used or not."""
-    proxies = [urlsplit(str(url)).password or "" for url in (network.get("proxies") or {}).values()]
+    proxies = [secret for url in network.get("proxies", {}).values() for secret in _of_proxy(url)]
     return forms_of(conn.password or "", str(extra.get("refresh_token") or ""), *headers.values(), *proxies)
+
+
+def _of_proxy(url: str) -> tuple[str, ...]:
+    """A proxy's password, as it stands in the URL and as it is, and the pair that is sent to it (RFC 7617)."""
+    parts = _parts(url)
+    if parts is None or not parts.password:
+        return ()
+    user, password = unquote(parts.username or ""), unquote(parts.password)
+    return parts.password, password, base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 # -- ways to log in ----------------------------------------------------------------------------------------------------
@@ -193,8 +206,8 @@ def _endpoint(
     if not conn.login:
         raise _lacking(conn, f"has no client id, which `{way}` needs", "Enter it as login")
     url = _needed(conn, extra, "token_url", way, "Enter the vendor's endpoint for OAuth 2.0 tokens")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+    parts = _parts(url) if "://" in url else None
+    if parts is None or parts.scheme not in ("http", "https") or parts.username is not None:
         raise _lacking(conn, "has a `token_url` that is none", "Enter it whole: https://login.example.com/oauth/token")
     told = extra.get("client_auth") or "basic"
     client_auth: ClientAuth = "body" if told == "body" else "basic"
@@ -207,6 +220,20 @@ def _endpoint(
 
 
 # -- fields ------------------------------------------------------------------------------------------------------------
+
+
+def _extra(conn: Connection) -> Mapping[str, Any]:
+    """What Airflow cannot read it takes for nothing, with a line in the log: the login would be another one."""
+    if not (conn.extra or "").strip():
+        return {}
+    try:
+        found = json.loads(conn.extra or "")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise _lacking(conn, "has an extra that is no JSON object", 'Write it so: {"auth": "bearer"}')
+    # Airflow's own reading keeps values under telling names out of the log.
+    return conn.extra_dejson
 
 
 def _password(conn: Connection, way: str) -> str:
@@ -228,7 +255,7 @@ def _headers(conn: Connection, extra: Mapping[str, Any]) -> Mapping[str, str]:
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = False
     if value in (None, ""):
         return {}
@@ -249,15 +276,64 @@ def _token_parameters(conn: Connection, extra: Mapping[str, Any]) -> Mapping[str
 
 
 def _network(conn: Connection, extra: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = {name: extra[name] for name in _NETWORK if extra.get(name) not in (None, "")}
-    if isinstance(verify := found.get("verify"), str) and verify.strip().lower() in ("true", "false"):
-        found["verify"] = verify.strip().lower() == "true"
-    if isinstance(proxies := found.get("proxies"), str):
-        # As the form has it: one proxy for all.
-        found["proxies"] = {"http": proxies.strip(), "https": proxies.strip()}
-    elif not isinstance(proxies or {}, dict):
-        raise _lacking(conn, "has `proxies` that are none", 'Write a URL, or {"https": "http://proxy:3128"}')
+    """Attributes for a session. One of the wrong form would end a task deep inside of a library."""
+    found: dict[str, Any] = {}
+    for name, (read, todo) in _NETWORK.items():
+        if (value := extra.get(name)) in (None, ""):
+            continue
+        found[name] = read(value)
+        if found[name] is None:
+            raise _lacking(conn, f"has a wrong `{name}`", todo)
     return found
+
+
+def _flag(value: Any) -> bool | None:
+    """True or false, also as text, as the form has it; None: neither."""
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower())
+    return value if isinstance(value, bool) else None
+
+
+def _verify(value: Any) -> bool | str | None:
+    flag = _flag(value)
+    return (value.strip() or None) if flag is None and isinstance(value, str) else flag
+
+
+def _cert(value: Any) -> str | tuple[str, str] | None:
+    """A file, or the files of certificate and key. JSON has lists only, and `requests` wants a pair."""
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value):
+        return value[0], value[1]
+    return None
+
+
+def _proxies(value: Any) -> Mapping[str, str] | None:
+    """Proxies by scheme; one URL is for all, as the form has it."""
+    given = {"http": value, "https": value} if isinstance(value, str) else value
+    if not isinstance(given, dict) or not all(isinstance(url, str) for url in given.values()):
+        return None
+    # An empty one keeps what the environment says from being used; `no_proxy` is a list of hosts.
+    named = (url for name, url in given.items() if url.strip() and name != "no_proxy")
+    return {name: url.strip() for name, url in given.items()} if all(map(_parts, named)) else None
+
+
+_NETWORK: Mapping[str, tuple[Callable[[Any], Any], str]] = {
+    "verify": (_verify, "Enter a file or folder of certificates, true, or false"),
+    "cert": (_cert, "Enter a file, or two: certificate and key"),
+    "proxies": (_proxies, 'Write a URL, or {"https": "http://proxy:3128"}'),
+    "trust_env": (_flag, "Choose true or false"),
+}
+
+
+def _parts(url: str) -> SplitResult | None:
+    """A URL in parts, one without a scheme as if it were of http; None: it is none."""
+    try:
+        parts = urlsplit(url.strip() if "://" in url else f"http://{url.strip()}")
+        # Asked for here, since an odd port is found out only then.
+        return parts if parts.hostname and parts.port != 0 else None
+    except ValueError:
+        return None
 
 
 def _base_url(conn: Connection) -> str:
@@ -265,8 +341,8 @@ def _base_url(conn: Connection) -> str:
     if not host:
         raise _lacking(conn, "has no base URL", "Enter it as host, such as https://api.example.com")
     url = host if "://" in host else f"{conn.schema or 'https'}://{host}"
-    parts = urlsplit(f"{url}:{conn.port}" if conn.port else url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    parts = _parts(f"{url}:{conn.port}" if conn.port else url)
+    if parts is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
         raise _lacking(
             conn, "has a base URL that is none", "Enter scheme, host and perhaps a path: https://api.example.com/v2"
         )
@@ -285,23 +361,23 @@ def _test_path(conn: Connection, extra: Mapping[str, Any]) -> str:
 def _bounds(conn: Connection, extra: Mapping[str, Any]) -> Bounds:
     usual = Bounds()
     return Bounds(
-        connect=_number(conn, extra, "connect_timeout", usual.connect),
-        read=_number(conn, extra, "timeout", usual.read),
-        total=_number(conn, extra, "total_timeout", usual.total),
-        size=int(_number(conn, extra, "max_size", usual.size / 2**20) * 2**20),
+        connect=_number(conn, extra, "connect_timeout", usual.connect, _LONGEST),
+        read=_number(conn, extra, "timeout", usual.read, _LONGEST),
+        total=_number(conn, extra, "total_timeout", usual.total, _LONGEST),
+        size=math.ceil(_number(conn, extra, "max_size", usual.size / 2**20, _LARGEST) * 2**20),
     )
 
 
-def _number(conn: Connection, extra: Mapping[str, Any], name: str, default: float) -> float:
+def _number(conn: Connection, extra: Mapping[str, Any], name: str, default: float, most: float) -> float:
     value = extra.get(name)
     if value in (None, ""):
         return default
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not 0 < number < math.inf:
-        raise _lacking(conn, f"has a `{name}` that is no number above 0", "Correct it")
+    if not 0 < number <= most:
+        raise _lacking(conn, f"has a `{name}` that is no number above 0, up to {most:,.0f}", "Correct it")
     return number
 
 

@@ -81,6 +81,8 @@ class Lister:
         self._expired: set[tuple[str | None, ...]] = set()
         self._last: Answer | None = None
         self._sorted: tuple[object, Sequence[tuple[Rank, Version]]] = (None, ())
+        # All in order, after so many writes: a filter takes its records out of these, which need no sorting then.
+        self._whole: tuple[int | None, Sequence[tuple[Rank, Version]]] = (None, ())
         self._spelled: dict[int, bytes] = {}
 
     def expire_tokens(self) -> None:
@@ -203,13 +205,18 @@ class Lister:
         )
         if listing.paging == "since":
             bound = None
-        found = [
-            (listing.rank(listing.place(version, self._table.seed, number)), version)
-            for version in self._records().values()
-            if listing.passes(version, least, bound)
-        ]
-        found.sort(key=lambda entry: entry[0])
+        if settled and self._whole[0] == len(self._table.history):
+            found = [entry for entry in self._whole[1] if listing.passes(entry[1], least, bound)]
+        else:
+            found = [
+                (listing.rank(listing.place(version, self._table.seed, number)), version)
+                for version in self._records().values()
+                if listing.passes(version, least, bound)
+            ]
+            found.sort(key=lambda entry: entry[0])
         self._sorted = (query if settled else None, found)
+        if settled and least is None and bound is None:
+            self._whole = (len(self._table.history), found)
         return found
 
     def _start(self, wish: _Wish) -> int:

@@ -13,17 +13,22 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
+from airflow_extract_provider.extract.sourcefile import load_sources
+from airflow_extract_provider.extract.store.connection import connecting
+from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.testing.hostile import HostileApi
 from airflow_extract_provider.testing.postgres import PostgresServer
 from demo.airflow_api import AirflowApi
 from demo.airflow_stack import AirflowStack
+from tests.e2e import planted
 from tests.hazards.kinds import KINDS
 from tests.loopback import LoopbackApi
 
 PROJECT = Path(__file__).resolve().parents[2]
-SOURCES = ("plain", "killed", "login", "edited", "sliced")
+SLICES = "sliced"
+SOURCES = ("plain", "killed", "login", "edited", SLICES)
+WAITING = "waiting"
 # A DAG of a person's own: slices of a second, where the template has half an hour.
 SLICED = """
 import os
@@ -42,6 +47,29 @@ with DAG("heard", schedule=[Asset("extract://synced/things")]):
 
     keep()
 """
+# A DAG of a person's own whose tasks leave the only slot of their pool while the API wants a pause; and one beside it.
+HELD_UP = """
+import os
+from pathlib import Path
+from airflow.sdk import DAG, task
+from airflow_extract_provider.dag_templates import make_dags
+from airflow_extract_provider.extract.sourcefile import load_source
+from airflow_extract_provider.operators.backfill import BackfillOperator
+
+source = load_source(Path(os.environ["EXTRACT_SOURCES"] + "_more") / "waiting.yaml")
+things = source.model_copy(update={"objects": {"things": source.object("things")}})
+globals().update(
+    make_dags({"waiting": things}, default_args={"longest_wait": 2, "deferrable": True, "pool": "one_slot"})
+)
+with DAG("beside", schedule=None):
+
+    @task(pool="one_slot")
+    def work():
+        return "done"
+
+    work()
+    BackfillOperator(task_id="others", source=source, object="others", longest_wait=2, deferrable=False)
+"""
 SECRET = "marked-secret-4711"
 PAGE = 50
 # Served by a HostileApi, and kept by its sync DAG: the first run is due at once, the next one a day later.
@@ -51,12 +79,14 @@ CHANGING = KINDS["page updated"]
 
 @dataclass(frozen=True)
 class World:
-    """What an end-to-end test finds running. ``changing`` is the API of the source `synced`."""
+    """What an end-to-end test finds running. ``changing`` is the API of the source `synced`, ``planted`` that with the
+    secrets."""
 
     airflow: AirflowStack
     store: str
     apis: Mapping[str, LoopbackApi]
     changing: HostileApi
+    planted: planted.Planted
 
     @property
     def api(self) -> AirflowApi:
@@ -114,48 +144,73 @@ def _synced() -> str:
     return json.dumps(source)
 
 
-def _store_connection(dsn: str) -> str:
-    parts = conninfo_to_dict(dsn)
-    found = {"host": parts.get("host"), "port": parts.get("port"), "login": parts.get("user")}
-    found |= {"password": parts.get("password"), "schema": parts.get("dbname")}
-    return json.dumps({"conn_type": "postgres", **{name: value for name, value in found.items() if value}})
+def _waiting() -> str:
+    """A source of two objects, each under a path of its own."""
+    things: dict[str, Any] = {
+        "path": "/keyed",
+        "pages": {"by": "last_key", "send": "starting_after", "more": "has_more"},
+    }
+    others: dict[str, Any] = {"path": "/tokens", "pages": {"by": "token", "take": "next_cursor", "send": "cursor"}}
+    for found in (things, others):
+        found |= {"records": "data", "key": "id"}
+        found["pages"] |= {"size": {"send": "limit", "max": PAGE}}
+    objects = {"things": things, "others": others}
+    return json.dumps({"source": WAITING, "connection": f"{WAITING}_api", "objects": objects})
 
 
-@pytest.fixture(scope="session")
+def _write_files(home: Path) -> None:
+    """The DAG files and sources of this Airflow, below its home."""
+    shutil.copytree(PROJECT / "dags", home / "dags")
+    dags = {"sliced": SLICED, "heard": HEARD, "held_up": HELD_UP, "planted": planted.dag()}
+    for name, text in dags.items():
+        (home / "dags" / f"{name}.py").write_text(text)
+    files = {f"sources/{name}": _source(name) for name in SOURCES if name != SLICES}
+    files |= {f"sources_sliced/{SLICES}": _source(SLICES), f"sources/{SYNCED}": _synced()}
+    files |= {f"sources_more/{WAITING}": _waiting(), f"sources_more/{planted.SOURCE}": json.dumps(planted.source())}
+    for name, text in files.items():
+        path = home / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+
+def _environment(home: Path, store: str, urls: Mapping[str, str], secrets: planted.Planted) -> dict[str, str]:
+    """What its processes find set: the connections, the one to the store and one for each source, and the sources."""
+    fields = planted.store_fields(store)
+    connections = secrets.connections(fields)
+    connections["extract_store"] = json.dumps({"conn_type": "postgres", **fields})
+    for name, url in urls.items():
+        connections[f"{name}_api"] = json.dumps({"conn_type": "rest_api", "host": url, "password": SECRET})
+    return {
+        **{f"AIRFLOW_CONN_{name.upper()}": text for name, text in connections.items()},
+        "EXTRACT_SOURCES": str(home / "sources"),
+        # As it is by default: no sync starts on its own.
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
+    }
+
+
+@pytest.fixture(scope="package")
 def world(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Airflow, its metadata and the store on a real Postgres, and an API for each source."""
     home = tmp_path_factory.mktemp("airflow")
-    sources, sliced = home / "sources", home / "sources_sliced"
-    sources.mkdir()
-    sliced.mkdir()
-    shutil.copytree(PROJECT / "dags", home / "dags")
-    (home / "dags" / "sliced.py").write_text(SLICED)
-    (home / "dags" / "heard.py").write_text(HEARD)
+    _write_files(home)
     store = postgres_server.create_database(f"e2e_{os.getpid()}_store")
     with contextlib.ExitStack() as running:
-        apis = {name: running.enter_context(LoopbackApi()) for name in SOURCES}
+        apis = {name: running.enter_context(LoopbackApi()) for name in (*SOURCES, WAITING)}
         changing = running.enter_context(HostileApi(listings={"/things": CHANGING.served()}))
-        environment = {
-            "AIRFLOW_CONN_EXTRACT_STORE": _store_connection(store),
-            "EXTRACT_SOURCES": str(sources),
-            # As it is by default: no sync starts on its own.
-            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
-        }
-        (sources / f"{SYNCED}.yaml").write_text(_synced())
-        for name in SOURCES:
-            ((sliced if name == "sliced" else sources) / f"{name}.yaml").write_text(_source(name))
-        for name, url in [*((name, api.url) for name, api in apis.items()), (SYNCED, changing.url)]:
-            found = {"conn_type": "rest_api", "host": url, "password": SECRET}
-            environment[f"AIRFLOW_CONN_{name.upper()}_API"] = json.dumps(found)
+        secrets = running.enter_context(planted.planting())
+        urls = {**{name: api.url for name, api in apis.items()}, SYNCED: changing.url}
+        environment = _environment(home, store, urls, secrets)
         airflow = AirflowStack(home, postgres_server, f"e2e_{os.getpid()}_airflow", home / "dags", environment)
         running.callback(airflow.stop)
         airflow.launch()
-        for folder in (sources, sliced):
-            airflow.command("extract", "migrate", "--sources", str(folder))
+        for folder in ("sources", "sources_sliced"):
+            airflow.command("extract", "migrate", "--sources", str(home / folder))
+        # The command has been shown to work: this is the same without starting Airflow once more.
+        migrate(connecting(store), load_sources(home / "sources_more").values())
         airflow.wait_until_healthy()
         for name in SOURCES:
             airflow.api.wait_for_dag(f"{name}_backfill")
             airflow.api.unpause(f"{name}_backfill")
         for dag in (f"{SYNCED}_sync", "heard"):
             airflow.api.wait_for_dag(dag)
-        yield World(airflow, store, apis, changing)
+        yield World(airflow, store, apis, changing, secrets)

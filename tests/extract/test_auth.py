@@ -71,7 +71,7 @@ def sent(api: LoopbackApi, session: requests.Session, auth: Auth, query: str = "
         (bearer_login("t+1"), ("Authorization", "Bearer t+1"), ("t+1", "t%2B1")),
         (basic_login("me", "pw"), ("Authorization", "Basic bWU6cHc="), ("pw", "bWU6cHc=", "bWU6cHc%3D")),
         (basic_login("sk_1", ""), ("Authorization", "Basic c2tfMTo="), ("sk_1", "c2tfMTo=", "c2tfMTo%3D")),
-        (header_login("X-Api-Key", "k/1"), ("X-Api-Key", "k/1"), ("k/1", "k%2F1")),
+        (header_login("X-Api-Key", "k/1"), ("X-Api-Key", "k/1"), ("k/1", "k%2F1", r"k\/1")),
     ],
 )
 def test_a_header(

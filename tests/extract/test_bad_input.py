@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -816,10 +817,15 @@ RIGHTS = {
 }
 
 
+def role_of(scene: Scene) -> str:
+    """A worker's role. Roles belong to the whole server, and other test processes may use the same one."""
+    return f"{scene.name}_{os.getpid()}"
+
+
 @pytest.fixture
 def worker(scene: Scene) -> Iterator[Connect]:
     """Opens connections of a role with the rights that docs/operations.md lists, and no others."""
-    role = f"{scene.name}_worker"
+    role = role_of(scene)
     names = {"role": sql.Identifier(role), "books": sql.Identifier(scene.books), "records": sql.Identifier(scene.name)}
     with scene.connect() as conn:
         conn.execute(
@@ -849,7 +855,7 @@ def test_a_right_is_missing(name: str, scene: Scene, worker: Connect) -> None:
         "records": sql.Identifier(scene.name),
         "table": sql.Identifier(*scene.source.table(scene.object)),
     }
-    right, role = sql.SQL(RIGHTS[name]).format(**names), sql.Identifier(f"{scene.name}_worker")
+    right, role = sql.SQL(RIGHTS[name]).format(**names), sql.Identifier(role_of(scene))
     with scene.connect() as conn:
         conn.execute(sql.SQL("revoke {} from {}").format(right, role))
     exc = scene.stops(StoreRightsError, postgres=worker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import threading
 from bisect import bisect_right
@@ -24,6 +25,7 @@ NOW = datetime(2026, 3, 1, 10, 0, 0, tzinfo=timezone.utc)
 EPOCH = int(NOW.timestamp())
 LATER = NOW + timedelta(seconds=30)
 CLOCK = 1.8e9
+SOAK = bool(os.environ.get("EXTRACT_SOAK"))
 
 
 def http(at: datetime) -> str:
@@ -190,10 +192,11 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=5000 if SOAK else 80, deadline=None, derandomize=not SOAK, database=None)
 @given(STEPS)
 @example([({"20/s", "60/h"}, 25, 0.0, 0.0, True)] * 3)
 @example([({"100/10s"}, 25, 0.0, 0.0, True), ({"3/s"}, 25, 0.0, 0.0, True), ({"100/10s"}, 25, 0.0, 30.0, False)])
+@example([(set(), 1, 0.0, 0.0, False), (set(), 1, 0.0, 0.0005, False), (set(), 1, 0.0, 2.0, False)])
 def test_no_window_ever_holds_more(steps: list[tuple[set[str], int, float, float, bool]]) -> None:
     """Whatever rates come and go, however long nobody asks, and though the clock goes backwards: when a turn is given,
     none of its rates' windows before it holds more, by an oracle that keeps every instant.

@@ -82,7 +82,8 @@ def test_a_tie_that_nothing_can_split(scene: Scene, api: HostileApi, total: bool
     asked = api.requests[-1].params
     assert scene.stops(TiedPageError, walk=walk).what == exc.what
     assert api.requests[-1].params == asked
-    api.delete(*[key for key in api.ids if live(api)[str(key)]["updated_at"].startswith("2026-03-01T11:00:00")][60:])
+    records = live(api)
+    api.delete(*[key for key in api.ids if records[str(key)]["updated_at"].startswith("2026-03-01T11:00:00")][60:])
     assert scene.run(walk=walk).complete
     stored = scene.stored()
     assert {key: stored[key] for key in live(api)} == live(api)

@@ -51,9 +51,14 @@ class Outcome:
     faulted: Counter[Kind]
 
     @property
-    def names(self) -> set[str]:
-        """The classes of the errors."""
-        return {type(stop).__name__ for stop in self.stops}
+    def names(self) -> list[str]:
+        """The classes of the errors, in order."""
+        return [type(stop).__name__ for stop in self.stops]
+
+    @property
+    def stopped(self) -> str:
+        """How often a run stopped, and by what, for people."""
+        return f"stopped {len(self.stops)} times: {dict(Counter(self.names))}" if self.stops else "never stopped"
 
 
 class Large:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from urllib3.exceptions import InsecureRequestWarning
 
 from airflow_extract_provider.extract.errors import BackfillFirstError, ConnectionMissingError
 from airflow_extract_provider.extract.page import Page, Request
 from airflow_extract_provider.extract.sourcefile import parse_source
 from airflow_extract_provider.hooks.api import RestApiHook
 from airflow_extract_provider.testing.hostile import HostileApi
+from airflow_extract_provider.testing.login import LoginServer
 from tests.extract.scene import KEYED
+from tests.faults.certificates import Authority
 from tests.hazards.kinds import KINDS
 from tests.loopback import Fault, LoopbackApi
 from tests.taskrun import ApiServer
@@ -46,19 +49,21 @@ def server(api: LoopbackApi, extra: Mapping[str, Any] | None = None, **fields: A
         ({"auth": "basic"}, {"login": "me"}, "Authorization", "Basic bWU6bWFya2VkLXNlY3JldC00NzEx"),
         ({"auth": "basic"}, {"login": "sk_1", "password": None}, "Authorization", "Basic c2tfMTo="),
         ({"auth": "header", "header_name": "X-Api-Key"}, {}, "X-Api-Key", SECRET),
+        ({"auth": "parameter", "parameter_name": "key"}, {}, "Authorization", None),
         ({"auth": "none"}, {"password": None}, "Authorization", None),
     ],
 )
 def test_each_way_to_log_in(
     api: LoopbackApi, extra: dict[str, str], fields: dict[str, Any], header: str, value: str | None
 ) -> None:
-    """The secret travels in the header that was chosen, the source's own headers beside it."""
+    """The secret travels in the header or parameter that was chosen, the source's own headers beside it."""
     with server(api, extra, **fields).serving():
         reply = RestApiHook("shop_api").client(SOURCE).fetch(THINGS, Request("/keyed"))
     assert isinstance(reply, Page)
     (asked,) = api.asked
     assert asked.headers.get(header) == value
     assert asked.headers["Shop-Version"] == "7"
+    assert asked.params == ({"key": SECRET} if extra.get("auth") == "parameter" else {})
 
 
 def test_no_field_of_the_connection_becomes_a_header(api: LoopbackApi) -> None:
@@ -84,30 +89,15 @@ def test_a_netrc_file_does_not_replace_the_login(
     assert [asked.headers.get("Authorization") for asked in api.asked] == [f"Bearer {SECRET}", None]
 
 
-@pytest.mark.parametrize(
-    ("extra", "fields", "told"),
-    [
-        ({}, {"password": None}, "no password"),
-        ({"auth": "header"}, {}, "header_name"),
-        ({"auth": "basic"}, {}, "no user name"),
-        ({"auth": SECRET}, {}, "unknown `auth`"),
-        ({"Authorization": f"Bearer {SECRET}"}, {}, "unknown fields in extra: Authorization"),
-        ({"timeout": f"{SECRET}"}, {}, "timeout"),
-        ({"connect_timeout": -1}, {}, "connect_timeout"),
-        ({"test_path": f"https://{SECRET}"}, {}, "test_path"),
-        ({}, {"host": None}, "no base URL"),
-        ({}, {"host": f"https://me:{SECRET}@example.com"}, "login inside the base URL"),
-        ({}, {"host": f"https://example.com/?key={SECRET}"}, "base URL that is none"),
-        ({}, {"host": "ftp://example.com"}, "base URL that is none"),
-    ],
-)
-def test_what_a_connection_lacks(api: LoopbackApi, extra: dict[str, Any], fields: dict[str, Any], told: str) -> None:
-    """The error names connection and field, and never a value."""
-    with server(api, extra, **fields).serving(), pytest.raises(ConnectionMissingError) as caught:
-        RestApiHook("shop_api").client(SOURCE)
-    assert told in str(caught.value)
-    assert "shop_api" in str(caught.value)
-    assert SECRET not in str(caught.value)
+def test_a_wrong_field_is_told_before_anything_is_asked(api: LoopbackApi) -> None:
+    """Whichever way the connection is used."""
+    with server(api, {"timeout": SECRET}).serving():
+        hook = RestApiHook("shop_api")
+        for use in (lambda: hook.client(SOURCE), hook.get_conn, lambda: next(hook.pages(THINGS))):
+            with pytest.raises(ConnectionMissingError, match="`timeout`"):
+                use()
+        good, told = hook.test_connection()
+    assert (good, "`timeout`" in told, SECRET in told) == (False, True, False)
     assert api.asked == []
 
 
@@ -196,30 +186,113 @@ def test_pages_bring_what_has_changed_since() -> None:
 @pytest.mark.parametrize(
     ("status", "test_path", "good", "told"),
     [
-        (200, "", True, "Status 200 for the base URL"),
+        (200, "", True, "Status 200 for the base URL."),
         (404, "", True, "enter a path to test with"),
-        (404, "/v1/account", False, "Status 404 for /v1/account"),
-        (401, "/v1/account", False, "refuses the login"),
-        (301, "", False, "redirects"),
+        (404, "/v1/account", False, "Status 404 for /v1/account."),
+        (401, "/v1/account", False, "refuses the login (status 401 for /v1/account)."),
+        (403, "", False, "refuses the login"),
+        (301, "", False, "redirects the base URL (status 301) to another path: enter the address"),
         (500, "", False, "Status 500"),
+        (200, f"/v1/account?key={SECRET}", True, "Status 200 for /v1/account."),
     ],
 )
 def test_the_test_button(api: LoopbackApi, status: int, test_path: str, good: bool, told: str) -> None:
-    """One real request, and words about what came of it."""
-    api.fault = lambda number, asked: Fault(status, SECRET.encode(), {"Location": f"/{SECRET}"})
+    """One real request, and words about what came of it: the API's own, too, without what is secret."""
+    api.fault = lambda number, asked: Fault(status, f"key {SECRET} is odd".encode(), {"Location": f"/{SECRET}"})
     with server(api, {"test_path": test_path}).serving():
         verdict = RestApiHook("shop_api").test_connection()
     assert verdict[0] is good
     assert told in verdict[1]
+    assert ('The API says: "key *** is odd"' in verdict[1]) is not good
     assert SECRET not in verdict[1]
-    assert [asked.path for asked in api.asked] == [test_path or "/"]
+    assert [asked.path for asked in api.asked] == [test_path.partition("?")[0] or "/"]
+
+
+@pytest.mark.parametrize(("test_path", "good"), [("", True), ("/v1/account", False)])
+def test_the_test_button_and_a_page_to_sign_in(api: LoopbackApi, test_path: str, good: bool) -> None:
+    """Status 200 proves no login where HTML comes with it. A base URL may well have a page for people."""
+    api.fault = lambda number, asked: Fault(200, b"\n<!doctype html><title>Sign in</title>")
+    with server(api, {"test_path": test_path}).serving():
+        verdict = RestApiHook("shop_api").test_connection()
+    assert verdict[0] is good
+    assert ("enter a path to test with" if good else 'HTML or XML, not JSON. The API says: "<!doctype') in verdict[1]
+
+
+def test_the_test_button_tells_where_a_redirect_leads(api: LoopbackApi) -> None:
+    """To the host that a person has to enter; not its path, which may hold a token of one use."""
+    api.fault = lambda number, asked: Fault(308, b"", {"Location": "https://www.example.com/in?once=9876"})
+    with server(api).serving():
+        good, told = RestApiHook("shop_api").test_connection()
+    assert not good
+    assert told == (
+        "The API redirects the base URL (status 308) to another path of https://www.example.com: "
+        "enter the address it redirects to."
+    )
 
 
 def test_the_test_button_without_an_answer(api: LoopbackApi) -> None:
-    """Nobody there, or nothing to test with: told in words too."""
+    """Nobody there, no such name, or nothing to test with: told in words too."""
     with server(api, host="http://127.0.0.1:1").serving():
         assert RestApiHook("shop_api").test_connection() == (False, "No answer: the connection is refused.")
+    with server(api, host="https://api.invalid").serving():
+        assert RestApiHook("shop_api").test_connection() == (False, "No answer: the host's name cannot be resolved.")
     with server(api, password=None).serving():
         good, told = RestApiHook("shop_api").test_connection()
     assert not good
     assert "no password" in told
+
+
+def test_the_test_button_and_a_certificate_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not trusted until the connection names the authority's file. What the worker's environment says does not count
+    then; and where nobody is to be checked, nobody is."""
+    authority = Authority(tmp_path)
+    (tmp_path / "others").mkdir()
+    other = Authority(tmp_path / "others")
+    with HostileApi(listings={"/things": KINDS["page updated"].served()}, tls=authority.server()) as hostile:
+
+        def tested(**extra: str) -> tuple[bool, str]:
+            known = {"conn_type": "rest_api", "host": hostile.url, "password": SECRET}
+            extra = {"test_path": "/things", **extra}
+            with ApiServer(connections={"shop_api": {**known, "extra": json.dumps(extra)}}).serving():
+                return RestApiHook("shop_api").test_connection()
+
+        good, told = tested()
+        assert not good
+        assert told.startswith("the certificate that the API shows is signed by an authority that is not trusted here.")
+        assert "`verify`" in told
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(other.file))
+        assert tested()[0] is False
+        assert tested(verify=str(authority.file)) == (True, "Status 200 for /things.")
+        with pytest.warns(InsecureRequestWarning):
+            assert tested(verify="false") == (True, "Status 200 for /things.")
+        good, told = tested(verify=str(tmp_path / "none.pem"))
+        assert (good, "`verify`" in told) == (False, True)
+
+
+@pytest.mark.parametrize(("status", "good"), [(401, True), (200, True), (302, False), (503, False)])
+def test_the_test_button_spends_no_refresh_token(api: LoopbackApi, status: int, good: bool) -> None:
+    """It can be used once, and Airflow tests under another connection's name: neither the token endpoint nor the store
+    is asked. What is tested is the address, with the secret headers beside the login."""
+    api.fault = lambda number, asked: Fault(status, SECRET.encode(), {"Location": "/x"})
+    tokens = {"auth": "refresh_token", "token_url": f"{api.url}/token", "refresh_token": SECRET}
+    with server(api, {**tokens, "headers": {"X-Key": "k"}}, login="client").serving() as airflow:
+        verdict = RestApiHook("shop_api").test_connection()
+    assert verdict[0] is good
+    assert ("would spend it" in verdict[1]) is (status != 302)
+    assert "refuses the login" not in verdict[1]
+    assert SECRET not in verdict[1]
+    (asked,) = api.asked
+    assert (asked.path, asked.headers["X-Key"], asked.headers.get("Authorization")) == ("/", "k", None)
+    assert [msg.conn_id for msg in airflow.of("GetConnection")] == ["shop_api"]
+
+
+def test_the_test_button_tries_client_credentials() -> None:
+    """They spend nothing: the token endpoint's no is told, and its yes is not enough."""
+    with LoginServer(client_secret=SECRET) as login:
+        tokens = {"auth": "client_credentials", "token_url": login.url, "test_path": "/things"}
+        known = {"conn_type": "rest_api", "host": login.api_url, "login": "client", "extra": json.dumps(tokens)}
+        for password, good, told in ((SECRET, True, "Status 200 for /things."), ("old", False, "invalid_client")):
+            with ApiServer(connections={"shop_api": {**known, "password": password}}).serving():
+                verdict = RestApiHook("shop_api").test_connection()
+            assert (verdict[0], told in verdict[1]) == (good, True)
+    assert (login.uses, login.renewals) == (1, 1)

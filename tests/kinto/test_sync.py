@@ -17,9 +17,15 @@ from demo.kinto_contacts import BUCKET, connection_kept_open, create_contacts, t
 from demo.kinto_server import Kinto
 from tests.kinto_stage import PROJECT, Copy, crm, milliseconds, start_kinto, texts
 
+# The server is started once for all tests here.
+pytestmark = pytest.mark.xdist_group("kinto")
+
 PAGE = 10
 WRITING_SECONDS = 5.0
 KILLS = 6
+PAUSE = 0.05
+"""Seconds between a writer's batches where processes are started meanwhile: without it a slow start is filled with
+thousands of records, all of which must be read at the end."""
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +102,7 @@ def test_nothing_is_lost_when_the_process_is_killed(
     """Killed (-9) at any moment, again and again, while four write: the next one goes on, and the copy is equal."""
     chance = random.Random(4)
     assert copy.run("backfill").complete
-    with writing(kinto.url, seed=4):
+    with writing(kinto.url, seed=4, pause=PAUSE):
         for _ in range(KILLS):
             child = start_child(children, copy, "incremental")
             time.sleep(0.1 + chance.random())
@@ -111,10 +117,12 @@ def test_a_backfill_hands_off_while_four_write(kinto: Kinto, copy: Copy, childre
     chance = random.Random(5)
     write_batches(kinto.url, 9, 5, batches=80)
     gone = truth(kinto.dsn).deleted
+    # At work before they begin to write: on a loaded machine its start takes longer than `late` looks back.
+    child = start_child(children, copy, "backfill")
     begin = datetime.now(timezone.utc)
-    with writing(kinto.url, seed=5):
+    with writing(kinto.url, seed=5, pause=PAUSE):
         for kill in range(1, 4):
-            child = start_child(children, copy, "backfill")
+            child = child if kill == 1 else start_child(children, copy, "backfill")
             while copy.pages() < 4 * kill and child.poll() is None:
                 time.sleep(0.005)
             time.sleep(chance.random() * 0.03)

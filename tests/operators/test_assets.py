@@ -138,7 +138,7 @@ def test_slices_that_give_way_report(shop: Shop) -> None:
 def test_a_try_that_gives_way_reports(shop: Shop) -> None:
     """A try has failed after some pages; the next one is too late for the rest."""
     due = datetime.now(timezone.utc) + timedelta(hours=1)
-    shop.api.fault(3, "error_200")
+    shop.api.fault(3, "403")
     assert shop.task(BackfillOperator, next_run_at=due).state is TaskInstanceState.FAILED
     shop.hold()
     ((_, _, extra),) = reported(shop.task(BackfillOperator, try_number=2, next_run_at=due))
@@ -147,7 +147,7 @@ def test_a_try_that_gives_way_reports(shop: Shop) -> None:
 
 def test_a_failure_reports_nothing(shop: Shop) -> None:
     """The retry's success reports what both tries have changed."""
-    shop.api.fault(3, "error_200")
+    shop.api.fault(3, "403")
     outcome = shop.task(BackfillOperator)
     assert outcome.state is TaskInstanceState.FAILED
     assert not hasattr(outcome.msg, "outlet_events")

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,6 +87,7 @@ def test_the_template_fields_are_the_attributes() -> None:
         "selected": "{{ e }}",
         "reset": "{{ f }}",
         "take_over": "{{ g }}",
+        "longest_wait": "{{ j }}",
     }
     assert set(BackfillOperator.template_fields) == set(given)
     operator = BackfillOperator(task_id="x", source="there/is/no.yaml", **given)
@@ -165,9 +167,20 @@ def test_a_flag_that_is_neither_true_nor_false(shop: Shop) -> None:
     assert "`pause`" in str(failed(shop.run(pause="long"), SourceError))
 
 
-def test_an_error_is_a_few_lines_without_traceback(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    """Airflow's runner writes a traceback under all exceptions but one kind; the error says it all itself."""
-    shop.api.fault = lambda number, asked: Fault(200, b"<!doctype html><title>Sign in") if number == 3 else None
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Take the pauses between tries away."""
+    noted: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=noted.append))
+    return noted
+
+
+def test_an_error_is_a_few_lines_without_traceback(
+    shop: Shop, caplog: pytest.LogCaptureFixture, pauses: list[float]
+) -> None:
+    """Airflow's runner writes a traceback under all exceptions but one kind; the error says it all itself, with the
+    words of the API."""
+    shop.api.fault = lambda number, asked: Fault(200, b"<!doctype html><title>Sign in") if number >= 3 else None
     outcome = shop.run()
     exc = failed(outcome, WrongAnswerError)
     assert exc.page == 3
@@ -177,8 +190,13 @@ def test_an_error_is_a_few_lines_without_traceback(shop: Shop, caplog: pytest.Lo
     assert len(record.getMessage().splitlines()) <= 4
     assert str(outcome.error) == record.getMessage()
     assert f"Kept: 2 pages, {shop.copied()} records" in str(exc)
+    assert ': "<!doctype html><title>Sign in"' in str(exc)
+    # It was asked again first, in growing pauses: a gateway that is being restarted answers so, too.
+    assert len(shop.api.asked) == 2 + 5
+    assert len(pauses) == 4
 
 
+@pytest.mark.usefixtures("pauses")
 def test_with_debug_logging_the_traceback_is_shown(shop: Shop) -> None:
     """Then somebody is looking for more than the error says."""
     logging.getLogger("airflow_extract_provider").setLevel(logging.DEBUG)

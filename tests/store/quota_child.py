@@ -1,12 +1,13 @@
 """A process of its own that takes turns of a quota: ``python -m tests.store.quota_child JSON``.
 
-The argument names dsn, rates and seconds. For each turn it waits, and prints when it would have sent a request
-(monotonic seconds, which all processes of a machine share), as a client does it.
+The argument names dsn and rates. For each turn it waits, and prints when it would have sent a request, as a client does
+it (monotonic seconds, which all processes of a machine share). Its input's end is its own, one request later.
 """
 
 from __future__ import annotations
 
 import json
+import select
 import sys
 import time
 from typing import Any
@@ -21,8 +22,9 @@ def main(asked: dict[str, Any]) -> None:
     rates = tuple(map(Rate.parsed, asked["rates"]))
     with PostgresQuota(connecting(asked["dsn"]), "extract", "shop", "shop", rates) as quota:
         print("ready", flush=True)
-        until = time.monotonic() + asked["seconds"]
-        while time.monotonic() < until:
+        is_last = False
+        while not is_last:
+            is_last = bool(select.select([sys.stdin], [], [], 0)[0])
             turn = quota.turn(60)
             due = time.monotonic() + turn.wait
             time.sleep(turn.wait)

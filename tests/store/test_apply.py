@@ -406,7 +406,7 @@ def test_eight_at_once(applier: MakeApplier, conn: Connection, seed: int, ahead:
 
 
 def test_unchanged_records_cost_nothing(
-    applier: MakeApplier, conn: Connection, capsys: pytest.CaptureFixture[str]
+    applier: MakeApplier, conn: Connection, measured: Callable[[str], None]
 ) -> None:
     """Pages read again leave each row where and as it was, and write less than 50 bytes of WAL a record."""
     one = applier("things")
@@ -430,8 +430,7 @@ def test_unchanged_records_cost_nothing(
     stood = rows()
     written = min(again() for _ in range(3))  # a checkpoint in between writes whole pages
     assert rows() == stood
-    with capsys.disabled():
-        print(f"\n[WAL of unchanged records: {written / 2000:.2f} bytes a record, {written / 2:.0f} a page]")
+    measured(f"WAL of unchanged records: {written / 2000:.2f} bytes a record, {written / 2:.0f} a page")
     assert written / 2000 < 50
 
 

@@ -22,6 +22,12 @@ from tests.store.applier import EPOCH, SOURCE, in_thread, wait_until_blocked
 TABLE = (SOURCE, "plain")
 
 
+@pytest.fixture
+def dsn(empty_dsn: str) -> str:
+    """A database with nothing in it: whoever is tested here makes the rest."""
+    return empty_dsn
+
+
 def layout(conn: Connection) -> dict[str, list[Any]]:
     """All that a schema consists of, as Postgres's own catalog tells it; nothing that differs by chance."""
     ours = "nspname not like 'pg%' and nspname not in ('information_schema', 'public')"

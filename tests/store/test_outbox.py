@@ -21,7 +21,7 @@ from airflow_extract_provider.extract.store.consumer import Parked, Waiting
 from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.store.outbox import Wanted, announce, append, channel, prune, read, stamp
 from airflow_extract_provider.extract.store.statements import statement
-from airflow_extract_provider.testing.postgres import PostgresServer
+from tests.databases import Databases
 from tests.store.applier import in_thread, wait_until_blocked
 from tests.store.eventful import an_event, begin_writing, fill, left, revisions, table_of_records
 from tests.store.test_plans import scans
@@ -433,11 +433,9 @@ COUNT = 20_000
 
 
 @pytest.fixture(scope="module")
-def large(postgres_server: PostgresServer) -> Iterator[Connection]:
+def large(databases: Databases) -> Iterator[Connection]:
     """20,000 events, 100 without a place; half of them parked by three consumers; 5,000 behind one that is due."""
-    connect = connecting(postgres_server.create_database("test_outbox_plans"))
-    migrate(connect, [])
-    with connect() as conn:
+    with databases.with_books() as address, connecting(address)() as conn:
         conn.autocommit = True
         for text in (
             "insert into extract.outbox (place, id, source, object, key, type, time, revision, data)"
@@ -454,7 +452,6 @@ def large(postgres_server: PostgresServer) -> Iterator[Connection]:
         ):
             conn.execute(text.encode())
         yield conn
-    postgres_server.drop_database("test_outbox_plans")
 
 
 KEYS = {"sources": ["shop"] * 100, "objects": ["things"] * 100, "keys": [f"k{number}" for number in range(100)]}

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from airflow_extract_provider.extract.store.connection import Connect, Connection, connecting
+from airflow_extract_provider.extract.store.connection import Connection, connecting
 from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.store.rows import composed
 from airflow_extract_provider.extract.store.statements import statement
-from airflow_extract_provider.testing.postgres import PostgresServer
+from tests.databases import Databases
 from tests.store.applier import SOURCE
 
 TABLE = ("shop", "plain")
@@ -27,11 +27,10 @@ COLUMNS = {**COMING, "data": ["{}"] * len(KEYS), "canonical": [], "typed": []}
 
 
 @pytest.fixture(scope="module")
-def large(postgres_server: PostgresServer) -> Iterator[Connection]:
+def large(databases: Databases) -> Iterator[Connection]:
     """20,000 records, as many ledger rows of five walks, analysed."""
-    connect: Connect = connecting(postgres_server.create_database("test_plans"))
-    migrate(connect, [SOURCE])
-    with connect() as conn:
+    with databases.with_books() as address, connecting(address)() as conn:
+        migrate(connecting(address), [SOURCE])
         conn.autocommit = True
         series = f"from generate_series(0, {COUNT - 1}) as n"
         for text in (
@@ -56,7 +55,6 @@ def large(postgres_server: PostgresServer) -> Iterator[Connection]:
         ):
             conn.execute(text.encode())
         yield conn
-    postgres_server.drop_database("test_plans")
 
 
 def scans(plan: dict[str, Any]) -> Iterator[tuple[str, str, float]]:

@@ -25,6 +25,7 @@ from airflow_extract_provider.extract.store.connection import Connect, Connectio
 from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.store.quota import PostgresQuota
 from tests.store.applier import SOURCE
+from tests.store.standstill import measured_again
 
 ROOT = Path(__file__).resolve().parents[2]
 HOUR = 3600
@@ -171,7 +172,14 @@ def test_nothing_is_asked_where_nothing_limits(tasks: Tasks, conn: Connection) -
     is told is obeyed from the next look on."""
     quota = tasks.quota()
     began = time.monotonic()
-    asked = tasks.asked(lambda: [quota.turn(60) for _ in range(1000)])
+    told = Told(pause=0, remaining=5, limit=10)
+
+    def ask() -> None:
+        for _ in range(1000):
+            quota.tell(quota.turn(60), told)
+
+    asked = tasks.asked(ask)
+    assert quota.left == 0.5
     assert asked <= 1 + (time.monotonic() - began)
     assert conn.execute("select count(*) from extract.quota").fetchone() == (0,)
     other = tasks.quota()
@@ -241,9 +249,9 @@ def test_a_stopped_transaction_is_waited_for_in_vain(tasks: Tasks, conn: Connect
 
 
 def test_without_the_table(dsn: str) -> None:
-    """The error says what to run."""
-    quota = PostgresQuota(Tasks(dsn).connect, "extract", "shop", "shop_api")
-    with quota, pytest.raises(SchemaMissingError, match="quota"):
+    """The error says what is missing."""
+    quota = PostgresQuota(Tasks(dsn).connect, "elsewhere", "shop", "shop_api")
+    with quota, pytest.raises(SchemaMissingError, match=r"elsewhere\.quota"):
         quota.turn(1)
 
 
@@ -279,10 +287,17 @@ def test_nothing_grows(tasks: Tasks, conn: Connection) -> None:
 class Children:
     """Processes that take turns and print when they would send."""
 
-    def __init__(self, dsn: str, limit: str, seconds: float, count: int) -> None:
-        asked = json.dumps({"dsn": dsn, "rates": [limit], "seconds": seconds})
-        command = [sys.executable, "-W", "error", "-m", "tests.store.quota_child", asked]
-        self.processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    def __init__(self, dsn: str, limit: str, count: int) -> None:
+        command = [
+            sys.executable,
+            "-W",
+            "error",
+            "-m",
+            "tests.store.quota_child",
+            json.dumps({"dsn": dsn, "rates": [limit]}),
+        ]
+        pipe = subprocess.PIPE
+        self.processes = [subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) for _ in range(count)]
 
     def wait_until_ready(self) -> None:
         """All have begun."""
@@ -291,7 +306,11 @@ class Children:
             assert each.stdout.readline() == "ready\n"
 
     def sent(self) -> list[list[float]]:
-        """When each has sent, once they have ended."""
+        """Let them end; gives when each has sent."""
+        for each in self.processes:
+            assert each.stdin is not None
+            each.stdin.close()
+            each.stdin = None
         said = [each.communicate(timeout=60)[0] for each in self.processes]
         assert [each.returncode for each in self.processes] == [0] * len(said)
         return [[float(line) for line in each.split()] for each in said]
@@ -301,8 +320,9 @@ class Children:
         for each in self.processes:
             each.kill()
             each.wait()
-            if each.stdout is not None:
-                each.stdout.close()
+            for pipe in (each.stdin, each.stdout):
+                if pipe is not None:
+                    pipe.close()
 
 
 @pytest.fixture
@@ -325,23 +345,31 @@ def share(instants: Sequence[float], begin: float, end: float, per_second: int) 
 
 
 def test_processes_at_once_and_one_that_stops(children: Callable[..., Children]) -> None:
-    """Three processes share 40 a second. One is stopped for a while (SIGSTOP) and wakes up: nobody waits for it, no
+    """Three processes share 20 a second. One is stopped for a while (SIGSTOP) and wakes up: nobody waits for it, no
     window of a second holds more than a tenth above the limit, and at least 90 % is used all the time."""
-    made = children("40/s", 2.4, 3)
-    made.wait_until_ready()
-    begin = time.monotonic()
-    time.sleep(0.4)
-    stopped = made.processes[0]
-    os.kill(stopped.pid, signal.SIGSTOP)
-    quiet = time.monotonic()
-    time.sleep(1.2)
-    os.kill(stopped.pid, signal.SIGCONT)
-    woken = time.monotonic()
-    one, *others = made.sent()
-    instants = sorted([*one, *(at for each in others for at in each)])
-    end = min(each[-1] for each in others)
-    assert max(bisect_left(instants, at + 1) - index for index, at in enumerate(instants)) <= 44
-    assert not [at for at in one if quiet + 0.1 < at < woken]
-    assert [at for at in one if at > woken]
-    assert share(instants, begin, end, 40) >= 0.9
-    assert share([at for each in others for at in each], quiet + 0.1, woken, 40) >= 0.9
+
+    def measure() -> tuple[int, float, float]:
+        made = children("20/s", 3)
+        made.wait_until_ready()
+        begin = time.monotonic()
+        time.sleep(0.4)
+        stopped = made.processes[0]
+        os.kill(stopped.pid, signal.SIGSTOP)
+        quiet = time.monotonic()
+        time.sleep(1.5)
+        os.kill(stopped.pid, signal.SIGCONT)
+        woken = time.monotonic()
+        time.sleep(0.4)
+        end = time.monotonic()
+        one, *others = made.sent()
+        assert not [at for at in one if quiet + 0.1 < at < woken]
+        assert [at for at in one if at > woken]
+        both = [at for each in others for at in each]
+        instants = sorted([*one, *both])
+        fullest = max(bisect_left(instants, at + 1) - index for index, at in enumerate(instants))
+        return fullest, share(instants, begin, end, 20), share(both, quiet + 0.1, woken, 20)
+
+    fullest, used, used_meanwhile = measured_again(measure, lambda found: found[0] <= 22 and min(found[1:]) >= 0.9)
+    assert fullest <= 22
+    assert used >= 0.9
+    assert used_meanwhile >= 0.9

@@ -230,7 +230,7 @@ def test_an_answer_that_does_not_arrive(login: Callable[..., Login], grace: floa
     """The token is spent and the connection breaks: it is tried again at once. Where that is too late, the error says
     that it was spent, since when it is."""
     found = login(grace=grace)
-    found.server.fault = _spend_and(found.server, Answer(200, b"", sent="reset"), once=True)
+    found.server.fault = _spend_once(found.server)
     if grace:
         assert found.get() == [200]
     else:
@@ -241,16 +241,32 @@ def test_an_answer_that_does_not_arrive(login: Callable[..., Login], grace: floa
     assert len(pauses) == 1
 
 
-def _spend_and(server: LoginServer, answer: Answer, *, once: bool) -> Callable[..., Answer | None]:
-    """The endpoint does its work, and answers something else."""
+def _spend_once(server: LoginServer) -> Callable[..., Answer | None]:
+    """The endpoint does its work at the next request, and the connection breaks."""
+    next_one = len(server.asked) + 1
 
     def fault(number: int, fields: dict[str, str]) -> Answer | None:
-        if once and number > 1:
+        if number != next_one:
             return None
         server._granted(1, server._refresh[fields["refresh_token"]])
-        return answer
+        return Answer(200, b"", sent="reset")
 
     return fault
+
+
+def test_a_token_that_may_be_revoked_is_not_sent(login: Callable[..., Login]) -> None:
+    """A run is refused a token that would live for long, and ends between the renewal and its storing: the renewal has
+    revoked the token for all others too, and they do not try it."""
+    found = login(grace=60.0)
+    assert found.get() == [200]
+    found.server.fault = _spend_once(found.server)
+    with found.run(tries=1) as run:
+        assert run.get() == [200]
+        assert run.auth.refused()
+        with pytest.raises(ApiUnavailableError):
+            run.get()
+    assert found.get() == [200]
+    assert (found.server.renewals, found.server.revoked_uses) == (3, [])
 
 
 @pytest.mark.parametrize("answer", [Answer(200, b"<html>"), Answer(503, b""), Answer(200, b"", sent="reset")])
@@ -544,8 +560,8 @@ def test_a_loss_is_not_blamed_on_the_living(login: Callable[..., Login], conn: C
     who is alive and waits for its lock, and lets it pass: neither speaks of a run that has ended."""
     found = _due(login, conn, seeded=True, grace=0.0)
     found.server.revoke_all()
-    # Both read; the first has the lock, the second waits for it; the first leaves its note and lets go.
-    actors = play(found, conn, [True] * 3 + [False] * 3 + [True] * 4, None)
+    # Both read; the first has the lock, the second waits for it; the first leaves its note, lets go and waits.
+    actors = play(found, conn, [True] * 2 + [False] * 2 + [True, False] + [True] * 4, None)
     for actor in actors:
         assert isinstance(actor.error, TokenLostError)
         assert "does not accept" in actor.error.what

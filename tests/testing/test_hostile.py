@@ -390,6 +390,24 @@ def test_a_filter_takes_from_since_to_before_until(unit: Any, zone: str) -> None
         assert ask(api, "/strict", since="yesterday").status_code == 400
 
 
+@pytest.mark.parametrize("listing", [Listing("page", ("-updated_at",), "inclusive"), Listing("page", filter="strict")])
+def test_a_filter_gives_the_same_whatever_was_asked_before(listing: Listing) -> None:
+    """What a server remembers of one answer does no harm to the next: not its filter, not what was written since."""
+    with HostileApi(listings={"/things": listing}) as asked, HostileApi(listings={"/things": listing}) as fresh:
+        for api in (asked, fresh):
+            for number in range(20):
+                api.insert(at=TEN + number % 7 * SECOND)
+        since = "2026-03-01T10:00:03Z"
+        assert len(rows(asked)) == 20
+        assert rows(asked, since=since) == rows(fresh, since=since) != []
+        for api in (asked, fresh):
+            api.update(3, at=TEN + 9 * SECOND)
+            api.delete(5)
+        assert rows(asked, since=since) == rows(fresh, since=since)
+        assert rows(asked) == rows(fresh)
+        assert rows(asked, since=since) == rows(fresh, since=since)
+
+
 def test_the_hour_that_autumn_repeats_lies_on_itself() -> None:
     """On naive wall clocks a later record can come before an earlier one, and be hidden from `since`."""
     first = datetime(2026, 11, 1, 5, 50, tzinfo=timezone.utc)  # 01:50 in New York, summer time

@@ -10,12 +10,12 @@ from urllib.parse import SplitResult, unquote_plus, urljoin, urlsplit, urlunspli
 
 import msgspec
 
-from airflow_extract_provider.extract.api.excerpt import forms
 from airflow_extract_provider.extract.errors import RequestRefusedError
 from airflow_extract_provider.extract.page import FieldPath, Page
 
 __all__ = ["host_of", "linked", "redirected", "without_secrets"]
 
+_SHORTEST = 4
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -47,7 +47,7 @@ def linked(url: str, link: str, unsent: Collection[str], secrets: Collection[str
 def host_of(target: SplitResult, secrets: Collection[str]) -> str:
     """A URL's scheme and host for people, unless a secret is in it."""
     shown = f"{target.scheme}://{target.netloc.rpartition('@')[2]}"
-    return "another host" if any(form in shown for secret in secrets for form in forms(secret)) else shown
+    return "another host" if any(secret in shown for secret in secrets) else shown
 
 
 def redirected(url: str, shown: str, location: str, secrets: Collection[str]) -> str:
@@ -70,7 +70,7 @@ def without_secrets(page: Page, secrets: Collection[str], records: FieldPath) ->
     A parameter whose value holds a secret is left out of the link: what signs the request is sent anyway. ``records``
     is the path to the records, which stay as they are.
     """
-    found = {form for secret in secrets for form in forms(secret)}
+    found = {secret for secret in secrets if len(secret) >= _SHORTEST}
     # What lies beside the records is not read if it need not be: they are the larger part.
     kept = records[0] if len(records) == 1 else None
     told = {name: raw for name, raw in page.envelope.items() if name != kept and _holds(bytes(raw), found)}

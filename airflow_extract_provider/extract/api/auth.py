@@ -6,10 +6,12 @@ import base64
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NoReturn, Protocol
-from urllib.parse import quote, quote_plus, unquote_plus, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote_plus, urlencode, urlsplit, urlunsplit
 
 from requests import PreparedRequest
 from requests.auth import AuthBase
+
+from airflow_extract_provider.extract.api.excerpt import forms_of
 
 __all__ = [
     "Auth",
@@ -19,7 +21,6 @@ __all__ = [
     "WithHeaders",
     "basic_login",
     "bearer_login",
-    "forms_of",
     "header_login",
     "no_login",
     "parameter_login",
@@ -199,12 +200,6 @@ def header_login(name: str, value: str) -> FixedLogin:
 def parameter_login(name: str, value: str) -> FixedLogin:
     """An API key in a query parameter of its own."""
     return FixedLogin(params={name: value}, secrets=[value])
-
-
-def forms_of(*secrets: str) -> tuple[str, ...]:
-    """Secrets in each of the forms in which they may turn up: as they are, and as a URL or a form carries them."""
-    found = [form for each in secrets if each for form in (each, quote(each, safe=""), quote(each), quote_plus(each))]
-    return tuple(dict.fromkeys(found))
 
 
 def _name(part: str) -> str:

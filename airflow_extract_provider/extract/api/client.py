@@ -25,7 +25,7 @@ from requests.structures import CaseInsensitiveDict
 from airflow_extract_provider.extract.api.address import linked, redirected, without_secrets
 from airflow_extract_provider.extract.api.auth import Auth
 from airflow_extract_provider.extract.api.cut import cut, cut_one, told_error
-from airflow_extract_provider.extract.api.excerpt import excerpt
+from airflow_extract_provider.extract.api.excerpt import excerpt, forms_of
 from airflow_extract_provider.extract.api.limits import MemoryQuota, Quota, Turn, told
 from airflow_extract_provider.extract.api.transport import Answer, Bounds, Outgoing, Transport, Unanswered
 from airflow_extract_provider.extract.errors import (
@@ -79,7 +79,7 @@ class ApiClient:
         self._base_url = base_url.rstrip("/")
         # A page out of a cache is an older look than it seems: what has changed since would be missed.
         self._headers = {"Accept": _JSON, "Cache-Control": "no-cache", **source.headers}
-        self._own_secrets = tuple(secret for secret in secrets if secret)
+        self._own_secrets = forms_of(*secrets)
         self._quota = quota or MemoryQuota(source.limit)
         self._transport = Transport(session, bounds or Bounds())
         self._tries = tries
@@ -220,7 +220,7 @@ class ApiClient:
         like_page = answer.status == 200 and answer.body.lstrip()[:1] in (b"[", b"{")
         if object.private or (like_page and not _tells_of_error(answer.body)):
             return ""
-        return excerpt(answer.body, (*self._secrets(), *asked.params.values(), *_parts(asked.url)))
+        return excerpt(answer.body, (*self._secrets(), *forms_of(*asked.params.values(), *_parts(asked.url))))
 
     def _status_error(self, answer: Answer, asked: Outgoing, said: str) -> ExtractError:
         status, quoted = answer.status, f": {said}" if said else "."

@@ -16,7 +16,8 @@ from urllib.parse import quote_plus, urlencode
 import requests
 import tenacity
 
-from airflow_extract_provider.extract.api.auth import Signer, Unshown, forms_of
+from airflow_extract_provider.extract.api.auth import Signer, Unshown
+from airflow_extract_provider.extract.api.excerpt import forms_of
 from airflow_extract_provider.extract.api.limits import told
 from airflow_extract_provider.extract.api.transport import Answer, Bounds, Outgoing, Transport, Unanswered
 from airflow_extract_provider.extract.errors import (

@@ -18,8 +18,9 @@ from typing import Protocol, TypeAlias
 
 from requests.auth import AuthBase
 
-from airflow_extract_provider.extract.api.auth import Signer, Unshown, forms_of
+from airflow_extract_provider.extract.api.auth import Signer, Unshown
 from airflow_extract_provider.extract.api.endpoint import Answered, Denied, Grant, TokenEndpoint
+from airflow_extract_provider.extract.api.excerpt import forms_of
 from airflow_extract_provider.extract.errors import ApiUnavailableError
 
 __all__ = ["ClientCredentials", "OnSecret", "RefreshToken", "Renewing", "Tokens"]

@@ -103,15 +103,14 @@ class Usage:
         that was kept within the last minute: two runs may have read different source files. A rate that is new counts
         the turns of the longest window before it; a spaced one that is new lets its own window pass first.
         """
-        asked_at = ceil(now * 1e6)
-        here = self._set_back(asked_at)
-        clock = max(asked_at, here.taken)
+        clock = ceil(now * 1e6)
+        here = self._set_back(clock)
         asked = [Pace(rate.count, rate.per // _MICROSECOND, clock) for rate in rates]
         others = [pace for pace in here.paces if pace.fresh(clock) and not any(map(pace.same, asked))]
         at = max(clock, here.last, here.blocked)
         if here.number:
-            free = [here._free(pace) for pace in asked]
-            at = max(at, *free, *(here.last + pace.spacing for pace in others if pace.spaced), 0)
+            spaced = [here.last + pace.spacing for pace in others if pace.spaced]
+            at = max([at, *spaced, *map(here._free, asked)])
         told = here.told
         if told is not None and told.reset is not None:
             at = max(at, told.reset) if here._remaining(told) <= 0 else at
@@ -119,7 +118,7 @@ class Usage:
         paces = (*asked, *others[: max(_MOST_PACES - len(asked), 0)])
         new = Usage(here.number + 1, at, clock, here.blocked, told, paces, here.counted)
         # At once is at once: rounding must not make it a wait, for which there may be no time.
-        return replace(new, counted=new._recounted()), now if at <= asked_at else at / 1e6
+        return replace(new, counted=new._recounted()), now if at <= clock else at / 1e6
 
     def tell(self, number: int, told: Told, now: float) -> Usage:
         """Note what the answer to turn ``number`` said at ``now``.
@@ -128,7 +127,7 @@ class Usage:
         answer. Turns that were not counted have the number of the last one that was.
         """
         clock, new = ceil(now * 1e6), self
-        if told.pause is not None:
+        if told.pause:
             new = replace(new, blocked=max(new.blocked, clock + ceil(told.pause * 1e6)))
         if told.remaining is not None and (self.told is None or number >= self.told.number):
             reset = None if told.reset is None else clock + ceil(told.reset * 1e6)

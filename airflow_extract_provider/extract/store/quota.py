@@ -103,8 +103,11 @@ class PostgresQuota:
             return
         with suppress(StoreUnavailableError):
             now = self._now()
-            newer = [each for each in self._unwritten if each[1].pause is not None or each[0] > turn.number]
-            self._unwritten = [*newer, (turn.number, told, now)]
+            # Only what still holds is kept: without a limit nothing may be written for days.
+            holds = [
+                each for each in self._unwritten if each[2] + (each[1].pause or 0.0) > now or each[0] > turn.number
+            ]
+            self._unwritten = [*holds, (turn.number, told, now)]
             if self._noted().held(now):
                 self._change(lambda usage: (usage, True))
 

@@ -143,7 +143,7 @@ class PostgresTokens(Unshown):
                     # Its writer may stand behind us in the queue, alive: let it pass.
                     seen = row.spending
                 else:
-                    self._spend(conn, row, ask, is_ours=seen == ours)
+                    self._spend(conn, row, ask, is_ours=row.spending == ours)
                     return
         raise StoreUnavailableError(
             "others keep renewing the tokens of this connection.", todo="Run again; the walk goes on where it stands."
