@@ -13,9 +13,9 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
 # An interpreter that is not on this machine is an error, nothing to be downloaded.
 export UV_PYTHON_DOWNLOADS := never
 
-# The tests wait for processes most of the time: several run at once, what belongs together on one worker.
+# The tests wait for processes most of the time, so several run at once; tests/workers.py tells which ones may not.
 WORKERS ?= 2
-TESTS := $(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadgroup
+TESTS := $(PY) -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -1,13 +1,14 @@
-"""What all tests share: a real Postgres, a database of their own for each, a loopback API; and which of them stay on
-one worker where several work at once (`make test`).
+"""What all tests share: a real Postgres, a database of their own for each, a loopback API; and what is said at the end,
+whichever worker has found it.
 """
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,11 +19,9 @@ from tests.broker import broker_pair as broker_pair
 from tests.broker import used as brokers_used
 from tests.databases import Databases, databases_on, room
 from tests.loopback import LoopbackApi
+from tests.workers import Sharing, check_together, used
 
 SLOW = ("crash", "demo", "exactly_once", "faults", "hazards", "kinto", "properties")
-
-TOGETHER = {"broker": "kafka", "broker_pair": "kafka", "world": "airflow", "demo": "airflow", "large": "plans"}
-"""Fixtures that take long to make, or that there must not be two of: what uses one of a group stays on one worker."""
 
 _FREE_PORT = re.compile(r"(127\.0\.0\.1:|127\.0\.0\.1 port=)\d+")
 _measured: list[str] = []
@@ -30,20 +29,20 @@ _measured: list[str] = []
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Mark what takes long by where it stands, and what stays together by what it uses."""
+    """Mark what takes long by where it stands."""
+    check_together(items)
     for item in items:
         if item.path.parent.name in SLOW:
             item.add_marker("slow")
-        for group in {TOGETHER[name] for name in _used(item) if name in TOGETHER}:
-            item.add_marker(pytest.mark.xdist_group(group))
-    yield  # xdist reads the groups, the order is made random
-    # Airflow runs, and takes a good part of the machine, from the first of these to the last.
-    items.sort(key=lambda item: "world" in _used(item))
+    yield  # their order is made random
+    # Airflow takes a good part of the machine from the first of these to the last.
+    items.sort(key=lambda item: "world" in used(item))
 
 
-def _used(item: pytest.Item) -> Sequence[str]:
-    """The names of a test's fixtures."""
-    return getattr(item, "fixturenames", ())
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
+    """Share the tests out in our own way."""
+    return Sharing(config, log)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

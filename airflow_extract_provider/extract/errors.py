@@ -44,8 +44,8 @@
         ├── EventRepeatedError       an event with this id is in the outbox already
         └── FencedError              another run has taken the walk over; never retried
 
-A message says what happened, where, what was kept and what to do next. It never holds a secret or a field of a record;
-keys are shown, since a person needs them to find the place. What a program needs is in the attributes.
+A message says what happened, where, what was kept, what to do. It never holds a secret or a field of a record that was
+read; keys it does, and the API's own words where it sends no page: neither if `private`. Attributes are for programs.
 """
 
 from __future__ import annotations

@@ -14,10 +14,11 @@ from requests import PreparedRequest
 from requests.auth import AuthBase
 
 from airflow_extract_provider.extract.api.address import redirected
-from airflow_extract_provider.extract.api.auth import Auth, Unshown, WithHeaders, no_login
+from airflow_extract_provider.extract.api.auth import Auth, WithHeaders, no_login
 from airflow_extract_provider.extract.api.excerpt import excerpt
 from airflow_extract_provider.extract.api.transport import Answer, Outgoing, Transport, Unanswered, network_of
 from airflow_extract_provider.extract.errors import ExtractError
+from airflow_extract_provider.extract.unshown import Unshown
 from airflow_extract_provider.hooks.connection import find_connection
 from airflow_extract_provider.hooks.login import Login, Seed, login_of
 from airflow_extract_provider.hooks.store import StoreHook
@@ -53,6 +54,10 @@ class RestApiHook(HttpHook):
     def __init__(self, rest_api_conn_id: str = default_conn_name) -> None:
         super().__init__(method="GET", http_conn_id=rest_api_conn_id)
         self.rest_api_conn_id = rest_api_conn_id
+
+    def __reduce__(self) -> tuple[type[RestApiHook], tuple[str]]:
+        # `get_conn` leaves the proxies in it, perhaps with a password, which does not belong into a pickle.
+        return type(self), (self.rest_api_conn_id,)
 
     def client(
         self, source: Source, *, store: Connect | None = None, schema: str = "extract", longest_wait: float = 60.0

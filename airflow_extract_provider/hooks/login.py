@@ -133,16 +133,20 @@ def _kept(
 ) -> tuple[str, ...]:
     """All of a connection that must not be shown, whether it is used or not."""
     proxies = [secret for url in network.get("proxies", {}).values() for secret in _of_proxy(url)]
-    return forms_of(conn.password or "", str(extra.get("refresh_token") or ""), *headers.values(), *proxies)
+    # Of `Token abc` an API may repeat `abc` alone.
+    bare = [value.rpartition(" ")[2] for value in headers.values()]
+    return forms_of(conn.password or "", str(extra.get("refresh_token") or ""), *headers.values(), *bare, *proxies)
 
 
 def _of_proxy(url: str) -> tuple[str, ...]:
-    """A proxy's password, as it stands in the URL and as it is, and the pair that is sent to it (RFC 7617)."""
+    """A proxy's password, as it stands in the URL and as it is, and the pair that is sent to it (RFC 7617). Where there
+    is no password, the user name is the secret."""
     parts = _parts(url)
-    if parts is None or not parts.password:
+    shown = parts and (parts.password or parts.username)
+    if parts is None or not shown:
         return ()
-    user, password = unquote(parts.username or ""), unquote(parts.password)
-    return parts.password, password, base64.b64encode(f"{user}:{password}".encode()).decode()
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    return shown, unquote(shown), base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 # -- ways to log in ----------------------------------------------------------------------------------------------------

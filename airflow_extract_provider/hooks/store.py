@@ -37,6 +37,10 @@ class StoreHook(PostgresHook):
         super().__init__(store_conn_id=store_conn_id, connection=connection)
         self._given = connection
 
+    def __reduce__(self) -> tuple[type[StoreHook], tuple[str]]:
+        # A connection holds a password, which does not belong into a pickle: it is looked up again.
+        return type(self), (self.get_conn_id(),)
+
     def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         """A new connection; the caller closes it.
 

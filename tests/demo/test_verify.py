@@ -18,9 +18,6 @@ from demo.seed import Amounts, seed
 from demo.verify import LISTS, Verdict, by_key, canonical, canonical_number, listings, verify, verify_contacts
 from tests.kinto_stage import start_kinto
 
-# The servers are started once for all tests here.
-pytestmark = pytest.mark.xdist_group("verify")
-
 AMOUNTS = Amounts(customers=110, products=5, plans=3, subscriptions=20, canceled=4)
 
 

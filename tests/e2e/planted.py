@@ -31,7 +31,7 @@ STORE = "planted_store"
 
 @dataclass(frozen=True)
 class Doing:
-    """One task of the DAG: an object read over a connection, how it ends, and what its log must tell."""
+    """What a task does: read an object over a connection; how it ends, and what its log must tell."""
 
     object: str
     connection: str
@@ -45,15 +45,23 @@ DOINGS = (
     Doing("renewed", "refresh", "6 created", "success"),
     Doing("gateway", "bearer", "WrongAnswerError"),
     Doing("forbidden", "alone", "LoginError"),
+    Doing("elsewhere", "pair", "RequestRefusedError"),
+    Doing("moved", "header", "RequestRefusedError"),
+    Doing("no_client", "client", "LoginError"),
+    Doing("no_store", "bearer", "StoreUnavailableError", store="planted_no_store"),
+    Doing("no_topic", "bearer", "SinkRefusedError"),
+)
+"""Every connection once; these are tasks of the DAG."""
+MORE = (
+    Doing("forbidden", "bearer", "LoginError"),
     Doing("broken", "pair", "ApiUnavailableError"),
     Doing("missing", "header", "RequestRefusedError"),
     Doing("moved", "parameter", "RequestRefusedError"),
     Doing("elsewhere", "bearer", "RequestRefusedError"),
-    Doing("no_client", "client", "LoginError"),
+    Doing("elsewhere", "parameter", "RequestRefusedError"),
     Doing("unknown_field", "unknown", "ConnectionMissingError"),
-    Doing("no_store", "bearer", "StoreUnavailableError", store="planted_no_store"),
-    Doing("no_topic", "bearer", "SinkRefusedError"),
 )
+"""More ways to fail, for which no Airflow is needed."""
 
 
 def secret(field: str) -> str:
@@ -69,6 +77,8 @@ class Planted:
         self._first = login.log_in()
         self._asked: dict[str, int] = {}
         api.rows = [json.dumps(record).encode() for record in RECORDS.values()]
+        self.link = "http://other.example/?login={login}&again={login}#{login}"
+        """The next page's link of `elsewhere`."""
         api.fault = self._answered
         login.fault = self._token_refused
 
@@ -82,7 +92,7 @@ class Planted:
         port = urlsplit(self.api.url).port
         oauth = {"token_url": self.login.url, "token_parameters": {"assertion": secret("assertion")}}
         proxy = f"http://me:{quote(secret('proxy'), safe='')}@127.0.0.1:{port}"
-        subscription = {"headers": {"X-Subscription": secret("headers")}}
+        subscription = {"headers": {"X-Subscription": f"Token {secret('headers')}"}}
         found = {
             "bearer": self._rest("bearer", {**subscription, "proxies": proxy}),
             "alone": self._rest(None, {"auth": "basic"}, login=secret("alone")),
@@ -145,13 +155,11 @@ class Planted:
         return _json(404, told)
 
     def _moved(self, count: int, told: str, asked: Asked) -> Fault:
-        key = quote(asked.params["api_key"], safe="")
-        return Fault(302, told.encode(), {"Location": f"https://me:{key}@{key}.example/moved?api_key={key}"})
+        login = _login(asked)
+        return Fault(302, told.encode(), {"Location": f"https://me:{login}@{login}.example/moved?api_key={login}"})
 
-    def _elsewhere(self, count: int, told: str, asked: Asked) -> Fault:
-        """A link to another host, with the login in each of its parts."""
-        login = quote(asked.headers["Authorization"], safe="")
-        link = f"http://{login}:{login}@other.example/{login}?login={login}#{login}"
+    def _elsewhere(self, count: int, told: str, asked: Asked) -> Fault | None:
+        link = self.link.format(login=_login(asked))
         return Fault(body=json.dumps({"data": [], "next": link, "words": told}).encode())
 
     def _token_refused(self, number: int, fields: Mapping[str, str]) -> Answer | None:
@@ -185,13 +193,8 @@ def source() -> dict[str, Any]:
         "renewed": {"by": "token", "take": "next_cursor", "send": "cursor", "size": {"send": "limit", "max": 2}},
     }
     objects: dict[str, dict[str, Any]] = {
-        doing.object: {
-            "path": f"/{doing.object}",
-            "records": "data",
-            "key": "id",
-            "pages": pages.get(doing.object, {"by": "single"}),
-        }
-        for doing in DOINGS
+        name: {"path": f"/{name}", "records": "data", "key": "id", "pages": pages.get(name, {"by": "single"})}
+        for name in dict.fromkeys(doing.object for doing in (*DOINGS, *MORE))
     }
     objects["no_topic"] |= {"events": ["created"], "publish": {"kafka": f"{SOURCE}_kafka"}}
     return {"source": SOURCE, "connection": f"{SOURCE}_bearer", "objects": objects}
@@ -217,13 +220,29 @@ with DAG("{SOURCE}", schedule=None, default_args={{"retries": 0}}):
 """
 
 
-def _repeated(asked: Asked) -> str:
-    """The login of a request as APIs repeat it: as it came, as in a URL, and what base64 holds. Beside it the word."""
+def _logins(asked: Asked) -> list[str]:
+    """All logins of a request, as they came, without the scheme before them."""
     names = ("Authorization", "Proxy-Authorization", "X-Subscription", "X-Api-Key")
-    found = [*(asked.headers[name] for name in names if name in asked.headers), *asked.params.values()]
-    logins = [value.partition(" ")[2] or value for value in found if len(value) > 15]
-    opened = [base64.b64decode(found).decode() for found in logins if not found.startswith((MARK, "access-"))]
-    return " ".join((WORD, *(form for value in (*logins, *opened) for form in (value, quote(value, safe="")))))
+    found = [*(asked.headers[name] for name in names if name in asked.headers), asked.params.get("api_key", "")]
+    return [value.partition(" ")[2] or value for value in found if value]
+
+
+def _login(asked: Asked) -> str:
+    """The login itself, fit for a URL."""
+    (first, *_) = _logins(asked)
+    return quote(_opened(first), safe="")
+
+
+def _opened(login: str) -> str:
+    """What a pair in base64 holds; any other login as it is."""
+    return login if login.startswith((MARK, "access-")) else base64.b64decode(login).decode()
+
+
+def _repeated(asked: Asked) -> str:
+    """The logins of a request as APIs repeat them: as they came, opened, and as in a URL. Beside them the word."""
+    logins = _logins(asked)
+    values = dict.fromkeys((*logins, *map(_opened, logins)))
+    return " ".join((WORD, *(form for value in values for form in (value, quote(value, safe="")))))
 
 
 def _right(count: int, told: str, asked: Asked) -> Fault | None:

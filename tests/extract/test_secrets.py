@@ -182,7 +182,7 @@ FAULTS = {
 }
 
 
-SPEAKS = [name for name in FAULTS if name.startswith("status")] + ["html", "an error object", "no json"]
+SPEAKS = [name for name in FAULTS if name.startswith("status")] + ["html", "an error object"]
 """Answers that are the API's own words, no page."""
 
 

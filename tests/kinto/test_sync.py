@@ -17,9 +17,6 @@ from demo.kinto_contacts import BUCKET, connection_kept_open, create_contacts, t
 from demo.kinto_server import Kinto
 from tests.kinto_stage import PROJECT, Copy, crm, milliseconds, start_kinto, texts
 
-# The server is started once for all tests here.
-pytestmark = pytest.mark.xdist_group("kinto")
-
 PAGE = 10
 WRITING_SECONDS = 5.0
 KILLS = 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import os
 import pickle
@@ -29,6 +30,7 @@ from airflow_extract_provider.extract.sourcefile import parse_source
 from airflow_extract_provider.extract.store.connection import Connect
 from airflow_extract_provider.operators.backfill import BackfillOperator
 from airflow_extract_provider.operators.failing import RetryWhatMayPass, TaskFailed
+from airflow_extract_provider.testing.login import LoginServer
 from tests.extract.scene import KEYED
 from tests.loopback import Asked, Fault, LoopbackApi
 from tests.operators.stage import Stage
@@ -225,6 +227,25 @@ def test_what_may_pass_is_retried(shop: Shop) -> None:
     assert shop.run(should_retry=False).state is TaskInstanceState.FAILED
     shop.api.fault = lambda number, asked: None
     assert shop.run(try_number=2).state is TaskInstanceState.SUCCESS
+
+
+@pytest.mark.parametrize("way", ["bearer", "refresh_token"])
+def test_how_many_connections_to_postgres_a_task_holds(shop: Shop, way: str) -> None:
+    """One for the records, one for the quota; with refresh tokens a third. docs/operations.md tells people to count."""
+    held: list[int] = []
+    question = (
+        "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() "
+        "and backend_type = 'client backend'"
+    )
+    shop.api.before = lambda number, asked: held.append(shop.ask(question)[0][0])
+    with LoginServer(client_secret=SECRET) as server:
+        tokens = {"auth": way, "token_url": server.url, "refresh_token": server.log_in()}
+        login = shop.airflow.connections["shop_api"]
+        shop.airflow.connections["shop_api"] = {**login, "login": "client", "extra": json.dumps(tokens)}
+        assert shop.run().state is TaskInstanceState.SUCCESS
+    assert len(held) == len(shop.api.asked)
+    # Those of the test itself end a little later than they are closed.
+    assert min(held) == (3 if way == "refresh_token" else 2)
 
 
 def test_another_run_is_waited_for(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:

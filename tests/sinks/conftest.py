@@ -35,7 +35,7 @@ def _kafka(broker: Broker) -> Stage:
     return Stage(sink, lambda: received(broker, topic), lambda: [event("lost"), event("lost", object="absent")])
 
 
-@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.xdist_group("kafka"))])
+@pytest.fixture(params=["memory", "kafka"])
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
     """Every sink there is."""
     made = _memory() if request.param == "memory" else _kafka(request.getfixturevalue("broker"))

@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, unquote_plus, urljoin, urlsplit, urlunspli
 
 import msgspec
 
+from airflow_extract_provider.extract.api.excerpt import blotted
 from airflow_extract_provider.extract.errors import RequestRefusedError
 from airflow_extract_provider.extract.page import FieldPath, Page
 
@@ -110,12 +111,15 @@ def _walked(value: Any, secrets: Collection[str]) -> Any:
 
 
 def _link_without(text: str, secrets: Collection[str]) -> str:
-    """A link without the parameters that hold a secret; any other text as it is."""
-    before, mark, query = text.partition("?")
-    if not mark:
-        return text
-    left = _query_without(query, lambda _, value: any(secret in value for secret in secrets))
-    return f"{before}?{left}" if left else before
+    """A link without the login: the parameters that hold a secret are left out, and user name and fragment, which are
+    not sent. What is left of a secret is blotted out: such a link leads nowhere, but can be read nowhere either."""
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return blotted(text, secrets)
+    query = _query_without(parts.query, lambda _, value: any(secret in value for secret in secrets))
+    link = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
+    return blotted(link, secrets)
 
 
 def _query_without(query: str, unwanted: Callable[[str, str], bool]) -> str:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import base64
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote_plus, urlencode, urlsplit, urlunsplit
 
 from requests import PreparedRequest
 from requests.auth import AuthBase
 
 from airflow_extract_provider.extract.api.excerpt import forms_of
+from airflow_extract_provider.extract.unshown import Unshown
 
 __all__ = [
     "Auth",
     "FixedLogin",
     "Signer",
-    "Unshown",
     "WithHeaders",
     "basic_login",
     "bearer_login",
@@ -55,16 +55,6 @@ class Auth(Protocol):
     def close(self) -> None:
         """Close the connections that it has of its own."""
         ...
-
-
-class Unshown:
-    """Holds secrets: its repr does not tell them, and it cannot be pickled. A pickled login lies on somebody's disk."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(...)"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{type(self).__name__} holds secrets and is not pickled")
 
 
 class Signer(Unshown, AuthBase):

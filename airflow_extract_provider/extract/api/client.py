@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ from airflow_extract_provider.extract.errors import (
 )
 from airflow_extract_provider.extract.page import Page, Refused, Reply, Request
 from airflow_extract_provider.extract.source import ApiObject, Source
+from airflow_extract_provider.extract.unshown import Unshown
 
 __all__ = ["ApiClient"]
 
@@ -51,9 +53,10 @@ _MOST_LIMITED = 20
 _SHORTEST = 0.0001
 """Seconds below which sleeping takes longer than what is waited for."""
 _JSON = "application/json"
+_WEB_PAGE = re.compile(rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype\s+html|html)\b")
 
 
-class ApiClient:
+class ApiClient(Unshown):
     """Fetches pages of a source's objects over one keep-alive session, no faster than the quota allows.
 
     ``auth`` is the login; None: the session carries it. ``secrets`` are never shown, nor what ``auth`` says is secret.
@@ -185,7 +188,8 @@ class ApiClient:
             heard = replace(heard, pause=heard.reset)
         self._quota.tell(turn, heard)
         if limited or answer.status in _TRY_AGAIN:
-            raise _Failed(self._failed(object, asked, answer), limited=limited, paused=heard.pause is not None)
+            # A pause of nothing is none: it would be asked again at once, and again.
+            raise _Failed(self._failed(object, asked, answer), limited=limited, paused=bool(heard.pause))
         if answer.status == 401 and self._auth is not None and self._auth.refused():
             raise _Failed("the login had run out", limited=False, paused=True)
         return answer, _began_at(answer.headers, sent, took)
@@ -215,12 +219,12 @@ class ApiClient:
         return f"status {answer.status} ({said})" if said else f"status {answer.status}"
 
     def _said(self, object: ApiObject, asked: Outgoing, answer: Answer) -> str:
-        """The beginning of a body that is no page, for people; nothing where records may be in it. What was asked is
-        left out where an API repeats it: a page token may open somebody's data."""
-        like_page = answer.status == 200 and answer.body.lstrip()[:1] in (b"[", b"{")
-        if object.private or (like_page and not _tells_of_error(answer.body)):
+        """The beginning of a body that is the API's own words, for people. With status 200 only a web page and an error
+        are: all else may be records. What was asked is left out where an API repeats it: a page token may open
+        somebody's data."""
+        if object.private or (answer.status == 200 and not _is_speech(answer.body)):
             return ""
-        return excerpt(answer.body, (*self._secrets(), *forms_of(*asked.params.values(), *_parts(asked.url))))
+        return excerpt(answer.body, (*self._secrets(), *asked.params.values(), *_parts(asked.url)))
 
     def _status_error(self, answer: Answer, asked: Outgoing, said: str) -> ExtractError:
         status, quoted = answer.status, f": {said}" if said else "."
@@ -290,9 +294,9 @@ def _failure(state: tenacity.RetryCallState) -> Unanswered:
 
 
 def _with_words(exc: WrongAnswerError, answer: Answer, said: str) -> WrongAnswerError:
-    """The error with the beginning of the body, and its type where that is not JSON."""
+    """The error with the beginning of the body, or with its type where that is not JSON."""
     kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-    shown = f" (Content-Type {kind[:60]})" if said and kind.isprintable() and "json" not in kind and kind else ""
+    shown = f" (Content-Type {kind[:60]})" if kind.isprintable() and "json" not in kind and kind else ""
     what = exc.what.rstrip(".") + shown
     return WrongAnswerError(f"{what}: {said}" if said else f"{what}.", kept=exc.kept, todo=exc.todo, **exc.place)
 
@@ -321,6 +325,11 @@ def _is_page(body: bytes) -> bool:
     except msgspec.DecodeError:
         return False
     return not _tells_of_error(body)
+
+
+def _is_speech(body: bytes) -> bool:
+    """Whether a body is made for people: a web page, or an error."""
+    return bool(_WEB_PAGE.match(body)) or _tells_of_error(body)
 
 
 def _tells_of_error(body: bytes) -> bool:

@@ -16,7 +16,7 @@ from urllib.parse import quote_plus, urlencode
 import requests
 import tenacity
 
-from airflow_extract_provider.extract.api.auth import Signer, Unshown
+from airflow_extract_provider.extract.api.auth import Signer
 from airflow_extract_provider.extract.api.excerpt import forms_of
 from airflow_extract_provider.extract.api.limits import told
 from airflow_extract_provider.extract.api.transport import Answer, Bounds, Outgoing, Transport, Unanswered
@@ -27,6 +27,7 @@ from airflow_extract_provider.extract.errors import (
     LoginError,
     RequestRefusedError,
 )
+from airflow_extract_provider.extract.unshown import Unshown
 
 __all__ = ["Answered", "ClientAuth", "Denied", "Grant", "TokenEndpoint"]
 

@@ -18,10 +18,11 @@ from typing import Protocol, TypeAlias
 
 from requests.auth import AuthBase
 
-from airflow_extract_provider.extract.api.auth import Signer, Unshown
+from airflow_extract_provider.extract.api.auth import Signer
 from airflow_extract_provider.extract.api.endpoint import Answered, Denied, Grant, TokenEndpoint
 from airflow_extract_provider.extract.api.excerpt import forms_of
 from airflow_extract_provider.extract.errors import ApiUnavailableError
+from airflow_extract_provider.extract.unshown import Unshown
 
 __all__ = ["ClientCredentials", "OnSecret", "RefreshToken", "Renewing", "Tokens"]
 

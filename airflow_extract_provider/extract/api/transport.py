@@ -15,6 +15,7 @@ import requests
 from requests.auth import AuthBase
 
 from airflow_extract_provider.extract.errors import AnswerTooLargeError, CertificateError, RequestRefusedError
+from airflow_extract_provider.extract.unshown import Unshown
 
 __all__ = ["Answer", "Bounds", "Outgoing", "Transport", "Unanswered", "network_of"]
 
@@ -65,7 +66,7 @@ class Unanswered(Exception):
         self.what = what
 
 
-class Transport:
+class Transport(Unshown):
     """Sends requests over one keep-alive session. One thread at a time may use it."""
 
     def __init__(self, session: requests.Session, bounds: Bounds) -> None:

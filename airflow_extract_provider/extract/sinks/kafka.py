@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_extract_provider.extract.errors import EventRefusedError, SinkRefusedError, SinkUnavailableError
 from airflow_extract_provider.extract.events.event import Event
+from airflow_extract_provider.extract.unshown import Unshown
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, Producer
@@ -70,7 +71,7 @@ _UNKNOWN_FOR = 1.0
 """Seconds that a topic must stay unknown: one that was just made is not known to every broker at once."""
 
 
-class KafkaSink:
+class KafkaSink(Unshown):
     """Publishes into the topics of one Kafka cluster.
 
     ``config`` is what librdkafka takes. ``topic`` names the topic and may hold ``{source}`` and ``{object}``; it must

@@ -39,12 +39,12 @@ from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from airflow_extract_provider.extract.api.auth import Unshown
 from airflow_extract_provider.extract.api.endpoint import Denied, Grant
 from airflow_extract_provider.extract.api.oauth import Renewing
 from airflow_extract_provider.extract.errors import StoreUnavailableError, TokenLostError
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.statements import statement
+from airflow_extract_provider.extract.unshown import Unshown
 
 __all__ = ["PostgresTokens"]
 
