@@ -77,7 +77,7 @@ class Planted:
         self._first = login.log_in()
         self._asked: dict[str, int] = {}
         api.rows = [json.dumps(record).encode() for record in RECORDS.values()]
-        self.link = "http://other.example/?login={login}&again={login}#{login}"
+        self.link = "http://{login}:{login}@other.example/next?login={login}#{login}"
         """The next page's link of `elsewhere`."""
         api.fault = self._answered
         login.fault = self._token_refused

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from urllib.parse import quote
 
@@ -37,11 +38,22 @@ def test_nothing_that_is_left_holds_a_secret(world: World) -> None:
 
     pieces = list(_pieces(world, run))
     assert left.found([planted.MARK, *world.planted.tokens], pieces) == []
-    control = "\n".join(left.found([planted.WORD], pieces))
-    for place in ("file logs/", "airflow public.xcom", "store planted.copied", "store extract.ledger"):
-        assert f"{planted.WORD} in {place}" in control
-    for place in ("copied/xcomEntries/return_value", "forbidden/logs/1", "/variables"):
-        assert f"{place}" in control
+    told = _places(left.found([planted.WORD], pieces))
+    assert {"store planted.copied", _log("copied"), _log("forbidden")} <= told
+    kept = _places(left.found([DAG], pieces))
+    assert {"airflow public.xcom", "airflow public.log", "store extract.ledger", "GET /variables"} <= kept
+    assert {f"file {name}.log" for name in ("scheduler", "dag-processor", "api-server")} <= kept
+    assert "file triggerer.log" in {place for place, _ in pieces}
+
+
+def _places(findings: list[str]) -> set[str]:
+    """Where something was found, without the run's own name."""
+    places = (finding.partition(" in ")[2].partition(": b")[0] for finding in findings)
+    return {re.sub("run_id=[^/]*", "run", place) for place in places}
+
+
+def _log(task: str) -> str:
+    return f"file logs/dag_id={DAG}/run/task_id={task}/attempt=1.log"
 
 
 def _pieces(world: World, run: str) -> Iterator[tuple[str, bytes]]:

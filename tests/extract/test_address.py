@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 from psycopg import sql
 
+from airflow_extract_provider.extract.api.address import without_secrets
 from airflow_extract_provider.extract.api.auth import parameter_login
 from airflow_extract_provider.extract.api.client import ApiClient
+from airflow_extract_provider.extract.api.excerpt import forms_of
 from airflow_extract_provider.extract.api.transport import Bounds
+from airflow_extract_provider.extract.page import Page
 from tests.extract.scene import Scene, rows
 from tests.loopback import Asked, Fault
 
 SECRET = "marked/key+4711="
+EPOCH = datetime(2026, 1, 1, tzinfo=timezone.utc)
 LINKED: dict[str, Any] = {"path": "/tokens", "records": "data", "key": "id"}
 PAGES: dict[str, dict[str, Any]] = {
     "a member": {"by": "next_link", "take": "next"},
@@ -61,3 +67,13 @@ def test_a_link_that_repeats_the_login(kind: str, make_scene: Callable[..., Scen
     assert [form for form in (SECRET, quote(SECRET), quote(SECRET, safe=""), json.dumps(SECRET)) if form in told] == []
     assert [asked.params["api_key"] for asked in scene.api.asked] == [SECRET] * len(scene.api.asked)
     assert {tuple(asked.params) for asked in scene.api.asked[1:3]} == {("cursor", "api_key")}
+
+
+@pytest.mark.parametrize("token", ["abc#1", "a?b&&c#", "//u@h/x", "?", "a%2Fb+c d", "http://[x", "7"])
+def test_a_token_beside_the_login(token: str) -> None:
+    """What holds no secret stays to the letter, whatever stands beside it: a token changed would ask for another page."""
+    told = {"next": token, "self": f"http://a.example/?api_key={quote(SECRET)}&x=1#y", "total": 2**53 + 1}
+    page = Page((), EPOCH, {"paging": msgspec.Raw(json.dumps(told).encode())}, {"next-page": token, "x-key": SECRET})
+    found = without_secrets(page, forms_of(SECRET), ("data",))
+    assert json.loads(bytes(found.envelope["paging"])) == {**told, "self": "http://a.example/?x=1"}
+    assert found.headers == {"next-page": token, "x-key": "***"}

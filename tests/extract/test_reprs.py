@@ -87,7 +87,6 @@ def test_what_holds_a_login(name: str, api: Planted, airflow: ApiServer) -> None
     hook.get_conn().close()
     with closing(hook.client(SOURCE, store=store.connect)) as client:
         parts = {"hook": hook, "login": login, "client": client, **_parts(client)}
-        del parts["transport"]
         assert _told(api, **parts) == []
         reply = client.fetch(SOURCE.object("renewed"), Request("/renewed", {"limit": "2"}))
         with parts["auth"].admitted() as signer:

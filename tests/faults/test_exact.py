@@ -17,9 +17,6 @@ from airflow_extract_provider.extract.api.transport import Bounds
 from airflow_extract_provider.testing.hostile import TRANSIENT, Fault, Kind
 from tests.faults.stage import Large
 
-# What is made once for the module is made on one worker.
-pytestmark = pytest.mark.xdist_group("faults alone")
-
 SOAK = bool(os.environ.get("EXTRACT_SOAK"))
 
 REAL_TIME: tuple[Kind, ...] = ("stall", "slow")
@@ -31,7 +28,7 @@ SHORT = Bounds(connect=20.0, read=3.0, total=3.0, size=SIZE)
 
 @dataclass(frozen=True)
 class Costs:
-    """What a kind of fault costs: another request for each. ``at`` are the requests that have it, "last" the last page's.
+    """What a kind of fault costs: another request for each. ``at`` are the requests that have it, by their numbers.
 
     ``half``: another request for two, since what was held back fills up half a page. ``anew``: the walk goes on by the
     filter, at the last instant that it has read; that record comes once more, so that all pages behind it begin a

@@ -20,9 +20,6 @@ from airflow_extract_provider.testing.hostile import Kind
 from tests.faults.table import BEGIN, DOCUMENT, END, table
 from tests.faults.troubles import TROUBLES, Played, Trouble, played
 
-# What is made once for the module is made on one worker.
-pytestmark = pytest.mark.xdist_group("faults named")
-
 Play = Callable[[Trouble], Played]
 
 

@@ -64,6 +64,14 @@ def shop(api: LoopbackApi, dsn: str, connect: Connect) -> Iterator[Shop]:
     logger.setLevel(before)
 
 
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Take the pauses between tries away."""
+    noted: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=noted.append))
+    return noted
+
+
 def told(caplog: pytest.LogCaptureFixture) -> str:
     """Everything that was logged, tracebacks included."""
     return "\n".join(caplog.handler.format(record) for record in caplog.records)
@@ -169,14 +177,6 @@ def test_a_flag_that_is_neither_true_nor_false(shop: Shop) -> None:
     assert "`pause`" in str(failed(shop.run(pause="long"), SourceError))
 
 
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Take the pauses between tries away."""
-    noted: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=noted.append))
-    return noted
-
-
 def test_an_error_is_a_few_lines_without_traceback(
     shop: Shop, caplog: pytest.LogCaptureFixture, pauses: list[float]
 ) -> None:
@@ -218,9 +218,10 @@ def test_what_a_person_has_to_mend_is_not_retried(shop: Shop) -> None:
     assert len(shop.api.asked) == 1
 
 
+@pytest.mark.usefixtures("pauses")
 def test_what_may_pass_is_retried(shop: Shop) -> None:
     """While tries are left; the API may answer again meanwhile."""
-    shop.api.fault = lambda number, asked: Fault(503, b"", {"Retry-After": "0"})
+    shop.api.fault = lambda number, asked: Fault(503, b"")
     outcome = shop.run()
     failed(outcome, ApiUnavailableError)
     assert outcome.state is TaskInstanceState.UP_FOR_RETRY
