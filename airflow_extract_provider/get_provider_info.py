@@ -159,8 +159,8 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "verify": {
                         "label": "Trusted authorities",
-                        "description": "A file or folder of certificates; false trusts everybody. Those of the system "
-                        "when empty.",
+                        "description": "A file or folder of certificates; false trusts everybody. When empty, those "
+                        "that come with Python's certifi.",
                         "schema": {"type": ["string", "null"]},
                     },
                     "proxies": {

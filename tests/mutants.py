@@ -454,8 +454,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "client",
         "a 200 that is no page is believed to stay so",
         "api/client.py",
-        "            if _is_page(answer.body):\n",
-        "            if _is_page(answer.body) or True:\n",
+        "            if is_page(answer.body):\n",
+        "            if is_page(answer.body) or True:\n",
         ("tests/extract/test_bad_input.py", "tests/faults/test_exact.py"),
     ),
     Mutant(

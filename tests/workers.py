@@ -28,6 +28,8 @@ TOGETHER = {
         "tests/test_cli.py",
     ),
     # What a file makes once for all its tests, and takes seconds.
+    "faults exact": ("tests/faults/test_exact.py",),
+    "faults named": ("tests/faults/test_named.py",),
     "kinto": ("tests/kinto/",),
     "outbox": ("tests/store/test_outbox.py",),
     "plans": ("tests/store/test_plans.py",),

@@ -216,9 +216,7 @@ class _Run:
         self._books, self._client, self._sink, self._settings = books, client, sink, settings
         self._source, self._target = source, Target.of(source, object, settings.schema)
         what = f"{source.source}/{object} {books.ledger.walk}"
-        self._progress = Progress(
-            what, settings.log_every.total_seconds(), self._object.private, lambda: client.left
-        )
+        self._progress = Progress(what, settings.log_every.total_seconds(), self._object.private, lambda: client.left)
         self._beat_every = settings.silent_after.total_seconds() / 5
         self._beaten = self._shown = self._announced = time.monotonic()
         self._untold = False

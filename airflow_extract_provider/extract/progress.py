@@ -125,7 +125,7 @@ class Progress:
                 f"{rate:,.0f} records/s",
             ]
             left = self.left()
-            quota = [] if left is None else [f"quota {left:.0%} left"]
+            quota = [] if left is None else [f"quota {left * 100:.0f} % left"]
             _log.info("%s   %s", self.what, " · ".join([*parts, *self._place(position), *quota]))
 
     def end(self, position: Position, stopped: str) -> None:

@@ -17,6 +17,7 @@ from airflow_extract_provider.extract.api.address import redirected
 from airflow_extract_provider.extract.api.auth import Auth, WithHeaders, no_login
 from airflow_extract_provider.extract.api.excerpt import excerpt
 from airflow_extract_provider.extract.api.transport import Answer, Outgoing, Transport, Unanswered, network_of
+from airflow_extract_provider.extract.api.words import words
 from airflow_extract_provider.extract.errors import ExtractError
 from airflow_extract_provider.extract.unshown import Unshown
 from airflow_extract_provider.hooks.connection import find_connection
@@ -150,7 +151,7 @@ class RestApiHook(HttpHook):
         except ExtractError as exc:
             return False, f"{exc.what} {exc.todo}"
         good, told = _verdict(answer, login)
-        said = "" if good else excerpt(answer.body, (*login.secrets, *auth.secrets))
+        said = "" if good else excerpt(words(answer.status, answer.body), (*login.secrets, *auth.secrets))
         return good, f"{told} The API says: {said}" if said else told
 
     def _tried(self, login: Login) -> Auth:

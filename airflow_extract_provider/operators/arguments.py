@@ -28,14 +28,16 @@ def named(name: str, value: object) -> None:
         raise SourceError(f"the operator's `{name}` is {value!r}: that names nothing.", todo="Correct the DAG.")
 
 
-def interval(name: str, value: timedelta | float | str) -> timedelta:
-    """A duration, in seconds where it is a number. Raises SourceError: it is none."""
-    if isinstance(value, timedelta):
-        return value
+def interval(name: str, value: timedelta | float | str, least: timedelta = timedelta.min) -> timedelta:
+    """A duration, in seconds where it is a number. Raises SourceError: it is none, or shorter than the ``least``."""
     try:
-        return timedelta(seconds=float(value))
+        found = value if isinstance(value, timedelta) else timedelta(seconds=float(value))
     except (ValueError, OverflowError):
-        raise SourceError(f"the operator's `{name}` is no number of seconds.", todo="Correct the DAG.") from None
+        found = None
+    if found is None or found < least:
+        why = "no number of seconds" if found is None else f"less than {least.total_seconds():g} seconds"
+        raise SourceError(f"the operator's `{name}` is {why}.", todo="Correct the DAG.")
+    return found
 
 
 def instant(name: str, value: datetime | str | None) -> datetime | None:

@@ -186,15 +186,15 @@ class WalkOperator(BaseOperator):
         if next_run_at is not None and (spent is None or spent >= next_run_at):
             return self._left(context, why)
         if spent is not None:
-            self._wait_until(spent, why)
+            self._wait_until(spent, pause, why)
         if isinstance(why, WalkBusyError):
             _wait(why, pause)
         raise why
 
-    def _wait_until(self, due: datetime, why: ExtractError) -> NoReturn:
+    def _wait_until(self, due: datetime, pause: timedelta, why: ExtractError) -> NoReturn:
         _log.info("%s/%s %s   waits: %s", why.source, why.object, why.walk, why.what)
         if not self.deferrable:
-            come_back(due)
+            come_back(max(due, datetime.now(timezone.utc) + pause))
         from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 
         self.defer(
@@ -279,7 +279,7 @@ class WalkOperator(BaseOperator):
 
         store = StoreHook(self.store_conn_id).connect
         api = RestApiHook(self.api_conn_id or source.connection)
-        longest = interval("longest_wait", self.longest_wait).total_seconds()
+        longest = interval("longest_wait", self.longest_wait, least=timedelta()).total_seconds()
         with (
             sink_of(source.object(self.object)) as sink,
             closing(api.client(source, store=store, longest_wait=longest)) as client,

@@ -71,7 +71,7 @@ def test_a_link_that_repeats_the_login(kind: str, make_scene: Callable[..., Scen
 
 @pytest.mark.parametrize("token", ["abc#1", "a?b&&c#", "//u@h/x", "?", "a%2Fb+c d", "http://[x", "7"])
 def test_a_token_beside_the_login(token: str) -> None:
-    """What holds no secret stays to the letter, whatever stands beside it: a token changed would ask for another page."""
+    """What holds no secret stays to the letter, whatever stands beside it: else another page would be asked for."""
     told = {"next": token, "self": f"http://a.example/?api_key={quote(SECRET)}&x=1#y", "total": 2**53 + 1}
     page = Page((), EPOCH, {"paging": msgspec.Raw(json.dumps(told).encode())}, {"next-page": token, "x-key": SECRET})
     found = without_secrets(page, forms_of(SECRET), ("data",))

@@ -88,8 +88,11 @@ def _dribble(taken: socket.socket, head: bytes, part: bytes) -> None:
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n", b"a"),
         (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"a"),
+        (b"HTTP/1.1 200 OK\r\n", b"X-Any: 1\r\n"),
+        (b"HTTP/1.1 200 OK\r\n", b"a"),
+        (b"", b"H"),
     ],
-    ids=["length", "chunks", "one chunk", "until closed"],
+    ids=["length", "chunks", "one chunk", "until closed", "headers", "one header", "the status"],
 )
 def test_an_answer_that_dribbles(head: bytes, part: bytes, serve: Serve) -> None:
     """No silence is longer than the timeout, and yet the answer must end some time."""

@@ -472,8 +472,8 @@ def _no_skew(patch: pytest.MonkeyPatch) -> None:
 def _one_try(patch: pytest.MonkeyPatch) -> None:
     right = ApiClient._retrying
 
-    def retrying(self: ApiClient) -> Any:
+    def retrying(self: ApiClient, asked: Any) -> Any:
         self._tries = 1
-        return right(self)
+        return right(self, asked)
 
     patch.setattr(ApiClient, "_retrying", retrying)

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from urllib.parse import parse_qsl, urlsplit
 
-import msgspec
 import requests
 import tenacity
 from requests.auth import AuthBase
@@ -25,10 +23,11 @@ from requests.structures import CaseInsensitiveDict
 
 from airflow_extract_provider.extract.api.address import linked, redirected, without_secrets
 from airflow_extract_provider.extract.api.auth import Auth
-from airflow_extract_provider.extract.api.cut import cut, cut_one, told_error
+from airflow_extract_provider.extract.api.cut import cut, cut_one
 from airflow_extract_provider.extract.api.excerpt import excerpt, forms_of
 from airflow_extract_provider.extract.api.limits import MemoryQuota, Quota, Turn, told
 from airflow_extract_provider.extract.api.transport import Answer, Bounds, Outgoing, Transport, Unanswered
+from airflow_extract_provider.extract.api.words import is_page, words
 from airflow_extract_provider.extract.errors import (
     ApiUnavailableError,
     ExtractError,
@@ -53,7 +52,6 @@ _MOST_LIMITED = 20
 _SHORTEST = 0.0001
 """Seconds below which sleeping takes longer than what is waited for."""
 _JSON = "application/json"
-_WEB_PAGE = re.compile(rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype\s+html|html)\b")
 
 
 class ApiClient(Unshown):
@@ -163,7 +161,7 @@ class ApiClient(Unshown):
         try:
             page = self._page(object, request, answer, began_at)
         except WrongAnswerError as exc:
-            if _is_page(answer.body):
+            if is_page(answer.body):
                 raise
             raise _NoPage(_with_words(exc, answer, self._said(object, asked, answer))) from None
         page = replace(page, headers=answer.headers, path=urlsplit(asked.url).path)
@@ -219,12 +217,12 @@ class ApiClient(Unshown):
         return f"status {answer.status} ({said})" if said else f"status {answer.status}"
 
     def _said(self, object: ApiObject, asked: Outgoing, answer: Answer) -> str:
-        """The beginning of a body that is the API's own words, for people. With status 200 only a web page and an error
-        are: all else may be records. What was asked is left out where an API repeats it: a page token may open
-        somebody's data."""
-        if object.private or (answer.status == 200 and not _is_speech(answer.body)):
+        """The beginning of the API's own words, for people. What was asked is left out where an API repeats it: a page
+        token may open somebody's data."""
+        if object.private:
             return ""
-        return excerpt(answer.body, (*self._secrets(), *asked.params.values(), *_parts(asked.url)))
+        hidden = (*self._secrets(), *asked.params.values(), *_parts(asked.url))
+        return excerpt(words(answer.status, answer.body), hidden)
 
     def _status_error(self, answer: Answer, asked: Outgoing, said: str) -> ExtractError:
         status, quoted = answer.status, f": {said}" if said else "."
@@ -316,27 +314,6 @@ def _parts(url: str) -> list[str]:
     return [
         part for part in (*parts.path.split("/"), *(value for _, value in parse_qsl(parts.query))) if len(part) > 15
     ]
-
-
-def _is_page(body: bytes) -> bool:
-    """Whether a body is whole JSON and tells of no error: asked again, the API would say the same."""
-    try:
-        msgspec.json.decode(body, type=msgspec.Raw)
-    except msgspec.DecodeError:
-        return False
-    return not _tells_of_error(body)
-
-
-def _is_speech(body: bytes) -> bool:
-    """Whether a body is made for people: a web page, or an error."""
-    return bool(_WEB_PAGE.match(body)) or _tells_of_error(body)
-
-
-def _tells_of_error(body: bytes) -> bool:
-    try:
-        return told_error(msgspec.json.decode(body, type=dict[str, msgspec.Raw])) is not None
-    except msgspec.DecodeError:
-        return False
 
 
 def _is_limited(answer: Answer) -> bool:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import requests
+from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from airflow_extract_provider.extract.errors import AnswerTooLargeError, CertificateError, RequestRefusedError
 from airflow_extract_provider.extract.unshown import Unshown
@@ -26,8 +30,8 @@ _CHUNK = 1 << 16
 class Bounds:
     """How long and how large an answer may be.
 
-    ``connect`` is the longest time to connect, ``read`` the longest silence, ``total`` what the whole answer may take
-    once it has begun, all in seconds; ``size`` its most bytes, uncompressed.
+    ``connect`` is the longest time to connect, ``read`` the longest silence, ``total`` what a request may take until
+    the whole answer is there, all in seconds; ``size`` the answer's most bytes, uncompressed.
     """
 
     connect: float = 10.0
@@ -71,6 +75,9 @@ class Transport(Unshown):
 
     def __init__(self, session: requests.Session, bounds: Bounds) -> None:
         self._session, self._bounds = session, bounds
+        for adapter in session.adapters.values():
+            if isinstance(adapter, HTTPAdapter):
+                _tell_sockets(adapter, session.proxies.values())
 
     def send(self, asked: Outgoing, auth: AuthBase | None) -> Answer:
         """The answer, of whatever status. A redirect is an answer, too: it is not followed.
@@ -80,10 +87,11 @@ class Transport(Unshown):
         """
         with (
             _in_our_words(asked),
-            self._opened(asked, auth) as response,
-            _watch.over(response, self._bounds.total) as watched,
+            _watch.over(self._bounds.total) as watched,
             self._in_time(watched),
+            self._opened(asked, auth) as response,
         ):
+            watched.end = response.raw.shutdown
             body = self._body(asked, response)
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Answer(response.status_code, headers, body)
@@ -140,60 +148,90 @@ def network_of(session: requests.Session) -> dict[str, Any]:
 
 @dataclass(slots=True, eq=False)
 class _Watched:
-    """An answer on its way, and when it has to be there, on the monotonic clock."""
+    """An answer on its way, when it has to be there, on the monotonic clock, and how to end it."""
 
-    response: requests.Response
     until: float
+    end: Callable[[], object] = lambda: None
     fired: bool = False
 
 
-class _Watch:
+class _Watch(threading.local):
     """Ends answers that take too long in all: a server that sends a byte now and then never runs into a timeout between
     two of them. One thread for the whole process, which sleeps while nothing is read."""
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._watched: set[_Watched] = set()
-        self._sleeps = False
-        self._thread: threading.Thread | None = None
+    _changed = threading.Condition()
+    _watched: ClassVar[set[_Watched]] = set()
+    _sleeps: ClassVar[bool] = False
+    _thread: ClassVar[threading.Thread | None] = None
+
+    current: _Watched | None = None
+    """What this thread waits for."""
 
     @contextmanager
-    def over(self, response: requests.Response, seconds: float) -> Iterator[_Watched]:
-        """Watch while the answer is read. Afterwards ``fired`` tells whether it was cut off."""
-        found = _Watched(response, time.monotonic() + seconds)
+    def over(self, seconds: float) -> Iterator[_Watched]:
+        """Watch while an answer is waited for and read. Afterwards ``fired`` tells whether it was cut off."""
+        self.current = found = _Watched(time.monotonic() + seconds)
         with self._changed:
-            self._watched.add(found)
-            self._awake()
+            self._awake(found)
         try:
             yield found
         finally:
+            self.current = None
             with self._changed:
                 self._watched.discard(found)
 
-    def _awake(self) -> None:
-        # A process that was forked has no such thread, whatever it remembers.
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._run, name="watch answers", daemon=True)
-            self._thread.start()
-        elif self._sleeps:
-            self._changed.notify()
+    @classmethod
+    def _awake(cls, new: _Watched) -> None:
+        cls._watched.add(new)
+        if cls._thread is None or not cls._thread.is_alive():
+            # A process that was forked has no such thread, whatever it remembers; what is remembered is its parent's.
+            cls._watched.intersection_update([new])
+            cls._thread = threading.Thread(target=cls._run, name="watch answers", daemon=True)
+            cls._thread.start()
+        elif cls._sleeps:
+            cls._changed.notify()
 
-    def _run(self) -> None:
-        with self._changed:
+    @classmethod
+    def _run(cls) -> None:
+        with cls._changed:
             while True:
                 now = time.monotonic()
-                for late in [each for each in self._watched if each.until <= now]:
-                    self._watched.discard(late)
+                for late in [each for each in cls._watched if each.until <= now]:
+                    cls._watched.discard(late)
                     late.fired = True
                     with suppress(Exception):  # the answer may just have come to its end
-                        late.response.raw.shutdown()
+                        late.end()
                 # Not woken for each answer, which would cost more than looking once in a while.
-                self._sleeps = not self._watched
-                self._changed.wait(None if self._sleeps else _LOOK_EVERY)
+                cls._sleeps = not cls._watched
+                cls._changed.wait(None if cls._sleeps else _LOOK_EVERY)
 
 
 _LOOK_EVERY = 0.25
 _watch = _Watch()
+
+
+class _Telling:
+    """A connection that tells the watch of its socket before it waits for an answer: a head may dribble, too."""
+
+    sock: socket.socket
+
+    def getresponse(self) -> Any:
+        if _watch.current is not None:
+            _watch.current.end = partial(self.sock.shutdown, socket.SHUT_RD)
+        return super().getresponse()  # type: ignore[misc]  # of the connection it is mixed into
+
+
+class _Http(HTTPConnectionPool):
+    ConnectionCls = type("_HttpTelling", (_Telling, HTTPConnectionPool.ConnectionCls), {})
+
+
+class _Https(HTTPSConnectionPool):
+    ConnectionCls = type("_HttpsTelling", (_Telling, HTTPSConnectionPool.ConnectionCls), {})
+
+
+def _tell_sockets(adapter: HTTPAdapter, proxies: Iterable[str]) -> None:
+    for manager in (adapter.poolmanager, *map(adapter.proxy_manager_for, proxies)):
+        manager.pool_classes_by_scheme = {"http": _Http, "https": _Https}
 
 
 @contextmanager
