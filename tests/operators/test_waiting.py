@@ -163,9 +163,17 @@ def test_a_short_pause_is_waited_for(shop: Shop) -> None:
 def test_longest_wait(shop: Shop, longest: Any) -> None:
     """In seconds, also as a template's text: what is longer leaves the slot."""
     shop.refuse(3, pause=20)
-    outcome = shop.run(longest_wait=longest, deferrable=False)
+    outcome = shop.run(longest_wait=longest, pause=5, deferrable=False)
     assert outcome.state is RESCHEDULED
-    assert ahead(outcome.msg.reschedule_date) <= 20
+    assert 5 < ahead(outcome.msg.reschedule_date) <= 20
+
+
+def test_a_slice_does_not_follow_too_closely(shop: Shop) -> None:
+    """However short the API's pause: the scheduler has to have read the end of the slice before."""
+    shop.refuse(3, pause=2)
+    outcome = shop.run(longest_wait=0, pause=50, deferrable=False)
+    assert outcome.state is RESCHEDULED
+    assert 40 < ahead(outcome.msg.reschedule_date) <= 50
 
 
 def test_a_declared_limit_is_waited_for_the_same_way(shop: Shop) -> None:
@@ -180,9 +188,10 @@ def test_a_declared_limit_is_waited_for_the_same_way(shop: Shop) -> None:
     assert len(shop.api.asked) == 2
 
 
-def test_a_longest_wait_that_is_none(shop: Shop) -> None:
+@pytest.mark.parametrize("longest", ["soon", -1, "-0.1"])
+def test_a_longest_wait_that_is_none(longest: Any, shop: Shop) -> None:
     """A named error, before anything is asked."""
-    outcome = shop.run(longest_wait="soon")
+    outcome = shop.run(longest_wait=longest)
     assert isinstance(outcome.error, TaskFailed)
     assert isinstance(outcome.error.error, SourceError)
     assert "`longest_wait`" in str(outcome.error)
