@@ -462,8 +462,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "client",
         "the environment's network goes before the connection's",
         "api/transport.py",
-        "            **network_of(self._session),\n",
-        "",
+        "            given = network_of(self._session)\n",
+        '            given = {"verify": None, "proxies": {}}\n',
         ("tests/extract/test_transport.py",),
     ),
 )

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -75,6 +76,8 @@ class Transport(Unshown):
 
     def __init__(self, session: requests.Session, bounds: Bounds) -> None:
         self._session, self._bounds = session, bounds
+        self._trusts, session.trust_env = session.trust_env, False
+        self._networks: dict[tuple[str, str], Mapping[str, Any]] = {}
         for adapter in session.adapters.values():
             if isinstance(adapter, HTTPAdapter):
                 _tell_sockets(adapter, session.proxies.values())
@@ -97,19 +100,33 @@ class Transport(Unshown):
         return Answer(response.status_code, headers, body)
 
     def _opened(self, asked: Outgoing, auth: AuthBase | None) -> requests.Response:
-        return self._session.request(
-            asked.method,
-            asked.url,
-            params=dict(asked.params),
-            data=asked.body,
-            headers=asked.headers,
-            auth=auth,
+        request = requests.Request(
+            asked.method, asked.url, params=dict(asked.params), data=asked.body, headers=asked.headers, auth=auth
+        )
+        prepared = self._session.prepare_request(request)
+        # Redirects are not followed: a session's own headers, a login among them, would go to the other host too.
+        return self._session.send(
+            prepared,
             timeout=(self._bounds.connect, self._bounds.read),
-            # Not followed: a session's own headers, a login among them, would go to the other host too.
             allow_redirects=False,
             stream=True,
-            **network_of(self._session),
+            **self._network(str(prepared.url)),
         )
+
+    def _network(self, url: str) -> Mapping[str, Any]:
+        """TLS and proxies for a URL. The environment is looked at once for each host: `requests` does it twice for each
+        request, which takes as long as to send it. The session trusts none of it any more: nor ~/.netrc, whose login
+        would replace ours."""
+        origin = urlsplit(url)[:2]
+        if origin not in self._networks:
+            given = network_of(self._session)
+            self._session.trust_env = self._trusts
+            try:
+                found = self._session.merge_environment_settings(url, given["proxies"], None, given["verify"], None)
+            finally:
+                self._session.trust_env = False
+            self._networks[origin] = {name: found[name] for name in ("verify", "cert", "proxies")}
+        return self._networks[origin]
 
     @contextmanager
     def _in_time(self, watched: _Watched) -> Iterator[None]:
@@ -141,7 +158,7 @@ class Transport(Unshown):
 
 
 def network_of(session: requests.Session) -> dict[str, Any]:
-    """A session's own `verify` and `proxies`, to be given with each request: else those of the environment
+    """A session's own `verify` and `proxies`, to be given to a request: else those of the environment
     (REQUESTS_CA_BUNDLE, HTTPS_PROXY) would go before them. Where the session says nothing, they count."""
     return {"verify": None if session.verify is True else session.verify, "proxies": dict(session.proxies)}
 
