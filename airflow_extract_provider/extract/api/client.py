@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -174,15 +175,10 @@ class ApiClient(Unshown):
 
     def _answer(self, object: ApiObject, asked: Outgoing) -> tuple[Answer, datetime]:
         """A whole answer, and an instant before the API looked the records up. Raises Unanswered: none of use."""
-        turn = self._turn()
-        with self._signed() as auth:
-            sent, began = datetime.now(timezone.utc), time.monotonic()
-            self.requests += 1
-            answer = self._transport.send(asked, auth)
-        took = timedelta(seconds=time.monotonic() - began)
+        turn, answer, sent, took = self._sent(asked)
         heard = told(answer.headers, datetime.now(timezone.utc))
         limited = answer.status == 429 or _is_limited(answer)
-        if limited and heard.pause is None and heard.remaining == 0 and heard.reset is not None:
+        if limited and heard.pause is None and not heard.remaining:
             heard = replace(heard, pause=heard.reset)
         self._quota.tell(turn, heard)
         if limited or answer.status in _TRY_AGAIN:
@@ -192,17 +188,31 @@ class ApiClient(Unshown):
             raise _Failed("the login had run out", limited=False, paused=True)
         return answer, _began_at(answer.headers, sent, took)
 
-    def _turn(self) -> Turn:
-        """Wait for this request's turn. One that was missed, since this process was held up, is another's by now."""
+    def _sent(self, asked: Outgoing) -> tuple[Turn, Answer, datetime, timedelta]:
+        """The answer to a request in its turn, when it was sent by our clock, and how long it took.
+
+        A turn that was missed is another's by now, and one that was given before the API told somebody to wait is none
+        any more: this process may have been held up, and to log in may have taken a while.
+        """
         while True:
-            turn = self._quota.turn(self._longest_wait)
-            if turn.wait > self._longest_wait:
-                raise _spent(turn.wait, self._longest_wait)
-            due = time.monotonic() + turn.wait
-            if turn.wait > _SHORTEST:
-                tenacity.nap.sleep(turn.wait)
-            if turn.grace is None or time.monotonic() <= due + turn.grace:
-                return turn
+            turn, until = self._turn()
+            with self._signed() as auth:
+                if time.monotonic() > until or not self._quota.stands(turn):
+                    continue
+                sent, began = datetime.now(timezone.utc), time.monotonic()
+                self.requests += 1
+                answer = self._transport.send(asked, auth)
+                return turn, answer, sent, timedelta(seconds=time.monotonic() - began)
+
+    def _turn(self) -> tuple[Turn, float]:
+        """This request's turn, waited for, and until when it may go out, on the monotonic clock."""
+        turn = self._quota.turn(self._longest_wait)
+        if turn.wait > self._longest_wait:
+            raise _spent(turn.wait, self._longest_wait)
+        due = time.monotonic() + turn.wait
+        if turn.wait > _SHORTEST:
+            tenacity.nap.sleep(turn.wait)
+        return turn, math.inf if turn.grace is None else due + turn.grace
 
     @contextmanager
     def _signed(self) -> Iterator[AuthBase | None]:

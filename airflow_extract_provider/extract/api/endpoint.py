@@ -8,8 +8,8 @@ import logging
 import math
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote_plus, urlencode
 
@@ -25,6 +25,7 @@ from airflow_extract_provider.extract.errors import (
     ApiUnavailableError,
     ExtractError,
     LoginError,
+    QuotaSpentError,
     RequestRefusedError,
 )
 from airflow_extract_provider.extract.unshown import Unshown
@@ -38,6 +39,9 @@ ClientAuth: TypeAlias = Literal["basic", "body"]
 
 _SIZE = 1 << 20
 _LONGEST_PAUSE = 60.0
+"""Seconds that a task waits in its slot, with the login locked for all others, where the endpoint asks for a pause."""
+_PAUSE = 30.0
+"""Seconds for which an endpoint that gave no answer is left alone by all, where it says nothing of a pause."""
 _MARGIN = 60.0
 _LONGEST_LIFE = 10 * 366 * 86_400.0
 _TRY_AGAIN = frozenset({408, 425, 429, *range(500, 600)} - {501, 505})
@@ -46,6 +50,11 @@ _LOST = frozenset({"invalid_grant", "bad_refresh_token"})
 """The refresh token is not accepted. The second is GitHub's word for it, which comes with status 200
 (github.com/orgs/community/discussions/24745)."""
 
+_BEARER = frozenset({"bearer", "bot", "user"})
+"""What a `token_type` is called that travels as RFC 6750 says. Slack names whose token it is (OAuthV2TokenRefreshResponse
+of github.com/slackapi/node-slack-sdk), and sends it so all the same."""
+
+_WHO = "the token endpoint"
 _CLIENT = "Check the connection's client id and secret, and whether the vendor wants them in the form (`body`) or in a "
 _CODES = {
     "invalid_request": "Check the connection's token URL and parameters against the vendor's documentation.",
@@ -86,15 +95,20 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """A token endpoint's no, or no way to ask it: nothing was spent. ``error`` is what to raise.
+    """A token endpoint's no, an answer without use, or none at all. ``error`` is what to raise.
 
     ``lost``: it does not accept the refresh token. ``again``: that is its answer to a second try, and the first one may
-    have been heard, and the token been spent by it.
+    have been heard, and the token been spent by it. ``spent``: the token may be spent, and nothing is known of what was
+    given for it; neither of these: nothing was spent. ``refresh`` is a new refresh token that came in an answer which is
+    of no other use: the old one is spent. ``pause``: for how many seconds nobody should ask again, None: that is not told.
     """
 
     error: ExtractError
     lost: bool = False
     again: bool = False
+    spent: bool = False
+    refresh: str | None = field(default=None, repr=False)
+    pause: float | None = None
 
 
 Answered: TypeAlias = Grant | Denied
@@ -105,7 +119,7 @@ class TokenEndpoint(Unshown):
 
     ``session`` has the connection's TLS and proxy settings, and no login. ``client_secret`` None: a public client.
     ``parameters`` go with each request, such as `audience`. ``bounds``: of one try; ``longest``: of all tries together,
-    in seconds, but for the last one. One thread at a time uses it.
+    in seconds, but for the last one. ``connection_id`` is named in errors. One thread at a time uses it.
     """
 
     def __init__(
@@ -121,36 +135,42 @@ class TokenEndpoint(Unshown):
         bounds: Bounds | None = None,
         tries: int = 4,
         longest: float = 120.0,
+        connection_id: str = "",
     ) -> None:
         self._url, self._client_id, self._client_secret = url, client_id, client_secret
         self._fields = {**(parameters or {}), **({"scope": scope} if scope else {})}
         self._client_auth = client_auth
         self._session = session
-        self._transport = Transport(session, bounds or Bounds(connect=10.0, read=30.0, total=30.0, size=_SIZE))
+        self._bounds = bounds or Bounds(connect=10.0, read=30.0, total=30.0, size=_SIZE)
+        self._transport = Transport(session, self._bounds)
         self._tries, self._longest = tries, longest
+        self._who = f"{_WHO} of the connection {connection_id!r}" if connection_id else _WHO
 
     @property
     def secrets(self) -> Collection[str]:
         """The client's secret in the forms in which it travels."""
         return forms_of(self._client_secret or "", self._pair() if self._client_secret else "")
 
+    @property
+    def longest(self) -> float:
+        """The longest time, in seconds, after which an answer may still come: of all tries and the last one."""
+        return self._longest + self._bounds.connect + self._bounds.read + self._bounds.total
+
     def close(self) -> None:
         """Close the session."""
         self._session.close()
 
     def client_credentials(self) -> Answered:
-        """A token in the client's own name (RFC 6749, section 4.4). Raises as :meth:`refresh`."""
+        """A token in the client's own name (RFC 6749, section 4.4)."""
         return self._asked({"grant_type": "client_credentials"})
 
     def refresh(self, token: str) -> Answered:
-        """What there is for a refresh token (RFC 6749, section 6).
-
-        Raises ApiUnavailableError, LoginError: nothing of use came back, and the token may be spent.
-        """
+        """What there is for a refresh token (RFC 6749, section 6). It raises nothing: each end says what it means for
+        the token."""
         return self._asked({"grant_type": "refresh_token", "refresh_token": token})
 
     def _asked(self, fields: Mapping[str, str]) -> Answered:
-        asked, heard, until = self._outgoing(fields), False, time.monotonic() + self._longest
+        asked, failed, heard, until = self._outgoing(fields), None, False, time.monotonic() + self._longest
         try:
             for attempt in self._retrying():
                 with attempt:
@@ -158,16 +178,22 @@ class TokenEndpoint(Unshown):
                     if attempt.retry_state.attempt_number > 1 and time.monotonic() > until:
                         raise _given_up("this process was held up", attempt.retry_state.attempt_number - 1)
                     try:
-                        return _judged(self._sent(asked), again=heard)
+                        return self._named(_judged(self._sent(asked), again=heard))
                     except _Failed as exc:
-                        heard = heard or exc.heard
+                        failed, heard = exc, heard or exc.heard
                         raise
         except ExtractError as exc:
             # What has not gone out spends nothing. A LoginError is an answer that cannot be used.
-            if heard or isinstance(exc, LoginError):
-                raise
-            return Denied(exc)
+            return self._named(Denied(exc, spent=heard or isinstance(exc, LoginError), pause=_left_alone(exc, failed)))
         raise AssertionError("tenacity ends in a return or an error")
+
+    def _named(self, found: Answered) -> Answered:
+        """With the connection in the error: the API that a task asks is seldom at its token endpoint's address."""
+        if isinstance(found, Grant):
+            return found
+        error = found.error
+        what = error.what.replace(_WHO, self._who, 1)
+        return replace(found, error=type(error)(what, kept=error.kept, todo=error.todo, **error.place))
 
     def _outgoing(self, fields: Mapping[str, str]) -> Outgoing:
         body = {**self._fields, **fields}
@@ -205,7 +231,7 @@ class TokenEndpoint(Unshown):
     def _retrying(self) -> tenacity.Retrying:
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Failed),
-            stop=tenacity.stop_after_attempt(self._tries) | tenacity.stop_before_delay(self._longest),
+            stop=tenacity.stop_after_attempt(self._tries) | tenacity.stop_before_delay(self._longest) | _is_sent_away,
             wait=_wait,
             before_sleep=_tell,
             retry_error_callback=_give_up,
@@ -225,7 +251,11 @@ _backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=20.0)
 
 def _wait(state: tenacity.RetryCallState) -> float:
     pause = _failure(state).pause
-    return _backoff(state) if pause is None else min(pause, _LONGEST_PAUSE)
+    return _backoff(state) if pause is None else pause
+
+
+def _is_sent_away(state: tenacity.RetryCallState) -> bool:
+    return (_failure(state).pause or 0.0) > _LONGEST_PAUSE
 
 
 def _tell(state: tenacity.RetryCallState) -> None:
@@ -234,12 +264,27 @@ def _tell(state: tenacity.RetryCallState) -> None:
 
 
 def _give_up(state: tenacity.RetryCallState) -> None:
-    raise _given_up(_failure(state).what, state.attempt_number) from None
+    failed = _failure(state)
+    if not _is_sent_away(state):
+        raise _given_up(failed.what, state.attempt_number) from None
+    until = datetime.now(timezone.utc) + timedelta(seconds=failed.pause or 0.0)
+    raise QuotaSpentError(
+        f"{_WHO} gives no token before {until:%Y-%m-%d %H:%M:%S} UTC: {failed.what}.",
+        todo="Nothing: an Airflow task comes back by itself. Elsewhere, run again then.",
+        until=until,
+    ) from None
+
+
+def _left_alone(exc: ExtractError, failed: _Failed | None) -> float | None:
+    """For how many seconds nobody should ask again."""
+    if failed is None or not isinstance(exc, ApiUnavailableError | QuotaSpentError):
+        return None
+    return _PAUSE if failed.pause is None else failed.pause
 
 
 def _given_up(what: str, tries: int) -> ApiUnavailableError:
     return ApiUnavailableError(
-        f"the token endpoint gives no token: {what}, after {tries} tries.",
+        f"{_WHO} gives no token: {what}, after {tries} tries.",
         todo="Run again later; the walk goes on where it stands. If it stays so, check the connection's token URL.",
     )
 
@@ -251,10 +296,8 @@ def _failure(state: tenacity.RetryCallState) -> _Failed:
 
 
 def _judged(answer: Answer, *, again: bool) -> Answered:
-    """A grant (RFC 6749, section 5.1) or a no (section 5.2). Neither body nor description is ever shown.
-
-    Raises LoginError: status 200, and no grant; a token may have been made and spent for it.
-    """
+    """A grant (RFC 6749, section 5.1), a no (section 5.2), or status 200 and no grant: a token may have been made and
+    spent for it. Neither body nor description is ever shown."""
     found = _object(answer.body)
     code = found.get("error")
     if isinstance(code, str) and (code in _CODES or code in _LOST):
@@ -262,13 +305,15 @@ def _judged(answer: Answer, *, again: bool) -> Answered:
     if answer.status not in (200, 201):
         return Denied(
             LoginError(
-                f"the token endpoint refuses the login (status {answer.status}).",
+                f"{_WHO} refuses the login (status {answer.status}).",
                 todo="Check the connection's token URL and client: there is no registered error code in the answer.",
-            )
+            ),
+            again=again,
         )
     if code is not None:
-        return Denied(LoginError("the token endpoint answers with an error of its own.", todo=_CODES["invalid_client"]))
-    return _grant(found)
+        error = LoginError(f"{_WHO} answers with an error of its own.", todo=_CODES["invalid_client"])
+        return Denied(error, again=again, refresh=_refresh(found))
+    return _granted(found)
 
 
 def _object(body: bytes) -> Mapping[str, Any]:
@@ -279,15 +324,34 @@ def _object(body: bytes) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _grant(found: Mapping[str, Any]) -> Grant:
-    access, kind, refresh = found.get("access_token"), found.get("token_type"), found.get("refresh_token")
+def _granted(found: Mapping[str, Any]) -> Answered:
+    """A grant. A new refresh token is one even where nothing else is: the old one is spent for it.
+
+    Without a `token_type`, which RFC 6749 demands, it is bearer: LinkedIn's answers have none ("Refresh Tokens with
+    OAuth 2.0" at learn.microsoft.com/linkedin).
+    """
+    access, kind = found.get("access_token"), found.get("token_type")
     if not isinstance(access, str) or not access:
-        raise _useless("no `access_token`, or no JSON")
-    if not _is_sendable(access):
-        raise _useless("an `access_token` that no header can carry")
-    if not isinstance(kind, str) or kind.lower() != "bearer":
-        raise _useless("a `token_type` that is not `bearer`")
-    return Grant(access, _lives(found.get("expires_in")), refresh if isinstance(refresh, str) and refresh else None)
+        useless = "no `access_token`, or no JSON"
+    elif not _is_sendable(access):
+        useless = "an `access_token` that no header can carry"
+    elif kind is not None and (not isinstance(kind, str) or kind.lower() not in _BEARER):
+        useless = "a `token_type` that is not `bearer`"
+    else:
+        return Grant(access, _lives(found.get("expires_in")), _refresh(found))
+    return Denied(_useless(useless), spent=True, refresh=_refresh(found))
+
+
+def _refresh(found: Mapping[str, Any]) -> str | None:
+    """The new refresh token. What UTF-8 cannot hold cannot be sent: that is none."""
+    refresh = found.get("refresh_token")
+    if not isinstance(refresh, str) or not refresh:
+        return None
+    try:
+        refresh.encode()
+    except UnicodeEncodeError:
+        return None
+    return refresh
 
 
 def _is_sendable(token: str) -> bool:
@@ -307,11 +371,11 @@ def _lives(told: object) -> float | None:
 
 def _refusal(code: str) -> LoginError:
     shown, todo = (code, _CODES[code]) if code in _CODES else ("invalid_grant", _CODES["invalid_grant"])
-    return LoginError(f"the token endpoint refuses the login ({shown}).", todo=todo)
+    return LoginError(f"{_WHO} refuses the login ({shown}).", todo=todo)
 
 
 def _useless(what: str) -> LoginError:
     return LoginError(
-        f"the token endpoint answers with {what}.",
+        f"{_WHO} answers with {what}.",
         todo="Check the connection's token URL: it must be the vendor's endpoint for OAuth 2.0 tokens.",
     )
