@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TypeAlias
 
 import msgspec
 
-__all__ = ["FieldPath", "OrderValue", "Page", "Record", "Refused", "Reply", "Request", "SetAside"]
+__all__ = ["FieldPath", "Halted", "OrderValue", "Page", "Record", "Refused", "Reply", "Request", "SetAside"]
 
 FieldPath: TypeAlias = tuple[str, ...]
 """The names to follow from a JSON object inwards: ``a.b`` is ``("a", "b")``; ``()`` is the value itself."""
@@ -77,7 +77,7 @@ class Page:
     ``began_at`` is an instant, on the API's clock where it tells it, that is certainly before it looked the records up.
     ``headers`` are the answer's, their names in lower case. ``path`` is that of the URL that was asked, to which a link
     in the answer may be relative. ``bad`` are the records that were set aside. ``absent``: the API has refused it, as
-    there is no such page behind the last one.
+    there is no such page behind the last one. ``age`` is how long the answer had been in a cache, where one tells.
     """
 
     records: tuple[Record, ...]
@@ -87,6 +87,7 @@ class Page:
     bad: tuple[SetAside, ...] = ()
     path: str = ""
     absent: bool = False
+    age: timedelta = timedelta(0)
 
     @property
     def rows(self) -> int:
@@ -108,6 +109,10 @@ class Refused:
     def quoted(self) -> str:
         """The end of a message: what the API said, if anything, and its full stop."""
         return f": {self.said}" if self.said else "."
+
+
+class Halted(Exception):
+    """The client was told to stop, and sends nothing more."""
 
 
 Reply: TypeAlias = Page | Refused

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from airflow_extract_provider.extract.cursor import Position
 from airflow_extract_provider.extract.errors import ExtractError
-from airflow_extract_provider.extract.page import Reply, Request
+from airflow_extract_provider.extract.page import Halted, Page, Reply, Request
 from airflow_extract_provider.extract.source import ApiObject
 from airflow_extract_provider.extract.walks.step import Answer, Due, Step, Walk
 
@@ -37,7 +37,11 @@ class Client(Protocol):
         ...
 
     def fetch(self, object: ApiObject, request: Request) -> Reply:
-        """The reply to a request, or one of the errors that `ApiClient.fetch` raises."""
+        """The reply to a request, or one of the errors that `ApiClient.fetch` raises, Halted among them."""
+        ...
+
+    def halt(self) -> None:
+        """Send nothing more, and let whoever fetches have Halted. From any thread."""
         ...
 
 
@@ -79,6 +83,7 @@ class Reader:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"read {object.name}", daemon=True)
         self._failed: BaseException | None = None
+        self._age = timedelta(0)
         self._ended = False
         self.question: Due | None = None
         """What the walk asks of the store; set when everything that came before it has been handed over."""
@@ -91,8 +96,9 @@ class Reader:
         self._thread.start()
 
     def stop(self) -> None:
-        """Send no further request. What is under way may still arrive."""
+        """Send no further request, and wait for none. What is under way may still arrive."""
         self._stop.set()
+        self._client.halt()
 
     def arrived(self, most: int, seconds: float) -> Iterator[Arrived]:
         """What has arrived, up to ``most`` records; waits ``seconds`` for the first. Nothing: not yet, or the end.
@@ -152,7 +158,7 @@ class Reader:
                 if isinstance(asked, Due) and step.then is None:
                     self.finished = step.position
                 elif not isinstance(asked, Due) or not step.empty:
-                    self._put(Arrived(step, sent_at))
+                    self._put(Arrived(step, sent_at - self._age))
             self._put(None)
         except BaseException as exc:
             self._put(exc)
@@ -166,7 +172,7 @@ class Reader:
         return None if reply is None else self._walk.send(reply)
 
     def _reply(self, then: Request | Due) -> Reply | Answer | None:
-        """What was asked for; None: stopped while waiting for the store's answer."""
+        """What was asked for; None: stopped while waiting for an answer."""
         if isinstance(then, Request):
             return self._fetched(then)
         self._put(then)
@@ -175,11 +181,17 @@ class Reader:
                 return self._answers.get(timeout=0.1)
         return None
 
-    def _fetched(self, request: Request) -> Reply:
+    def _fetched(self, request: Request) -> Reply | None:
+        """The reply; None: halted."""
         try:
-            return self._client.fetch(self._object, request)
+            reply = self._client.fetch(self._object, request)
+        except Halted:
+            return None
         except ExtractError as exc:
             raise exc.at(page=request.page) from None
+        # A page out of a cache was looked up earlier than it was asked for.
+        self._age = reply.age if isinstance(reply, Page) else timedelta(0)
+        return reply
 
     def _put(self, item: Arrived | Due | BaseException | None) -> None:
         """Wait for room, but not for ever: nobody may be left to take it."""

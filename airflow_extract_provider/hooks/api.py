@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import timedelta
+from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -125,9 +126,15 @@ class RestApiHook(HttpHook):
     ) -> requests.Session:
         """A session with the login and ``headers``, for calls of one's own; prefer :meth:`client`.
 
-        Raises ConnectionMissingError: as :meth:`client`.
+        Raises ConnectionMissingError: as :meth:`client`; or the login is one by a refresh token. Its access token would
+        be let go before the request has gone out, and be revoked under way by the renewal of another task.
         """
         login = self._login()
+        if login.seed is not None:
+            raise ConnectionMissingError(
+                f"the connection {self.rest_api_conn_id!r} logs in by `refresh_token`: no session of one's own can.",
+                todo=f"Use RestApiHook({self.rest_api_conn_id!r}).client(source), or .pages(object).",
+            )
         session = self._session(login)
         # What the parent's `run` goes by.
         self.base_url, self._base_url_initialized = login.base_url, True
@@ -168,7 +175,9 @@ class RestApiHook(HttpHook):
         return login_of(find_connection(self.rest_api_conn_id, _EXAMPLE))
 
     def _session(self, login: Login) -> requests.Session:
-        session = requests.Session()
+        session = _Session()
+        # A cookie that an error page sets would go along from then on, and may log us out.
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         if self.keep_alive_adapter is not None:
             session.mount(f"{urlsplit(login.base_url).scheme}://", self.keep_alive_adapter)
         for name, value in login.network.items():
@@ -192,6 +201,15 @@ class RestApiHook(HttpHook):
         from airflow_extract_provider.extract.store.quota import PostgresQuota
 
         return PostgresQuota(store, schema, source.source, self.rest_api_conn_id, source.limit)
+
+
+class _Session(requests.Session):
+    """Follows no redirect, whoever uses it: its headers, the login among them, would go to the other host too."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Nowhere."""
+        del resp
+        return None
 
 
 class _EachTime(Unshown, AuthBase):

@@ -261,7 +261,8 @@ class WalkOperator(BaseOperator):
         # The same for all tries and slices, so that each takes over from the one before at once.
         summary = self._run(source, (instance, label), next_run_at, stop)
         cleared = _cleared(context)
-        if cleared and flag("reset", self.reset) and summary.cursor_before == summary.cursor_after:
+        same = summary.complete and summary.cursor_before == summary.cursor_after
+        if cleared and flag("reset", self.reset) and same:
             # Cleared after it had come to its end: whoever does that wants it done again. Under a name of its own, so
             # that the ledger does not take it for a retry.
             summary = self._run(source, (_anew(instance, cleared), label), next_run_at, stop)

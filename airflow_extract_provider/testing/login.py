@@ -66,7 +66,8 @@ class LoginServer:
     works at a request.
 
     Set at any time: ``before_sending`` is called with an answer's number (from 1) when it is made and its tokens count,
-    and before it is sent; ``fault`` is called with a request's number and fields, and may give another answer.
+    and before it is sent; ``told`` is called with an answer's fields, once its tokens count, and gives those that are
+    sent; ``fault`` is called with a request's number and fields, and may give another answer.
 
     Counted: ``renewals`` (answers with new tokens), ``asked`` (requests to the endpoint), ``under_way`` (requests that
     the API works at), ``uses`` (those answered to a good token), ``revoked_uses`` (when, on the monotonic clock, one
@@ -91,6 +92,7 @@ class LoginServer:
         self.lives, self.leeway, self.takes, self.grace = lives, leeway, takes, grace
         self._rotates, self._revokes, self._ends_family = rotates, revokes, ends_family
         self.before_sending: Callable[[int], object] = lambda number: number
+        self.told: Callable[[Mapping[str, object]], Mapping[str, object]] = lambda fields: fields
         self.fault: Callable[[int, Mapping[str, str]], Answer | None] = lambda number, fields: None  # noqa: ARG005
         self.asked: list[Mapping[str, str]] = []
         self.tokens: list[str] = []
@@ -158,6 +160,7 @@ class LoginServer:
             renewal = self.renewals
         if status == 200:
             self.before_sending(renewal)
+            told = self.told(told)
         return _json(status, told)
 
     def _api(self, asked: Asked) -> Answer:

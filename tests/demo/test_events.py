@@ -265,6 +265,10 @@ class Disturbed:
         """What the quota has left."""
         return self._client.left
 
+    def halt(self) -> None:
+        """Stop it."""
+        self._client.halt()
+
     def fetch(self, object: ApiObject, request: Request) -> Reply:
         """The reply, after the disturbance."""
         self._disturb()

@@ -51,6 +51,10 @@ class Meddler:
         """What the quota has left."""
         return self._client.left
 
+    def halt(self) -> None:
+        """Stop it."""
+        self._client.halt()
+
     def fetch(self, object: ApiObject, request: Request) -> Reply:
         """The reply, after the deletions."""
         self._fetched += 1

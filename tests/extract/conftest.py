@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from airflow_extract_provider.extract.api import client
 from airflow_extract_provider.extract.store.connection import Connect, connecting
 from airflow_extract_provider.testing.postgres import PostgresServer
 from tests.extract.scene import KEYED, TOKENS, Scene
@@ -30,7 +30,7 @@ def scenes_dsn(postgres_server: PostgresServer) -> Iterator[str]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Take the pauses between tries away; they are noted here instead, in seconds."""
     noted: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=noted.append))
+    monkeypatch.setattr(client, "pause", lambda halted, seconds: noted.append(seconds))
     return noted
 
 

@@ -17,6 +17,7 @@ from airflow_extract_provider.extract.api.auth import parameter_login
 from airflow_extract_provider.extract.api.client import ApiClient
 from airflow_extract_provider.extract.api.excerpt import forms_of
 from airflow_extract_provider.extract.api.transport import Bounds
+from airflow_extract_provider.extract.errors import RequestRefusedError
 from airflow_extract_provider.extract.page import Page
 from tests.extract.scene import Scene, rows
 from tests.loopback import Asked, Fault
@@ -76,4 +77,59 @@ def test_a_token_beside_the_login(token: str) -> None:
     page = Page((), EPOCH, {"paging": msgspec.Raw(json.dumps(told).encode())}, {"next-page": token, "x-key": SECRET})
     found = without_secrets(page, forms_of(SECRET), ("data",))
     assert json.loads(bytes(found.envelope["paging"])) == {**told, "self": "http://a.example/?x=1"}
-    assert found.headers == {"next-page": token, "x-key": "***"}
+    assert found.headers == {"next-page": token, "x-key": "***login***"}
+
+
+WORDS = ("true", "1234", "beta", "production")
+"""Values of a connection's headers that are no secrets, though they stand where secrets do."""
+
+
+@pytest.mark.parametrize(
+    ("link", "kept"),
+    [
+        ("/a?include_archived=true&page=2", None),
+        ("/accounts/1234/b?page=1234", None),
+        ("99123400", None),
+        ("/a?stage=production&token=abc", None),
+        ("/a?api_key=1234&page=2", "/a?page=2"),
+        ("/a?x=1234&page=2", None),
+        ("/a?q=marked%2fkey%2b4711%3d&page=2", "/a?page=2"),
+        ("http://me:marked/key+4711=@a.example/b", None),
+        ("/marked%2Fkey%2B4711%3D/next", "/***login***/next"),
+        ("cursor-marked/key+4711=-20", "cursor-***login***-20"),
+    ],
+)
+def test_short_words_are_no_login(link: str, kept: str | None) -> None:
+    """A filter that is left out of a link loses records: only what cannot be mistaken for anything else is."""
+    page = Page((), EPOCH, {"next": msgspec.Raw(json.dumps(link).encode())}, {"link": f'<{link}>; rel="next"'})
+    found = without_secrets(page, forms_of(SECRET, *WORDS), ("data",))
+    shown = json.loads(bytes(found.envelope["next"]))
+    if "me:" in link:
+        assert SECRET not in shown
+    else:
+        assert shown == (kept or link)
+        assert found.headers["link"] == f'<{kept or link}>; rel="next"'
+
+
+@pytest.mark.parametrize(
+    "spelled", ["marked%2fkey%2b4711%3d", r"marked\u002Fkey\u002B4711\u003D", "marked/key\\u002b4711="]
+)
+def test_a_link_that_spells_the_login_otherwise(spelled: str) -> None:
+    """As .NET, Java and Go write URLs and JSON."""
+    raw = f'"http://a.example/?x=1&api_key={spelled}"'.encode()
+    found = without_secrets(Page((), EPOCH, {"next": msgspec.Raw(raw)}), forms_of(SECRET), ("data",))
+    assert json.loads(bytes(found.envelope["next"])) == "http://a.example/?x=1"
+
+
+@pytest.mark.parametrize("token", ["t-{secret}", "/things/{secret}/next"])
+def test_a_token_that_is_the_login(token: str, make_scene: Callable[..., Scene]) -> None:
+    """It is neither stored nor sent: the walk stops and says so."""
+    scene = make_scene({**LINKED, "pages": {"by": "token", "take": "next_cursor", "send": "cursor"}})
+    scene.api.rows = rows(25)
+    body = json.dumps({"data": [], "next_cursor": token.format(secret=SECRET)}).encode()
+    scene.api.fault = lambda number, asked: Fault(body=body)
+    auth = parameter_login("api_key", SECRET)
+    client = ApiClient(scene.source, scene.session, scene.api.url, auth=auth, bounds=Bounds(2, 2))
+    exc = scene.stops(RequestRefusedError, client=client)
+    assert "holds the login itself" in exc.what
+    assert len(scene.api.asked) == 1

@@ -170,16 +170,16 @@ def test_a_fault_that_passes_is_asked_again(fault: Fault, any_scene: Scene, paus
     summary = any_scene.run()
     assert summary.complete
     assert summary.requests == len(any_scene.api.asked) == 2 * summary.pages
-    assert len(pauses) == summary.pages
+    assert len([pause for pause in pauses if pause > 0]) >= summary.pages
     any_scene.assert_exact()
 
 
 @pytest.mark.parametrize(
     ("header", "least", "most"),
-    [("7", 6, 7), ("999999999999", 0, 20), ("0", 0, 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0), ("soon", 0, 20)],
+    [("7", 6, 7), ("999999999999", 0, 20), ("0", 0, 20), ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 20), ("soon", 0, 20)],
 )
 def test_retry_after_is_obeyed(header: str, least: float, most: float, scene: Scene, pauses: list[float]) -> None:
-    """The API's `Retry-After` is the pause; a past date is none, a word or thousands of years are passed over."""
+    """The API's `Retry-After` is the pause; where it is nothing, past, a word or thousands of years, ours is."""
     scene.api.rows = rows(3)
     scene.api.fault = lambda number, asked: Fault(429, b"", {"Retry-After": header}) if number == 1 else None
     assert scene.run().complete

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,10 +29,11 @@ from airflow_extract_provider.extract.errors import (
     BadRecordError,
     ExtractError,
     LoginError,
+    QuotaSpentError,
     RequestRefusedError,
     WrongAnswerError,
 )
-from airflow_extract_provider.extract.page import Page, Refused, Request
+from airflow_extract_provider.extract.page import Halted, Page, Refused, Request
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.sourcefile import parse_source
 
@@ -461,7 +463,10 @@ def test_a_date_is_believed_as_far_as_it_is_safe(
     assert before + expected - timedelta(seconds=5) < found <= datetime.now(timezone.utc) + expected
 
 
-@pytest.mark.parametrize("date", ["yesterday", "Thu, 26 Nov 2026 10:00:00", "Thu, 26 Nov 2026 10:00:00 -0000"])
+@pytest.mark.parametrize(
+    "date",
+    ["yesterday", "Thu, 26 Nov 2026 10:00:00", "Thu, 26 Nov 2026 10:00:00 -0000", f"Thu, 26 Nov {9**22} 10:00:00 GMT"],
+)
 def test_a_date_without_its_zone_is_none(date: str, listener: Listener, session: requests.Session) -> None:
     """Our own clock then, less what two clocks may differ by."""
     found = dated(listener, session, date)
@@ -485,7 +490,86 @@ def test_what_passes_is_asked_again(
     listener.answer = lambda number, heard: (200, {}, EMPTY) if number > 1 else (status, headers, b"")
     page(listener.url, session, Request("/t"))
     assert len(listener.heard) == 2
-    assert len([pause for pause in pauses if pause > 0]) == 1
+    assert max(pauses) > 0
+
+
+@pytest.mark.parametrize("age", ["3600", "0", "", "-5", "old", "99999999999"])
+def test_a_page_out_of_a_cache(age: str, listener: Listener, session: requests.Session) -> None:
+    """It was looked up as much earlier as `Age` says: what changed since must not be judged older than it."""
+    listener.answer = lambda number, heard: (200, {"Age": age} if age else {}, EMPTY)
+    found = page(listener.url, session, Request("/t"))
+    assert found.age == timedelta(seconds=3600 if age == "3600" else 0)
+    assert (datetime.now(timezone.utc) - found.began_at > timedelta(seconds=3590)) == (age == "3600")
+
+
+@pytest.mark.parametrize(
+    ("body", "own"),
+    [
+        (b"", True),
+        (b'{"error": "gone"}', True),
+        (b'"gone"', True),
+        (b"default backend - 404", False),
+        (b"<html>", False),
+    ],
+)
+@pytest.mark.parametrize("status", [404, 410])
+def test_whose_word_a_missing_record_is(
+    status: int, body: bytes, own: bool, listener: Listener, session: requests.Session
+) -> None:
+    """A proxy's 404 while the API is away proves no deletion."""
+    source = made(**BY_KEY)
+    listener.answer = _always(status, body)
+    asked = by_key_request(source.object("things"), "a", 1)
+    if own:
+        assert isinstance(fetched(listener.url, session, asked, source), Refused)
+    else:
+        with pytest.raises(RequestRefusedError, match="no answer of the API"):
+            fetched(listener.url, session, asked, source)
+
+
+def test_failures_and_obeyed_pauses_are_counted_apart(
+    listener: Listener, session: requests.Session, pauses: list[float]
+) -> None:
+    """An API that says when to come back six times, and fails once, is asked again all the same."""
+    statuses = [429] * 6 + [502, 429, 200]
+    listener.answer = lambda number, heard: (statuses[number - 1], {"Retry-After": "1"}, EMPTY)
+    assert page(listener.url, session, Request("/t")).rows == 0
+    assert len(listener.heard) == 9
+
+
+@pytest.mark.parametrize(
+    "headers", [{"X-RateLimit-Reset": "300"}, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "9"}]
+)
+def test_a_reset_is_a_pause(headers: dict[str, str], listener: Listener, session: requests.Session) -> None:
+    """A 429 without `Retry-After` that tells the reset: it is waited for, here longer than a task waits."""
+    listener.answer = lambda number, heard: (429, headers, b"")
+    with pytest.raises(QuotaSpentError):
+        fetched(listener.url, session, Request("/t"), longest_wait=5.0)
+    assert len(listener.heard) == 1
+
+
+@pytest.mark.parametrize("waits", ["for its turn", "to ask again", "for the answer"])
+def test_a_client_that_is_halted(waits: str, listener: Listener, session: requests.Session) -> None:
+    """It ends its waiting at once and sends nothing more, whatever it waits for; what is under way may still come."""
+    source, began = made(), time.monotonic()
+    status, headers = {"for its turn": (429, {"Retry-After": "30"}), "to ask again": (503, {})}.get(waits, (200, {}))
+    listener.answer = lambda number, heard: (
+        time.sleep(0.5 if waits == "for the answer" else 0),
+        (status, headers, EMPTY),
+    )[1]
+    client = ApiClient(source, session, listener.url, bounds=Bounds(2, 2), tries=50)
+    threading.Timer(0.2, client.halt).start()
+    if waits == "for the answer":
+        assert isinstance(client.fetch(source.object("things"), Request("/t")), Page)
+    else:
+        with pytest.raises(Halted):
+            client.fetch(source.object("things"), Request("/t"))
+    with pytest.raises(Halted):
+        client.fetch(source.object("things"), Request("/t"))
+    assert time.monotonic() - began < 5
+    heard = len(listener.heard)
+    time.sleep(0.1)
+    assert len(listener.heard) == heard
 
 
 @pytest.mark.parametrize(("status", "error"), [(403, LoginError), (501, RequestRefusedError)])

@@ -50,13 +50,14 @@ def test_no_secret_is_shown(secret: str, spelled: str, before: int, gaps: str) -
         (b"{}", ""),
         (b"<!DOCTYPE html>\n<html>\n  <title>Sign in</title>", '"<!DOCTYPE html> <html> <title>Sign in</title>"'),
         ("Zugriff verweigert: größer".encode(), '"Zugriff verweigert: größer"'),
-        (b"caf\xe9 \x00\x1b[31mred", '"caf\ufffd [31mred"'),
+        (b"caf\xe9 \x01\x1b[31mred", '"caf\ufffd [31mred"'),
         (b"a" * 130, '"' + "a" * 120 + '…"'),
         (b'{"access_token": "abc.def", "n": 1}', '"{"access_token": "***", "n": 1}"'),
         (b"password=hunter2&user=me", '"password=***&user=me"'),
         (b"Authorization: Bearer abc.def.ghi here", '"Authorization: Bearer *** here"'),
         (b'<input name="csrf_token" value="v"/>', '"<input name="csrf_token" value="v"/>"'),
         (b"The token has expired.", '"The token has expired."'),
+        ("secret: abc".encode("utf-16"), ""),
     ],
 )
 def test_what_is_shown(body: bytes, shown: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import os
 import random
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
@@ -57,7 +59,20 @@ VENDORS: list[tuple[dict[str, str], Told]] = [
     ({f"{X}Remaining": "0", f"{X}Reset": "2026-03-01T10:00:30Z"}, Told(None, 0, None, 30)),
     ({f"{X}Remaining": "0", f"{X}Reset": "2026-03-01T11:00:30.5+01:00"}, Told(None, 0, None, 30.5)),
     ({f"{X}Remaining": "0", f"{X}Reset": http(LATER)}, Told(None, 0, None, 30)),
-    ({f"{X}Remaining": "-3", f"{X}Reset": "-1"}, Told(None, 0, None, 0)),
+    ({f"{X}Limit": "9", f"{X}Remaining": "0", f"{X}Reset": "-1"}, Told(None, 0, 9, 0)),
+    # No counts, but signs: the reset alone blocks nothing
+    ({f"{X}Limit": "-1", f"{X}Remaining": "-1", f"{X}Reset": "3600"}, Told(reset=3600)),
+    ({f"{X}Limit": "0", f"{X}Remaining": "0", f"{X}Reset": "3600"}, Told(reset=3600)),
+    ({f"{X}Remaining": "-3"}, Told()),
+    ({"RateLimit": "a;r=-1;t=50, b;r=7;t=5"}, Told(None, 7, None, 5)),
+    ({f"{HUB}Max": "0", f"{HUB}Remaining": "0"}, Told()),
+    ({"Sforce-Limit-Info": "api-usage=0/0"}, Told()),
+    # Discord: seconds beside the instant
+    (
+        {f"{X}Limit": "5", f"{X}Remaining": "0", f"{X}Reset": "1470173023.123", f"{X}Reset-After": "64.57"},
+        Told(None, 0, 5, 64.57),
+    ),
+    ({f"{X}Limit": "100", "X-Rate-Limit-Reset-After": "300"}, Told(reset=300)),
     ({f"{X}Remaining": "3.0"}, Told(None, 3)),
     ({f"{X}Reset": "30"}, Told(None, None, None, 30)),
     ({"X-Rate-Limit-Limit": "50", "X-Rate-Limit-Remaining": "49", "X-Rate-Limit-Reset": "9"}, Told(None, 49, 50, 9)),
@@ -110,6 +125,9 @@ VENDORS: list[tuple[dict[str, str], Told]] = [
         {"RateLimit": '"bytes";r=0;t=60, "calls";r=5;t=9', "RateLimit-Policy": '"bytes";q=9;qu="content-bytes"'},
         Told(None, 5, None, 9),
     ),
+    # More than is read: not up to the middle of a number
+    ({"RateLimit": "a;r=5;t=9".ljust(1024 - len(", b;r=1")) + ", b;r=100;t=8"}, Told(None, 5, None, 9)),
+    ({"Retry-After": "1" + "0" * 2000}, Told()),
     # Nothing that could be meant
     ({"Retry-After": str(32 * 86_400)}, Told()),
     ({"Retry-After": "1e9"}, Told()),
@@ -142,6 +160,14 @@ def test_the_clocks_differ(skew: int) -> None:
 def test_a_date_that_cannot_be_right(date: str) -> None:
     """Then our own clock is better."""
     assert told({"Date": date, "Retry-After": http(LATER)}, NOW) == Told(30)
+
+
+@pytest.mark.parametrize("value", ['"\\' * 16_000, ';a="\\' * 8000, '";' * 16_000, '"' + "\\" * 32_000])
+def test_long_headers_take_no_time(value: str) -> None:
+    """Whatever their quotation marks: the task would stand still, and its heartbeat with it."""
+    began = time.process_time()
+    told({"RateLimit": value, "RateLimit-Policy": value, "Date": value}, NOW)
+    assert time.process_time() - began < 0.5
 
 
 NAMES = sorted({name for headers, _ in VENDORS for name in headers} | {"Date"})
@@ -201,16 +227,19 @@ def test_no_window_ever_holds_more(steps: list[tuple[set[str], int, float, float
     """Whatever rates come and go, however long nobody asks, and though the clock goes backwards: when a turn is given,
     none of its rates' windows before it holds more, by an oracle that keeps every instant.
 
-    Real time goes on where the clock steps back. What is older than the longest window counted is not known any more.
+    Real time goes on where the clock steps back. What is older than the longest window counted is not known any more;
+    a window is counted from one turn that is taken by it until its own time after the last.
     """
     usage, true, offset, known_from = Usage(), CLOCK, 0.0, 0
     places: list[int] = []
+    seen: dict[int, float] = {}
     for texts, count, idle, back, is_patient in steps:
         asked, true, offset = rates(*texts), true + idle, offset - back
-        longs = [micros(rate.per.total_seconds()) for rate in asked if rate.per > timedelta(seconds=10)]
         for _ in range(count):
             now = true + offset
             usage, at = usage.turn(now, asked)
+            seen |= {micros(rate.per.total_seconds()): true for rate in asked if rate.per > timedelta(seconds=10)}
+            longs = [per for per, last in seen.items() if micros(true) - micros(last) <= per]
             assert at >= now
             place = micros(at) - micros(offset)
             assert not places or place >= places[-1] - 2
@@ -304,6 +333,71 @@ def test_a_pause_is_for_all() -> None:
     assert places == [30, 30.5, 31]
 
 
+def test_a_turn_that_was_taken_before() -> None:
+    """Of turns that wait, none stands once another one was refused; the next is not behind all their places. Without a
+    refusal there stand as many as are left until the reset."""
+    usage, places = Usage(), []
+    for _ in range(30):
+        usage, at = usage.turn(CLOCK, rates("1/2s"))
+        places.append(at - CLOCK)
+    assert places[-1] == 58
+    spent = usage.tell(1, Told(remaining=2, limit=30, reset=20), CLOCK)
+    assert [spent.stands(number, CLOCK + 19) for number in (1, 2, 3, 4, 30)] == [True, True, True, False, False]
+    assert spent.stands(30, CLOCK + 20)
+    assert not usage.tell(30, Told(remaining=0, reset=20), CLOCK).stands(1, CLOCK + 19)
+    usage = usage.tell(1, Told(pause=20), CLOCK)
+    assert not any(usage.stands(number, CLOCK + 30) for number in range(1, 31))
+    usage, at = usage.turn(CLOCK, rates("1/2s"))
+    assert at == CLOCK + 20
+    assert usage.stands(usage.number, at)
+
+
+def test_a_place_that_was_used_is_not_given_away() -> None:
+    """Within a second of the last look a turn goes out unseen: what comes after a refusal keeps its distance to it."""
+    usage = Usage()
+    for _ in range(40):
+        usage, at = usage.turn(CLOCK, rates("20/s"))
+    usage, at = usage.tell(1, Told(limited=True), CLOCK).turn(CLOCK, rates("20/s"))
+    assert at - CLOCK >= 1.05
+
+
+@pytest.mark.parametrize("gap", [0.5, 0.05, 5.0])
+def test_many_who_were_refused(gap: float) -> None:
+    """An API lets one in each half second (twentieth, five seconds), and answers all others 429, `Retry-After: 1`. 24
+    tasks ask it, three times each: none is refused more than three times in a row, all together not much more often
+    than at the start, and it takes no more than twice as long as it must. A minute later all is as before."""
+    usage, free_at, refused, tries = Usage(), CLOCK, 0, [0] * 24
+    todo = [(CLOCK, task, 3, -1) for task in range(24)]
+    while todo:
+        now, task, left, number = heapq.heappop(todo)
+        if number < 0 or not usage.stands(number, now):
+            usage, at = usage.turn(now, ()) if usage.binds(now) else (usage, now)
+            heapq.heappush(todo, (at + 1e-6 * task, task, left, usage.number))
+        elif now < free_at:
+            usage, refused, tries[task] = usage.tell(number, Told(pause=1), now), refused + 1, tries[task] + 1
+            assert tries[task] <= 3
+            heapq.heappush(todo, (now, task, left, -1))
+        else:
+            usage, free_at, tries[task] = usage.tell(number, Told(), now), now + gap, 0
+            if left > 1:
+                heapq.heappush(todo, (now, task, left - 1, -1))
+    assert refused <= 23 + 20
+    assert now - CLOCK <= 2 * 72 * gap + 30
+    assert not usage.binds(now + 90)
+    assert usage.stands(usage.number, now + 90)
+
+
+def test_a_long_rate_is_counted_for_its_own_time() -> None:
+    """Five a day are used up; that another file's turns run for longer than a minute makes nobody forget it."""
+    usage, now = Usage(), CLOCK
+    for _ in range(5):
+        usage, _ = usage.turn(now, rates("5/d"))
+    for _ in range(80):
+        now += 10
+        usage, _ = usage.turn(now, rates("20/s"))
+    assert usage.turn(now, rates("5/d"))[1] >= CLOCK + 86_400
+
+
 def test_two_files_of_one_source() -> None:
     """Runs with different rates take turns: the slower spacing holds for both, without a new start each time."""
     usage, now = Usage(), CLOCK
@@ -330,6 +424,37 @@ def test_the_state_stays_small(texts: list[str]) -> None:
 def test_a_state_that_cannot_be_read(state: Any) -> None:
     """Counts as nothing used: a person may have edited it."""
     assert Usage.from_json(state) == Usage()
+
+
+USED = Usage().turn(CLOCK, rates("5/h"))[0].tell(1, Told(pause=3, remaining=3, limit=5, reset=60), CLOCK)
+EDITS: list[dict[str, Any]] = [
+    *({name: number} for name in ("number", "last", "taken", "blocked") for number in (10**400, -(10**30), 1e300)),
+    *({"told": told} for told in ([1, 10**400, 1, 1], [1, 0, 1, 10**30])),
+    *({"paces": [pace]} for pace in ([10**400, 1, 1], [1, 10**30, 1], [1, 1, 10**400])),
+    *({"counted": counted} for counted in ("9" * 400 + " 1", "9" * 17 + " 5", ("9" * 14 + " 1 ") * 900)),
+    {"slow": [10**400, 0, 0]},
+]
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda each: str(each)[:40])
+def test_numbers_that_nobody_can_mean(edit: dict[str, Any]) -> None:
+    """A state edited by hand stops no task by an error of arithmetic, nor do its waits, as instants."""
+    usage = Usage.from_json({**USED.as_json(), **edit})
+    for _ in range(2):
+        usage.left(CLOCK, rates("5/h"))
+        usage, at = usage.tell(1, Told(1, 1, 1, 1), CLOCK).turn(CLOCK, rates("5/h"))
+        assert NOW + timedelta(seconds=at - CLOCK) >= NOW
+
+
+def test_versions_share_a_quota() -> None:
+    """What a later version adds is passed over; what an earlier one does not write yet is as at first."""
+    state = USED.as_json()
+    assert Usage.from_json(state) == USED
+    later = {**state, "more": {}, "told": [*state["told"], 7], "paces": [[*each, 7] for each in state["paces"]]}
+    assert Usage.from_json({**later, "slow": [*state["slow"], 7]}) == USED
+    earlier = Usage.from_json({name: value for name, value in state.items() if name != "slow"})
+    assert (earlier.number, earlier.counted, earlier.blocked) == (USED.number, USED.counted, USED.blocked)
+    assert earlier.interval == 0
 
 
 def test_threads_share_a_quota() -> None:

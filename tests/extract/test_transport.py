@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import logging
 import os
 import socket
 import threading
@@ -197,3 +198,46 @@ def test_the_environment_stands_back(serve: Serve, monkeypatch: pytest.MonkeyPat
     with requests.Session() as session:
         session.proxies = {"http": url}
         assert Transport(session, Bounds(2, 2)).send(Outgoing(url, "/things", 1), None).body == b"{}"
+
+
+def test_two_clients_of_one_session(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one does not take the environment's network from the second, nor from whoever uses the session else."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "")
+    url = serve(lambda taken: taken.sendall(whole(b"{}")))
+    with requests.Session() as session:
+        for _ in range(2):
+            with pytest.raises(Unanswered, match="the proxy cannot be reached"):
+                Transport(session, Bounds(2, 2)).send(Outgoing(url, "/things", 1), None)
+        assert session.trust_env
+
+
+@pytest.mark.parametrize("proxies", [{"http": "{url}"}, {"http": "{bare}"}, {"http": "", "no_proxy": "localhost"}])
+def test_proxies_as_people_write_them(proxies: dict[str, str], serve: Serve) -> None:
+    """With and without a scheme, or empty; the head of an answer through one is bounded, too."""
+    url = serve(lambda taken: taken.sendall(whole(b"{}")))
+    with requests.Session() as session:
+        session.proxies = {name: text.format(url=url, bare=url[7:]) for name, text in proxies.items()}
+        assert Transport(session, Bounds(2, 2)).send(Outgoing(url, "/things", 1), None).body == b"{}"
+    slow = serve(lambda taken: _dribble(taken, b"HTTP/1.1 200 OK\r\n", b"X-Any: 1\r\n"))
+    with requests.Session() as session:
+        session.proxies = {"http": slow}
+        with pytest.raises(Unanswered, match="is not complete"):
+            Transport(session, Bounds(2, 2, total=0.4)).send(Outgoing(url, "/things", 1), None)
+
+
+def test_a_debug_log_has_no_paths(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """urllib3 notes each request at DEBUG, with keys and page tokens in its path."""
+    url = serve(lambda taken: taken.sendall(whole(b"{}")))
+    with caplog.at_level(logging.DEBUG), requests.Session() as session:
+        asked = Outgoing(f"{url}/records/marked-key", "/records", 1, params={"cursor": "marked-token"})
+        Transport(session, Bounds(2, 2)).send(asked, None)
+    assert "HTTP/1.1" in caplog.text
+    assert "marked" not in caplog.text
+
+
+def test_a_garbled_answer(serve: Serve) -> None:
+    """A chunk whose size is no number may come right when it is asked for again."""
+    url = serve(lambda taken: taken.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\nab\r\n"))
+    with pytest.raises(Unanswered):
+        sent(url)

@@ -425,8 +425,11 @@ def played(trouble: Trouble, connect: Connect) -> Played:
 @contextmanager
 def _pauses(*, real: bool) -> Iterator[None]:
     """Take the pauses between tries away, unless they are the point."""
-    pause = time.sleep if real else (lambda seconds: None)
-    with patch("tenacity.nap.time", SimpleNamespace(sleep=pause)):
+    sleep = time.sleep if real else (lambda seconds: None)
+    with (
+        patch("tenacity.nap.time", SimpleNamespace(sleep=sleep)),
+        patch("airflow_extract_provider.extract.api.client.pause", lambda halted, seconds: sleep(seconds)),
+    ):
         yield
 
 

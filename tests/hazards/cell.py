@@ -147,6 +147,9 @@ class _Watched:
     def left(self) -> float | None:
         return self._client.left
 
+    def halt(self) -> None:
+        self._client.halt()
+
     def fetch(self, object: ApiObject, request: Request) -> Reply:
         if self._stage.api.count >= _MOST:
             raise _NotHeldError("endless", f"no end after {_MOST} requests")

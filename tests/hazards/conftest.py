@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 
@@ -23,5 +22,5 @@ def hazards_dsn(postgres_server: PostgresServer) -> Iterator[str]:
 @pytest.fixture
 def store(hazards_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Connect:
     """Opens connections to it."""
-    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr("airflow_extract_provider.extract.api.client.pause", lambda halted, seconds: None)
     return connecting(hazards_dsn)

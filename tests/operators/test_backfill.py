@@ -11,12 +11,12 @@ import signal
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk import TaskInstanceState
 
+from airflow_extract_provider.extract.api import client
 from airflow_extract_provider.extract.errors import (
     ApiUnavailableError,
     ConnectionMissingError,
@@ -68,7 +68,7 @@ def shop(api: LoopbackApi, dsn: str, connect: Connect) -> Iterator[Shop]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Take the pauses between tries away."""
     noted: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=noted.append))
+    monkeypatch.setattr(client, "pause", lambda halted, seconds: noted.append(seconds))
     return noted
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import SimpleNamespace
 from typing import Any, Literal, TypeAlias
 
 import pytest
@@ -163,5 +162,5 @@ def in_step() -> Iterator[None]:
         patch.setattr(pipeline._Run, "_commit", committed)
         patch.setattr(pipeline, "Reader", InStep)
         patch.setattr("airflow_extract_provider.extract.walks.lap._PASSES", 6)
-        patch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda seconds: None))
+        patch.setattr("airflow_extract_provider.extract.api.client.pause", lambda halted, seconds: None)
         yield

@@ -6,27 +6,35 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
-from urllib.parse import SplitResult, unquote_plus, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, unquote_plus, urljoin, urlsplit, urlunsplit
 
 import msgspec
 
-from airflow_extract_provider.extract.api.excerpt import blotted
+from airflow_extract_provider.extract.api.excerpt import as_read, blotted
 from airflow_extract_provider.extract.errors import RequestRefusedError
 from airflow_extract_provider.extract.page import FieldPath, Page
 
-__all__ = ["host_of", "linked", "redirected", "without_secrets"]
+__all__ = ["LEFT_OUT", "host_of", "linked", "login_in_position", "redirected", "without_secrets"]
 
 _SHORTEST = 4
+_UNMISTAKABLE = 12
+"""Characters from which on a secret is taken for one wherever it stands."""
+_TELLING = re.compile(r"(?i)key|token|secret|pass|auth|sig|login|user|account|client")
+LEFT_OUT = "***login***"
+"""Stands in a position for what was the login."""
 _PORTS = {"http": 80, "https": 443}
 
 
 def linked(url: str, link: str, unsent: Collection[str], secrets: Collection[str]) -> str:
     """The URL of a link, relative to ``url``, on the API's own host: elsewhere the login would leak.
 
-    Parameters named in ``unsent`` are left out: the login sends them itself, and some APIs repeat them in links.
+    Parameters named in ``unsent`` are left out: the login sends them itself, and some APIs repeat them in links. A link
+    by http of an API that is reached by https is followed by https: such an API does not know what stands before it.
 
-    Raises RequestRefusedError: it leads to another scheme, host or port, or nowhere.
+    Raises RequestRefusedError: it leads to another scheme, host or port, or nowhere; or it has held the login.
     """
+    if LEFT_OUT in link:
+        raise login_in_position()
     own = urlsplit(url)
     try:
         target = urlsplit(urljoin(url, link))
@@ -35,7 +43,7 @@ def linked(url: str, link: str, unsent: Collection[str], secrets: Collection[str
         raise RequestRefusedError(
             "the link to the next page is no URL.", todo="Check where `pages` finds the link."
         ) from None
-    if origin != _origin(own):
+    if origin != _origin(own) and (own.scheme, origin) != ("https", ("http", *_plain(own))):
         raise RequestRefusedError(
             f"the link to the next page leads to {host_of(target, secrets)}; the login is not sent there.",
             todo="If that is the API's right address, give it to the connection.",
@@ -86,7 +94,11 @@ def without_secrets(page: Page, secrets: Collection[str], records: FieldPath) ->
 
 
 def _holds(text: bytes, secrets: Collection[str]) -> bool:
-    return any(secret.encode() in text for secret in secrets)
+    """Whether a secret is in a text, however it is escaped: each API has its own way."""
+    if any(secret.encode() in text for secret in secrets):
+        return True
+    read = as_read(text.decode("utf-8", "replace")) if b"\\" in text or b"%" in text or b"&" in text else ""
+    return any(secret in read for secret in secrets)
 
 
 def _header_without(text: str, secrets: Collection[str]) -> str:
@@ -112,25 +124,52 @@ def _walked(value: Any, secrets: Collection[str]) -> Any:
 
 def _link_without(text: str, secrets: Collection[str]) -> str:
     """A link without the login: the parameters that hold a secret are left out, and user name and fragment, which are
-    not sent. What is left of a secret is blotted out: such a link leads nowhere, but can be read nowhere either."""
+    not sent. What is left of a secret is marked: who would send that raises an error."""
     if not any(secret in each for secret in secrets for each in (text, unquote_plus(text))):
         return text
     try:
         parts = urlsplit(text)
     except ValueError:
-        return blotted(text, secrets)
-    query = _query_without(parts.query, lambda _, value: any(secret in value for secret in secrets))
+        return _marked(text, secrets)
+    query = _query_without(parts.query, lambda name, value: _is_login(name, value, secrets))
     link = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
-    return blotted(link, secrets)
+    return _marked(link, secrets)
+
+
+def _is_login(name: str, value: str, secrets: Collection[str]) -> bool:
+    """Whether a parameter of a link is the login. A short one may be a word that means something else, too: a filter
+    that is left out would lose records."""
+    spelled = (value, unquote(value), unquote_plus(value))
+    if any(secret in each for secret in secrets if len(secret) >= _UNMISTAKABLE for each in spelled):
+        return True
+    return _TELLING.search(name) is not None and any(each in secrets for each in spelled)
+
+
+def _marked(text: str, secrets: Collection[str]) -> str:
+    return blotted(text, [secret for secret in secrets if len(secret) >= _UNMISTAKABLE], LEFT_OUT)
+
+
+def login_in_position() -> RequestRefusedError:
+    """The error for a link or page token that holds the login: it would be stored and shown."""
+    return RequestRefusedError(
+        "the link or token to the next page holds the login itself; it is neither stored nor sent.",
+        todo="Log in by a header, if the API has one; else report it to its vendor.",
+    )
 
 
 def _query_without(query: str, unwanted: Callable[[str, str], bool]) -> str:
     parts = []
     for part in query.split("&"):
         name, _, value = part.partition("=")
-        if not unwanted(unquote_plus(name), unquote_plus(value)):
+        if not unwanted(unquote_plus(name), value):
             parts.append(part)
     return "&".join(parts)
+
+
+def _plain(url: SplitResult) -> tuple[str | None, int]:
+    """Host and port of the same server by http: the same port, or each the usual one."""
+    port = url.port or 443
+    return url.hostname, 80 if port == 443 else port
 
 
 def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:

@@ -9,43 +9,56 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
-from urllib.parse import parse_qsl, urlsplit
+from functools import partial
+from urllib.parse import urlsplit
 
 import requests
 import tenacity
 from requests.auth import AuthBase
 from requests.structures import CaseInsensitiveDict
 
-from airflow_extract_provider.extract.api.address import linked, redirected, without_secrets
+from airflow_extract_provider.extract.api.address import (
+    LEFT_OUT,
+    linked,
+    login_in_position,
+    without_secrets,
+)
 from airflow_extract_provider.extract.api.auth import Auth
 from airflow_extract_provider.extract.api.cut import cut, cut_one
 from airflow_extract_provider.extract.api.excerpt import excerpt, forms_of
 from airflow_extract_provider.extract.api.limits import MemoryQuota, Quota, Turn, told
+from airflow_extract_provider.extract.api.refusals import (
+    is_limited,
+    is_own,
+    not_own,
+    status_error,
+    values_of,
+    with_words,
+)
 from airflow_extract_provider.extract.api.transport import Answer, Bounds, Outgoing, Transport, Unanswered
 from airflow_extract_provider.extract.api.words import is_page, words
 from airflow_extract_provider.extract.errors import (
     ApiUnavailableError,
-    ExtractError,
-    LoginError,
     QuotaSpentError,
-    RequestRefusedError,
     WrongAnswerError,
 )
-from airflow_extract_provider.extract.page import Page, Refused, Reply, Request
+from airflow_extract_provider.extract.page import Halted, Page, Refused, Reply, Request
 from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.unshown import Unshown
 
-__all__ = ["ApiClient"]
+__all__ = ["ApiClient", "pause"]
 
 _log = logging.getLogger(__name__)
 
 _REFUSALS = frozenset({400, 404, 410, 422})
+_GONE = (404, 410)
 _TRY_AGAIN = frozenset({408, 425, 429, *range(500, 600)} - {501, 505})
 _MAX_SKEW = timedelta(minutes=5)
 _MOST_LIMITED = 20
@@ -86,6 +99,7 @@ class ApiClient(Unshown):
         self._transport = Transport(session, bounds or Bounds())
         self._tries = tries
         self._longest_wait = longest_wait
+        self._halted = threading.Event()
         self.requests = 0
 
     @property
@@ -93,8 +107,13 @@ class ApiClient(Unshown):
         """Which part of the quota is left, from 0 to 1, as far as it is known."""
         return self._quota.left
 
+    def halt(self) -> None:
+        """Send nothing more: a wait ends at once, and whoever fetches gets Halted. From any thread."""
+        self._halted.set()
+
     def close(self) -> None:
-        """Close the session, and the connections of login and quota."""
+        """Close the session, and the connections of login and quota. What is being fetched is not waited for."""
+        self.halt()
         for each in (self._quota, self._auth, self._session):
             if each is not None:
                 each.close()
@@ -111,7 +130,7 @@ class ApiClient(Unshown):
         Raises ApiUnavailableError: the tries are used up. Raises WrongAnswerError, RecordsPathError, BadRecordError: as
         :func:`~.cut.cut` and :func:`~.cut.cut_one`.
         Raises LoginError: 401 or 403. Raises what :meth:`.auth.Auth.admitted` and :meth:`.transport.Transport.send` do.
-        Raises RequestRefusedError: a redirect, another 4xx, or a link that leads away from the API.
+        Raises RequestRefusedError: a redirect, another 4xx, or a link that leads away from the API. Raises Halted.
         """
         asked = self._asked(object, request)
         for attempt in self._retrying(asked):
@@ -128,6 +147,8 @@ class ApiClient(Unshown):
         # A path filled by a template may hold a page token: people are shown the template.
         shown = object.path if request.key is None or object.by_key is None else object.by_key.path
         params = {} if request.link is not None else request.params
+        if any(LEFT_OUT in value for value in (*params.values(), *request.headers.values(), request.body or "")):
+            raise login_in_position()
         body = None if request.body is None else request.body.encode()
         return Outgoing(url, shown, request.page, request.method, params, headers, body)
 
@@ -141,31 +162,31 @@ class ApiClient(Unshown):
     def _retrying(self, asked: Outgoing) -> tenacity.Retrying:
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Unanswered),
-            stop=self._is_enough,
+            stop=_Patience(self._tries),
             wait=_wait,
+            sleep=partial(pause, self._halted),
             before_sleep=lambda state: _tell(state, asked),
             retry_error_callback=lambda state: _give_up(state, asked),
         )
-
-    def _is_enough(self, state: tenacity.RetryCallState) -> bool:
-        exc = state.outcome.exception() if state.outcome else None
-        obeyed = isinstance(exc, _Failed) and exc.limited and exc.paused
-        return state.attempt_number >= (_MOST_LIMITED if obeyed else self._tries)
 
     def _tried(self, object: ApiObject, request: Request, asked: Outgoing) -> Reply:
         answer, began_at = self._answer(object, asked)
         if answer.status != 200:
             said = self._said(object, asked, answer)
+            if request.key is not None and answer.status in _GONE and not is_own(answer):
+                raise not_own(answer, said)
             if answer.status in _REFUSALS:
                 return Refused(answer.status, said)
-            raise self._status_error(answer, asked, said)
+            raise status_error(answer, asked, said, self._secrets())
         try:
             page = self._page(object, request, answer, began_at)
         except WrongAnswerError as exc:
             if is_page(answer.body):
                 raise
-            raise _NoPage(_with_words(exc, answer, self._said(object, asked, answer))) from None
-        page = replace(page, headers=answer.headers, path=urlsplit(asked.url).path)
+            raise _NoPage(with_words(exc, answer, self._said(object, asked, answer))) from None
+        age = answer.age
+        began_at = page.began_at - age
+        page = replace(page, headers=answer.headers, path=urlsplit(asked.url).path, age=age, began_at=began_at)
         return without_secrets(page, self._secrets(), object.records)
 
     def _page(self, object: ApiObject, request: Request, answer: Answer, began_at: datetime) -> Page:
@@ -177,9 +198,10 @@ class ApiClient(Unshown):
         """A whole answer, and an instant before the API looked the records up. Raises Unanswered: none of use."""
         turn, answer, sent, took = self._sent(asked)
         heard = told(answer.headers, datetime.now(timezone.utc))
-        limited = answer.status == 429 or _is_limited(answer)
-        if limited and heard.pause is None and not heard.remaining:
-            heard = replace(heard, pause=heard.reset)
+        limited = answer.status == 429 or is_limited(answer)
+        if limited:
+            until_reset = heard.reset if heard.pause is None and not heard.remaining else heard.pause
+            heard = replace(heard, limited=True, pause=until_reset)
         self._quota.tell(turn, heard)
         if limited or answer.status in _TRY_AGAIN:
             # A pause of nothing is none: it would be asked again at once, and again.
@@ -197,6 +219,8 @@ class ApiClient(Unshown):
         while True:
             turn, until = self._turn()
             with self._signed() as auth:
+                if self._halted.is_set():
+                    raise Halted
                 if time.monotonic() > until or not self._quota.stands(turn):
                     continue
                 sent, began = datetime.now(timezone.utc), time.monotonic()
@@ -211,7 +235,7 @@ class ApiClient(Unshown):
             raise _spent(turn.wait, self._longest_wait)
         due = time.monotonic() + turn.wait
         if turn.wait > _SHORTEST:
-            tenacity.nap.sleep(turn.wait)
+            pause(self._halted, turn.wait)
         return turn, math.inf if turn.grace is None else due + turn.grace
 
     @contextmanager
@@ -231,26 +255,8 @@ class ApiClient(Unshown):
         token may open somebody's data."""
         if object.private:
             return ""
-        hidden = (*self._secrets(), *asked.params.values(), *_parts(asked.url))
+        hidden = (*self._secrets(), *asked.params.values(), *values_of(asked))
         return excerpt(words(answer.status, answer.body), hidden)
-
-    def _status_error(self, answer: Answer, asked: Outgoing, said: str) -> ExtractError:
-        status, quoted = answer.status, f": {said}" if said else "."
-        if status in (401, 403):
-            why = "does not accept the login" if status == 401 else "forbids this to the login"
-            return LoginError(
-                f"the API {why} (status {status}){quoted}", todo="Correct the connection, or the rights behind it."
-            )
-        if 300 <= status < 400:
-            where = redirected(asked.url, asked.shown, answer.headers.get("location", ""), self._secrets())
-            return RequestRefusedError(
-                f"the API redirects {asked.shown} (status {status}){where}.",
-                todo="Give the connection the address it redirects to; following it here could leak the login.",
-            )
-        return RequestRefusedError(
-            f"the API answers {asked.shown} with status {status}{quoted}",
-            todo="Check `path` and `params` of the object.",
-        )
 
 
 class _Failed(Unanswered):
@@ -260,6 +266,21 @@ class _Failed(Unanswered):
     def __init__(self, what: str, *, limited: bool, paused: bool) -> None:
         super().__init__(what)
         self.limited, self.paused = limited, paused
+
+
+class _Patience:
+    """Gives up after so many failures. Those of an API that says when to ask again, and is obeyed, count apart."""
+
+    def __init__(self, tries: int) -> None:
+        self._failed, self._obeyed, self._tries = 0, 0, tries
+
+    def __call__(self, state: tenacity.RetryCallState) -> bool:
+        exc = _failure(state)
+        if isinstance(exc, _Failed) and exc.limited and exc.paused:
+            self._obeyed += 1
+        else:
+            self._failed += 1
+        return self._failed >= self._tries or self._obeyed >= _MOST_LIMITED
 
 
 class _NoPage(Unanswered):
@@ -301,14 +322,6 @@ def _failure(state: tenacity.RetryCallState) -> Unanswered:
     return exc
 
 
-def _with_words(exc: WrongAnswerError, answer: Answer, said: str) -> WrongAnswerError:
-    """The error with the beginning of the body, or with its type where that is not JSON."""
-    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-    shown = f" (Content-Type {kind[:60]})" if kind.isprintable() and "json" not in kind and kind else ""
-    what = exc.what.rstrip(".") + shown
-    return WrongAnswerError(f"{what}: {said}" if said else f"{what}.", kept=exc.kept, todo=exc.todo, **exc.place)
-
-
 def _spent(wait: float, most: float) -> QuotaSpentError:
     until = datetime.now(timezone.utc) + timedelta(seconds=wait)
     return QuotaSpentError(
@@ -318,18 +331,10 @@ def _spent(wait: float, most: float) -> QuotaSpentError:
     )
 
 
-def _parts(url: str) -> list[str]:
-    """What a URL holds of values: those of its query, and what a template may have put into its path."""
-    parts = urlsplit(url)
-    return [
-        part for part in (*parts.path.split("/"), *(value for _, value in parse_qsl(parts.query))) if len(part) > 15
-    ]
-
-
-def _is_limited(answer: Answer) -> bool:
-    """Whether a 403 is the answer to too many requests, as GitHub sends it ("Rate limits for the REST API")."""
-    headers = answer.headers
-    return answer.status == 403 and ("retry-after" in headers or headers.get("x-ratelimit-remaining") == "0")
+def pause(halted: threading.Event, seconds: float) -> None:
+    """Sleep so long, or until the client is halted. Raises Halted."""
+    if halted.wait(seconds):
+        raise Halted
 
 
 def _began_at(headers: Mapping[str, str], sent: datetime, took: timedelta) -> datetime:
@@ -342,6 +347,6 @@ def _began_at(headers: Mapping[str, str], sent: datetime, took: timedelta) -> da
     """
     try:
         date = parsedate_to_datetime(headers["date"])
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError, IndexError):
         return sent - _MAX_SKEW
     return min(date, sent + _MAX_SKEW) - took if date.tzinfo else sent - _MAX_SKEW

@@ -43,7 +43,7 @@ def cut(object: ApiObject, body: bytes, began_at: datetime) -> Page:
     def parts(body: bytes) -> _Parts:
         envelope = _envelope(body)
         _check_error(envelope, object.records)
-        return envelope, _items(body, envelope, object.records)
+        return envelope, _items(body, envelope, object)
 
     return _page(object, body, began_at, parts)
 
@@ -60,7 +60,7 @@ def cut_one(object: ApiObject, body: bytes, began_at: datetime, key: str | None 
         # Where the answer is the record, its members are the record's own, a field called `error` among them.
         envelope = _envelope(body) if path else {}
         _check_error(envelope, path)
-        return envelope, [_selected(body, envelope, path, "by_key.record")]
+        return envelope, [_selected(body, envelope, path, "by_key.record", object.private)]
 
     page = _page(object, body, began_at, parts)
     found = page.records[0].key if page.records else page.bad[0].key
@@ -238,24 +238,28 @@ def _check_error(envelope: Mapping[str, msgspec.Raw], path: FieldPath) -> None:
         )
 
 
-def _items(body: bytes, envelope: Mapping[str, msgspec.Raw], path: FieldPath) -> Sequence[msgspec.Raw]:
-    value = _selected(body, envelope, path, "records")
+def _items(body: bytes, envelope: Mapping[str, msgspec.Raw], object: ApiObject) -> Sequence[msgspec.Raw]:
+    value = _selected(body, envelope, object.records, "records", object.private)
     what = kind(bytes(value))
     if what != "a list":
-        raise _nothing_there(f"`records` ({'.'.join(path) or '@'}) selects {what}, not a list.", "records")
+        raise _nothing_there(f"`records` ({'.'.join(object.records) or '@'}) selects {what}, not a list.", "records")
     found: list[msgspec.Raw] = _decoded(value, list[msgspec.Raw])
     return found
 
 
-def _selected(body: bytes, envelope: Mapping[str, msgspec.Raw], path: FieldPath, key: str) -> msgspec.Raw:
-    """The value at a path of the answer, undecoded. ``key`` is what the config calls the path."""
+def _selected(
+    body: bytes, envelope: Mapping[str, msgspec.Raw], path: FieldPath, key: str, private: bool
+) -> msgspec.Raw:
+    """The value at a path of the answer, undecoded. ``key`` is what the config calls the path. Where records are
+    ``private``, names are not shown either."""
     value: msgspec.Raw | None = msgspec.Raw(body)
     held = envelope
     for depth, name in enumerate(path):
         value = held.get(name)
         at = ".".join(path[: depth + 1])
         if value is None:
-            raise _nothing_there(f"`{at}` is not in the answer, which holds: {_names(held) or 'nothing'}.", key)
+            names = "" if private else f", which holds: {_names(held) or 'nothing'}"
+            raise _nothing_there(f"`{at}` is not in the answer{names}.", key)
         if depth + 1 < len(path):
             if not bytes(value).startswith(b"{"):
                 raise _nothing_there(f"`{at}` is {kind(bytes(value))}, not an object.", key)

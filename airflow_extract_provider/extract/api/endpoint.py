@@ -15,6 +15,7 @@ from urllib.parse import quote_plus, urlencode
 
 import requests
 import tenacity
+from tenacity.stop import stop_base
 
 from airflow_extract_provider.extract.api.auth import Signer
 from airflow_extract_provider.extract.api.excerpt import forms_of
@@ -51,8 +52,8 @@ _LOST = frozenset({"invalid_grant", "bad_refresh_token"})
 (github.com/orgs/community/discussions/24745)."""
 
 _BEARER = frozenset({"bearer", "bot", "user"})
-"""What a `token_type` is called that travels as RFC 6750 says. Slack names whose token it is (OAuthV2TokenRefreshResponse
-of github.com/slackapi/node-slack-sdk), and sends it so all the same."""
+"""What a `token_type` is called that travels as RFC 6750 says. Slack names there whose token it is
+(`OAuthV2TokenRefreshResponse` of github.com/slackapi/node-slack-sdk)."""
 
 _WHO = "the token endpoint"
 _CLIENT = "Check the connection's client id and secret, and whether the vendor wants them in the form (`body`) or in a "
@@ -99,8 +100,8 @@ class Denied:
 
     ``lost``: it does not accept the refresh token. ``again``: that is its answer to a second try, and the first one may
     have been heard, and the token been spent by it. ``spent``: the token may be spent, and nothing is known of what was
-    given for it; neither of these: nothing was spent. ``refresh`` is a new refresh token that came in an answer which is
-    of no other use: the old one is spent. ``pause``: for how many seconds nobody should ask again, None: that is not told.
+    given for it. Without these nothing was spent. ``refresh`` is a new refresh token out of an answer that is of no
+    other use: the old one is spent. ``pause``: for how many seconds nobody should ask again, None: that is not told.
     """
 
     error: ExtractError
@@ -231,7 +232,7 @@ class TokenEndpoint(Unshown):
     def _retrying(self) -> tenacity.Retrying:
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Failed),
-            stop=tenacity.stop_after_attempt(self._tries) | tenacity.stop_before_delay(self._longest) | _is_sent_away,
+            stop=tenacity.stop_after_attempt(self._tries) | tenacity.stop_before_delay(self._longest) | _SentAway(),
             wait=_wait,
             before_sleep=_tell,
             retry_error_callback=_give_up,
@@ -254,8 +255,11 @@ def _wait(state: tenacity.RetryCallState) -> float:
     return _backoff(state) if pause is None else pause
 
 
-def _is_sent_away(state: tenacity.RetryCallState) -> bool:
-    return (_failure(state).pause or 0.0) > _LONGEST_PAUSE
+class _SentAway(stop_base):
+    """The endpoint asks for a pause that is too long for a slot and a lock."""
+
+    def __call__(self, state: tenacity.RetryCallState) -> bool:
+        return (_failure(state).pause or 0.0) > _LONGEST_PAUSE
 
 
 def _tell(state: tenacity.RetryCallState) -> None:
@@ -265,7 +269,7 @@ def _tell(state: tenacity.RetryCallState) -> None:
 
 def _give_up(state: tenacity.RetryCallState) -> None:
     failed = _failure(state)
-    if not _is_sent_away(state):
+    if not _SentAway()(state):
         raise _given_up(failed.what, state.attempt_number) from None
     until = datetime.now(timezone.utc) + timedelta(seconds=failed.pause or 0.0)
     raise QuotaSpentError(

@@ -6,11 +6,10 @@ import base64
 import json
 import re
 from collections.abc import Collection
-from functools import lru_cache
-from html.entities import codepoint2name
-from urllib.parse import quote, quote_plus
+from html import unescape
+from urllib.parse import quote, quote_plus, unquote
 
-__all__ = ["blotted", "excerpt", "forms_of"]
+__all__ = ["as_read", "blotted", "excerpt", "forms_of"]
 
 _MOST = 120
 _LOOKED_AT = 4096
@@ -19,6 +18,8 @@ _LONGEST_SPELLING = 12
 _SHORTEST = 4
 """Characters below which nothing is taken for a secret: it would blot out half of every text."""
 _BLOT = "***"
+_UNICODE = re.compile(r"\\u([0-9a-fA-F]{4})")
+_BACKSLASH = re.compile(r"\\([\"\\/])")
 _GAPS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\ufeff]+")
 _TELLING = re.compile(
     r"""(?ix) ( (?: token | secret | passw(?:or)?d | api[_-]?key | authorization | signature | session ) [\w-]{0,20}
@@ -28,14 +29,17 @@ _TELLING = re.compile(
 
 
 def excerpt(body: bytes, hidden: Collection[str]) -> str:
-    """The first characters of a body in double quotes, on one line; empty when there are none.
+    """The first characters of a body in double quotes, on one line; empty when there are none, or no text.
 
     ``hidden`` are secrets: each is blotted out however it is spelled. So is what stands behind names such as `token` or
     `password`: a sign-in page may hold somebody else's.
     """
     # The end of what is looked at may hold a part of a secret, which would not be found.
     beyond = max(map(len, hidden), default=0) * _LONGEST_SPELLING
-    text = blotted(body[: _LOOKED_AT + beyond].decode("utf-8", "replace"), hidden)
+    looked_at = body[: _LOOKED_AT + beyond]
+    if not looked_at or b"\0" in looked_at:  # UTF-16 and pictures: a secret would not be found in it
+        return ""
+    text = blotted(looked_at.decode("utf-8", "replace"), hidden)
     text = text[:_LOOKED_AT] if len(body) > _LOOKED_AT else text
     text = _TELLING.sub(rf"\1{_BLOT}", _GAPS.sub(" ", text)).strip()
     if text in ("", "{}", "[]", "null"):
@@ -43,11 +47,17 @@ def excerpt(body: bytes, hidden: Collection[str]) -> str:
     return f'"{text[:_MOST]}…"' if len(text) > _MOST else f'"{text}"'
 
 
-def blotted(text: str, hidden: Collection[str]) -> str:
-    """A text in which each of these secrets is blotted out, however JSON, HTML or a URL spell it."""
-    for secret in sorted(hidden, key=len, reverse=True):
-        if len(secret) >= _SHORTEST:
-            text = _spelled(secret).sub(_BLOT, text)
+def blotted(text: str, hidden: Collection[str], blot: str = _BLOT) -> str:
+    """A text in which each of these secrets is blotted out. Where it holds one that is spelled in an unusual way, the
+    text comes back as it reads, without escapes."""
+    found = sorted((secret for secret in hidden if len(secret) >= _SHORTEST), key=len, reverse=True)
+    for secret in found:
+        text = text.replace(secret, blot)
+    read = as_read(text)
+    if any(secret in read for secret in found):
+        for secret in found:
+            read = read.replace(secret, blot)
+        return read
     return text
 
 
@@ -58,28 +68,16 @@ def forms_of(*secrets: str) -> tuple[str, ...]:
     for each in tuple(found):
         in_json = (json.dumps(each)[1:-1], json.dumps(each, ensure_ascii=False)[1:-1])
         in_urls = (quote(each, safe=""), quote(each), quote_plus(each))
-        packed = base64.b64encode(each.encode()).decode()
-        found |= dict.fromkeys((*in_urls, *in_json, in_json[0].replace("/", r"\/"), packed))
+        found |= dict.fromkeys((*in_urls, *in_json, in_json[0].replace("/", r"\/"), _packed(each)))
     return tuple(found)
 
 
-@lru_cache(maxsize=256)
-def _spelled(secret: str) -> re.Pattern[str]:
-    """Finds a text however it is escaped, each of its characters by itself."""
-    return re.compile("".join(map(_spellings, secret)))
+def _packed(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
-def _spellings(char: str) -> str:
-    number, name = ord(char), codepoint2name.get(ord(char))
-    units = char.encode("utf-16-be")
-    ways = [
-        re.escape(char),
-        "".join(rf"(?i:\\u{units[at : at + 2].hex()})" for at in range(0, len(units), 2)),
-        "".join(f"(?i:%{byte:02x})" for byte in char.encode()),
-        f"&#0*{number};",
-        f"(?i:&#x0*{number:x};)",
-    ]
-    ways += [rf"\\{re.escape(char)}"] if char in '"\\/' else []
-    ways += [r"\+"] if char == " " else []
-    ways += [f"&{name};"] if name else []
-    return f"(?:{'|'.join(ways)})"
+def as_read(text: str) -> str:
+    """A text as it reads once the escapes of JSON, HTML and URLs are taken off."""
+    text = _UNICODE.sub(lambda code: chr(int(code[1], 16)), text)
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return unquote(unescape(_BACKSLASH.sub(r"\1", text)))

@@ -11,6 +11,7 @@ one process alone. That is the business of :class:`Tokens`; here is only what is
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -30,13 +31,18 @@ OnSecret: TypeAlias = Callable[[str], None]
 """Is told each token as soon as it is known, so that it can be kept out of logs."""
 
 Renewing: TypeAlias = Callable[[str], Answered]
-"""Spends a refresh token: what the token endpoint gives for it."""
+"""Spends a refresh token: what the token endpoint gives for it. It raises nothing that the engine knows."""
 
 _ROUNDS = 5
 
 
 class Tokens(Protocol):
     """The tokens of one login, shared by all processes that use it. One thread at a time uses it."""
+
+    @property
+    def saving(self) -> float:
+        """For how long, in seconds, it tries to store what was given, where that fails."""
+        ...
 
     def access(self, refused: str | None) -> AbstractContextManager[str | None]:
         """The access token, which nobody renews until the block ends. None: it must be renewed first, since there is
@@ -46,11 +52,14 @@ class Tokens(Protocol):
         """
         ...
 
-    def renew(self, refused: str | None, ask: Renewing) -> None:
-        """Renew it, unless somebody else has done so meanwhile. ``ask`` is called at most once.
+    def renew(self, refused: str | None, ask: Renewing, longest: float) -> None:
+        """Renew it, unless somebody else has done so meanwhile, or it lasts until it can be. ``ask`` is called at most
+        once, and takes ``longest`` seconds at most.
 
         Raises TokenLostError: the refresh token is not accepted, and there is no other.
-        Raises StoreUnavailableError. Raises what ``ask`` raises, and the error of a :class:`.endpoint.Denied`.
+        Raises ApiUnavailableError, QuotaSpentError: the token endpoint has told somebody so a short while ago; or this
+        run's refresh token is not the newest. Raises StoreUnavailableError; also while it is not known whether somebody
+        else is renewing it. Raises the error of a :class:`.endpoint.Denied`.
         """
         ...
 
@@ -60,13 +69,14 @@ class Tokens(Protocol):
 
 
 class _Known(Unshown):
-    """All tokens that were seen."""
+    """All tokens that were seen. What is noted is kept out of our own texts at once, and out of others' when told."""
 
     def __init__(self, endpoint: TokenEndpoint, on_secret: OnSecret | None) -> None:
         self._on_secret = on_secret
         self._forms: dict[str, None] = {}
-        for each in endpoint.secrets:
-            self._add(each)
+        self._untold: list[str] = []
+        self._add(endpoint.secrets)
+        self.tell()
 
     @property
     def secrets(self) -> Collection[str]:
@@ -75,18 +85,22 @@ class _Known(Unshown):
     def note(self, answered: Answered) -> Answered:
         if isinstance(answered, Grant):
             self.note_text(answered.access)
-            self.note_text(answered.refresh or "")
+        self.note_text(answered.refresh or "")
         return answered
 
     def note_text(self, token: str) -> None:
         if token and token not in self._forms:
-            for form in forms_of(token):
-                self._add(form)
+            self._add(forms_of(token))
 
-    def _add(self, form: str) -> None:
-        self._forms[form] = None
+    def tell(self) -> None:
+        untold, self._untold = self._untold, []
         if self._on_secret is not None:
-            self._on_secret(form)
+            for form in untold:
+                self._on_secret(form)
+
+    def _add(self, forms: Collection[str]) -> None:
+        self._forms |= dict.fromkeys(forms)
+        self._untold += forms
 
 
 class ClientCredentials(Unshown):
@@ -115,12 +129,14 @@ class ClientCredentials(Unshown):
         """Signs with the token.
 
         Raises LoginError: the token endpoint refuses. Raises ApiUnavailableError: it does not answer.
+        Raises QuotaSpentError: it asks to be left alone for longer than a minute.
         Raises CertificateError: it shows a certificate that is not trusted.
         """
         now = time.monotonic()
         self._is_fresh = not self._token or (self._good_until is not None and now >= self._good_until)
         if self._is_fresh:
             answered = self._known.note(self._endpoint.client_credentials())
+            self._known.tell()
             if isinstance(answered, Denied):
                 raise answered.error from None
             self._token = answered.access
@@ -148,6 +164,7 @@ class RefreshToken(Unshown):
         self._refused: str | None = None
         self._granted: str | None = None
         self._is_fresh = False
+        self._renewing, self._is_closed = threading.Lock(), False
 
     @property
     def secrets(self) -> Collection[str]:
@@ -164,7 +181,9 @@ class RefreshToken(Unshown):
         """Signs with the access token, which nobody renews until the block ends.
 
         Raises TokenLostError: a person has to log in again. Raises LoginError: the token endpoint refuses the client.
-        Raises ApiUnavailableError: it does not answer, or its tokens run out sooner than they can be used.
+        Raises ApiUnavailableError: it does not answer, or its tokens run out sooner than they can be used; the refresh
+        token of this run is not the newest; or the login is closed.
+        Raises QuotaSpentError: it asks to be left alone for longer than a minute.
         Raises CertificateError: it shows a certificate that is not trusted. Raises StoreUnavailableError.
         """
         for _ in range(_ROUNDS):
@@ -173,7 +192,7 @@ class RefreshToken(Unshown):
                     self._take(token)
                     yield _bearer(token)
                     return
-            self._tokens.renew(self._refused, self._ask)
+            self._renew()
         raise ApiUnavailableError(
             f"after {_ROUNDS} renewals there is still no access token that lasts until it can be used.",
             todo="Run again later. If it stays so, ask the vendor for access tokens that live longer.",
@@ -185,12 +204,34 @@ class RefreshToken(Unshown):
         return not self._is_fresh
 
     def close(self) -> None:
-        """Close the connections to the token endpoint and to where the tokens are kept."""
-        self._endpoint.close()
-        self._tokens.close()
+        """Close the connections to the token endpoint and to where the tokens are kept; another thread may be using
+        them. Afterwards nothing is renewed.
+
+        A renewal that is under way comes to its end first: what a process closes before it ends would take a new
+        refresh token with it, and nobody could log in any more. It is waited for as long as one may take.
+        """
+        self._is_closed = True
+        ended = self._renewing.acquire(timeout=self._endpoint.longest + self._tokens.saving)
+        try:
+            self._endpoint.close()
+            self._tokens.close()
+        finally:
+            if ended:
+                self._renewing.release()
+
+    def _renew(self) -> None:
+        try:
+            with self._renewing:
+                if self._is_closed:
+                    raise ApiUnavailableError("this run has ended, and with it its login.", todo="Nothing: run again.")
+                self._tokens.renew(self._refused, self._ask, self._endpoint.longest)
+        finally:
+            # Not before the new token is stored: whoever is told may be far away, slow, or gone.
+            self._known.tell()
 
     def _take(self, token: str) -> None:
         self._known.note_text(token)
+        self._known.tell()
         self._is_fresh, self._granted = token == self._granted, None
         self._token = token
 

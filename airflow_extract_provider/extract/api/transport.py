@@ -7,9 +7,10 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -17,6 +18,8 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
+from requests.utils import prepend_scheme_if_needed, select_proxy
+from urllib3 import PoolManager
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from airflow_extract_provider.extract.errors import AnswerTooLargeError, CertificateError, RequestRefusedError
@@ -62,6 +65,12 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
 
+    @property
+    def age(self) -> timedelta:
+        """How long it has been in a cache, which looked at the API so much earlier (RFC 9111, section 5.1)."""
+        text = self.headers.get("age", "").strip()
+        return timedelta(seconds=int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else timedelta(0)
+
 
 class Unanswered(Exception):
     """A request without a usable answer, which may have one when it is sent again. ``what`` is in our words."""
@@ -76,11 +85,10 @@ class Transport(Unshown):
 
     def __init__(self, session: requests.Session, bounds: Bounds) -> None:
         self._session, self._bounds = session, bounds
-        self._trusts, session.trust_env = session.trust_env, False
         self._networks: dict[tuple[str, str], Mapping[str, Any]] = {}
         for adapter in session.adapters.values():
             if isinstance(adapter, HTTPAdapter):
-                _tell_sockets(adapter, session.proxies.values())
+                _tell_sockets(adapter.poolmanager)
 
     def send(self, asked: Outgoing, auth: AuthBase | None) -> Answer:
         """The answer, of whatever status. A redirect is an answer, too: it is not followed.
@@ -103,29 +111,33 @@ class Transport(Unshown):
         request = requests.Request(
             asked.method, asked.url, params=dict(asked.params), data=asked.body, headers=asked.headers, auth=auth
         )
-        prepared = self._session.prepare_request(request)
-        # Redirects are not followed: a session's own headers, a login among them, would go to the other host too.
-        return self._session.send(
-            prepared,
-            timeout=(self._bounds.connect, self._bounds.read),
-            allow_redirects=False,
-            stream=True,
-            **self._network(str(prepared.url)),
-        )
+        # Of the environment nothing but the network counts, which is known by then; nor ~/.netrc, whose login would
+        # replace ours.
+        network = self._network(asked.url)
+        trusts, self._session.trust_env = self._session.trust_env, False
+        try:
+            # Redirects are not followed: a session's own headers, a login among them, would go to the other host too.
+            return self._session.send(
+                self._session.prepare_request(request),
+                timeout=(self._bounds.connect, self._bounds.read),
+                allow_redirects=False,
+                stream=True,
+                **network,
+            )
+        finally:
+            self._session.trust_env = trusts
 
     def _network(self, url: str) -> Mapping[str, Any]:
         """TLS and proxies for a URL. The environment is looked at once for each host: `requests` does it twice for each
-        request, which takes as long as to send it. The session trusts none of it any more: nor ~/.netrc, whose login
-        would replace ours."""
+        request, which takes as long as to send it."""
         origin = urlsplit(url)[:2]
         if origin not in self._networks:
             given = network_of(self._session)
-            self._session.trust_env = self._trusts
-            try:
-                found = self._session.merge_environment_settings(url, given["proxies"], None, given["verify"], None)
-            finally:
-                self._session.trust_env = False
+            found = self._session.merge_environment_settings(url, given["proxies"], None, given["verify"], None)
             self._networks[origin] = {name: found[name] for name in ("verify", "cert", "proxies")}
+            adapter, proxy = self._session.get_adapter(url), select_proxy(url, found["proxies"])
+            if proxy and isinstance(adapter, HTTPAdapter):
+                _tell_sockets(adapter.proxy_manager_for(prepend_scheme_if_needed(proxy, "http")))
         return self._networks[origin]
 
     @contextmanager
@@ -143,11 +155,14 @@ class Transport(Unshown):
         if announced.isascii() and announced.isdigit() and int(announced) > self._bounds.size:
             raise self._too_large(asked)
         parts, size = [], 0
-        for part in response.iter_content(_CHUNK):
-            size += len(part)
-            if size > self._bounds.size:
-                raise self._too_large(asked)
-            parts.append(part)
+        try:
+            for part in response.iter_content(_CHUNK):
+                size += len(part)
+                if size > self._bounds.size:
+                    raise self._too_large(asked)
+                parts.append(part)
+        except ValueError:  # a size of a chunk that is no number
+            raise Unanswered("the answer is garbled") from None
         return b"".join(parts)
 
     def _too_large(self, asked: Outgoing) -> AnswerTooLargeError:
@@ -246,9 +261,8 @@ class _Https(HTTPSConnectionPool):
     ConnectionCls = type("_HttpsTelling", (_Telling, HTTPSConnectionPool.ConnectionCls), {})
 
 
-def _tell_sockets(adapter: HTTPAdapter, proxies: Iterable[str]) -> None:
-    for manager in (adapter.poolmanager, *map(adapter.proxy_manager_for, proxies)):
-        manager.pool_classes_by_scheme = {"http": _Http, "https": _Https}
+def _tell_sockets(manager: PoolManager) -> None:
+    manager.pool_classes_by_scheme = {"http": _Http, "https": _Https}
 
 
 @contextmanager
@@ -325,13 +339,21 @@ def _connection_failure(exc: requests.exceptions.ConnectionError) -> str:
 
 
 class _WithoutAddress(logging.Filter):
-    """urllib3 warns of broken headers and of retries with the whole URL, secrets among its parameters: cut that off."""
+    """urllib3 warns of broken headers and of retries with the whole URL, secrets among its parameters, and notes each
+    request so at DEBUG: cut that off."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         words, _, address = str(record.msg).partition(" (")
         if address and words in ("Failed to parse headers", "Retrying"):
             record.msg, record.args, record.exc_info = words, (), None
+        elif record.levelno <= logging.DEBUG and isinstance(record.args, tuple):
+            record.args = tuple(_pathless(each) for each in record.args)
         return True
+
+
+def _pathless(told: object) -> object:
+    """What a debug line tells, but for paths, which may hold keys and tokens; hosts stay."""
+    return "/..." if isinstance(told, str) and told.startswith("/") and len(told) > 1 else told
 
 
 for _name in ("urllib3.connection", "urllib3.connectionpool"):

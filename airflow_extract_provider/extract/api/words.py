@@ -16,13 +16,13 @@ _WEB_PAGE = re.compile(rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype\s+html|html)\b")
 def words(status: int, body: bytes) -> bytes:
     """The part of an answer that is the API's own words; empty where there is none.
 
-    Of a JSON object with an error in it that is the error alone: records may stand beside it. With status 200 nothing
-    else but a web page counts.
+    Of a JSON object with an error in it that is the error alone: records may stand beside it. With a status of success
+    nothing else but a web page counts.
     """
     if name := _error_in(body):
         found = msgspec.json.decode(body, type=dict[str, msgspec.Raw])[name]
         return b'{"%s": %s}' % (name.encode(), bytes(found))
-    return body if status != 200 or _WEB_PAGE.match(body) else b""
+    return body if not 200 <= status < 300 or _WEB_PAGE.match(body) else b""
 
 
 def is_page(body: bytes) -> bool:

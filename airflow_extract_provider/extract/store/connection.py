@@ -62,6 +62,14 @@ def named_errors(**place: Any) -> Iterator[None]:
             todo="See in pg_stat_activity who waits for whom, then run again: the walk goes on where it stands.",
             **place,
         ) from None
+    except psycopg.errors.ReadOnlySqlTransaction:
+        # For a moment after a failover, from the server that was the first one until then.
+        raise StoreUnavailableError(
+            "Postgres only reads: this server is a standby, or its transactions are set to be read-only.",
+            todo="Run again: after a failover this passes. If it stays so, give the connection of the store the first "
+            "server's address (`target_session_attrs=read-write` finds it), or see `default_transaction_read_only`.",
+            **place,
+        ) from None
     except psycopg.errors.ProgramLimitExceeded as exc:
         raise _refused(exc, place) from None
     except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.IdleInTransactionSessionTimeout) as exc:

@@ -3,19 +3,19 @@
 A renewal may revoke the access token before, so none goes out with a request meanwhile::
 
     request:  shared lock ─ read ─ request ... whole answer ─ let go
-    renewal:  exclusive lock ─ note "being spent" ─ commit
+    renewal:  exclusive lock ─ note "being spent, until ..." ─ commit
               exclusive lock ─ note still there ─ ask the token endpoint ─ store, note gone ─ commit
 
-The note outlives a process that is killed between the answer and the commit. Who finds one that stays the same from one
-exclusive lock to the next knows that its writer is not merely waiting in between: locks queue. It tries the refresh
-token again: the request may never have arrived, and many servers accept a token that was just spent for a while.
+The note outlives a process that is killed between the answer and the commit, and a connection that is cut there, with
+which the lock is gone. Only time tells these two apart: until the time in the note its writer may still come with an
+answer, and who tried the refresh token again would spend it twice, for which some vendors revoke everything. So others
+wait a moment, and then stop with an error that tells when to come again. After that time one tries the refresh token:
+the request may never have arrived, and many servers accept a token that was just spent for a while. A writer that gives
+up says so in the note, and nobody waits.
 
 Only the connection's own refresh token, the seed, comes from a person, and it is spent with the first renewal. Another
 seed than the row's means that somebody has logged in anew. One that the row has known before is out of date: a run that
 read the connection before it was changed, which must not undo the change.
-
-Tokens are stored encrypted (Fernet, by a key that HKDF, RFC 5869, makes of the client's secret; of the seed for public
-clients): who reads the books cannot log in. Where the client's secret is changed, a new seed has to come with it.
 
 A process that is stopped for longer than ``longest`` loses its lock. Woken, it may send the one request that it was
 about to send with a token that was revoked meanwhile: it gets a 401 and is signed anew.
@@ -23,52 +23,52 @@ about to send with a token that was revoked meanwhile: it gets a 401 and is sign
 
 from __future__ import annotations
 
-import base64
-import hmac
+import logging
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from dataclasses import dataclass
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
 import psycopg
 import tenacity
-from cryptography.fernet import Fernet, InvalidToken
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from airflow_extract_provider.extract.api.endpoint import Denied, Grant
 from airflow_extract_provider.extract.api.oauth import Renewing
-from airflow_extract_provider.extract.errors import StoreUnavailableError, TokenLostError
+from airflow_extract_provider.extract.errors import (
+    ExtractError,
+    QuotaSpentError,
+    SchemaMissingError,
+    StoreRightsError,
+    StoreUnavailableError,
+)
+from airflow_extract_provider.extract.store import token_errors
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
+from airflow_extract_provider.extract.store.sealing import Sealing
 from airflow_extract_provider.extract.store.statements import statement
+from airflow_extract_provider.extract.store.token_row import TokenRow
 from airflow_extract_provider.extract.unshown import Unshown
 
 __all__ = ["PostgresTokens"]
 
+_log = logging.getLogger(__name__)
+
 _FILE = "tokens.sql"
 _CUT_OFF = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.IdleInTransactionSessionTimeout)
 _ROUNDS = 20
-_SAVING = 60.0
+_FIRST_LOOK, _LOOK_EVERY = 0.01, 0.5
+"""Seconds between two looks at somebody's note, at first and at last."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """What is stored. ``is_due``: the access token has nearly run out. ``spending`` is the note of who spends."""
+class _Note:
+    """Ours. ``doubted``: it has taken another one's place, whose writer may have spent the token."""
 
-    salt: bytes
-    seed: bytes
-    former: list[bytes]
-    access: bytes | None = field(repr=False)
-    refresh: bytes = field(repr=False)
-    is_due: bool | None
-    number: int
-    spending: str | None
-    since: datetime | None
-    lost_at: datetime | None
-    now: datetime
+    nonce: str
+    doubted: bool
 
 
 class PostgresTokens(Unshown):
@@ -77,7 +77,9 @@ class PostgresTokens(Unshown):
 
     ``seed`` is the refresh token that a person has put into the connection ``connection_id``, ``secret`` the client's
     secret, None for a public client. ``longest`` is above the longest time that an API request or a renewal takes:
-    after it Postgres frees the locks of a process that has stopped.
+    after it Postgres frees the locks of a process that has stopped. ``saving`` is for how long it tries to store what
+    was given, where Postgres is away; above what a failover takes. ``passing`` is for how long it waits for somebody
+    else's renewal whose lock is gone.
     """
 
     def __init__(
@@ -89,16 +91,20 @@ class PostgresTokens(Unshown):
         secret: str | None = None,
         *,
         longest: timedelta = timedelta(minutes=10),
+        saving: timedelta = timedelta(minutes=10),
+        passing: timedelta = timedelta(seconds=5),
     ) -> None:
         self._connect, self._schema, self._id = connect, schema, connection_id
-        self._seed, self._secret = seed, secret
+        self._seed, self._sealing = seed, Sealing(seed, secret)
+        self._saving, self._passing = saving, passing
+        # What a renewal may wait for its lock between its note and its request.
+        self._queueing = saving / 10
         self._limits = {
             "place": f"airflow_extract_provider.oauth_token {schema} {connection_id}",
             "idle": _milliseconds(longest),
             "patience": _milliseconds(3 * longest),
         }
         self._kept: Connection | None = None
-        self._keys: dict[tuple[bytes, str], bytes] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -107,6 +113,11 @@ class PostgresTokens(Unshown):
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def saving(self) -> float:
+        """For how long, in seconds, it tries to store what was given, where Postgres is away."""
+        return self._saving.total_seconds()
 
     def close(self) -> None:
         """Close the connection to Postgres; the next use opens another."""
@@ -125,106 +136,163 @@ class PostgresTokens(Unshown):
         with self._locked("share") as conn:
             yield self._usable(self._read(conn), refused)
 
-    def renew(self, refused: str | None, ask: Renewing) -> None:
-        """Renew the access token, unless somebody else has done so meanwhile.
+    def renew(self, refused: str | None, ask: Renewing, longest: float) -> None:
+        """Renew the access token, unless somebody else has done so meanwhile, or it lasts until it can be renewed.
+        ``ask`` takes ``longest`` seconds at most.
 
-        Raises TokenLostError: the refresh token is spent or not accepted, is out of date, or cannot be decrypted.
-        Raises StoreUnavailableError, and what ``ask`` raises or answers with.
+        Raises TokenLostError: the refresh token is spent or not accepted, or cannot be decrypted.
+        Raises ApiUnavailableError, QuotaSpentError: the token endpoint has told somebody so, and is left alone; or the
+        seed is out of date. Raises StoreUnavailableError: also while somebody else's renewal may be under way.
+        Raises what ``ask`` answers with.
         """
-        seen = ours = ""
+        ours: _Note | None = None
         for _ in range(_ROUNDS):
             with self._locked("exclude") as conn:
                 row = self._seeded(conn)
                 if self._usable(row, refused) is not None:
                     return
-                if row.spending is None:
-                    seen = ours = self._mark(conn, row)
-                elif row.spending != seen:
-                    # Its writer may stand behind us in the queue, alive: let it pass.
-                    seen = row.spending
-                else:
-                    self._spend(conn, row, ask, is_ours=row.spending == ours)
+                if row.is_put_off:
+                    raise token_errors.put_off(row)
+                is_ours = ours is not None and row.spending == ours.nonce
+                if ours is not None and is_ours and not self._is_late(row, longest):
+                    self._spend(conn, row, ask, ours, refused)
                     return
+                if is_ours or row.spending is None or row.is_over:
+                    ours = self._mark(conn, row, ours if is_ours else None, longest)
+                    continue
+            self._let_pass(row)
         raise StoreUnavailableError(
             "others keep renewing the tokens of this connection.", todo="Run again; the walk goes on where it stands."
         )
 
+    def _let_pass(self, row: TokenRow) -> None:
+        """Wait until a renewal has ended whose note is there; not for long if it has lost its lock.
+
+        Raises StoreUnavailableError.
+        """
+        ends, pause = None, _FIRST_LOOK
+        while True:
+            # Behind the one that is under way: locks queue.
+            with self._locked("share") as conn:
+                found = self._read(conn)
+            if found is None or found.spending != row.spending or found.is_over:
+                return
+            now = time.monotonic()
+            ends = now + self._passing.total_seconds() if ends is None else ends
+            if now >= ends:
+                raise token_errors.under_way(self._id, found)
+            time.sleep(pause)
+            pause = min(1.5 * pause, _LOOK_EVERY)
+
     # -- under the exclusive lock -------------------------------------------------------------------------------
 
-    def _seeded(self, conn: Connection) -> _Row:
+    def _seeded(self, conn: Connection) -> TokenRow:
         """The row, begun or begun anew from the connection's seed.
 
-        Raises TokenLostError: there is nothing in it to renew by.
+        Raises TokenLostError: there is nothing in it to renew by. Raises ApiUnavailableError: the seed is out of date.
         """
         row = self._read(conn)
-        if row is None or not self._is_seed(row, row.seed):
-            if row is not None and any(self._is_seed(row, each) for each in row.former):
-                raise self._outdated()
+        if row is None or not self._sealing.is_seed(row.salt, row.seed):
+            if row is not None and any(self._sealing.is_seed(row.salt, each) for each in row.former):
+                raise token_errors.outdated(self._id)
             row = self._sow(conn, secrets.token_bytes(16) if row is None else row.salt)
-        self._decrypted(row, row.refresh)
-        if row.lost_at is not None:
-            raise self._lost(row)
+        self._opened_token(row, row.refresh)
+        if row.is_lost:
+            raise token_errors.lost(self._id, row)
         return row
 
-    def _sow(self, conn: Connection, salt: bytes) -> _Row:
+    def _sow(self, conn: Connection, salt: bytes) -> TokenRow:
         """Write the seed. It is committed with the note that it is being spent."""
-        digest = self._key(salt, "seed", self._seed)
-        refresh = self._fernet(salt).encrypt(self._seed.encode())
-        self._execute(conn, "seed", salt=salt, seed=digest, refresh=refresh)
+        refresh = self._sealing.sealed(salt, self._seed)
+        self._execute(conn, "seed", salt=salt, seed=self._sealing.digest(salt), refresh=refresh)
         row = self._read(conn)
         assert row is not None, "it was written just now"
         return row
 
-    def _mark(self, conn: Connection, row: _Row) -> str:
-        nonce = secrets.token_hex(8)
-        self._execute(conn, "mark", spending=nonce, number=row.number)
+    def _mark(self, conn: Connection, row: TokenRow, ours: _Note | None, longest: float) -> _Note:
+        """Leave a note; ``ours`` is the one that is there, None: it is somebody else's, or there is none."""
+        note = _Note(secrets.token_hex(8), row.spending is not None if ours is None else ours.doubted)
+        life = timedelta(seconds=longest) + self._saving + self._queueing
+        self._execute(conn, "mark", spending=note.nonce, number=row.number, doubted=note.doubted, life=life)
         conn.commit()
-        return nonce
+        return note
 
-    def _spend(self, conn: Connection, row: _Row, ask: Renewing, *, is_ours: bool) -> None:
-        answered = ask(self._decrypted(row, row.refresh))
+    def _is_late(self, row: TokenRow, longest: float) -> bool:
+        """Whether our note would end before what it tells of: it has waited too long for the lock."""
+        return row.until is None or row.until - row.now < timedelta(seconds=longest) + self._saving
+
+    def _spend(self, conn: Connection, row: TokenRow, ask: Renewing, ours: _Note, refused: str | None) -> None:
+        answered = ask(self._opened_token(row, row.refresh))
         if isinstance(answered, Grant):
-            self._save(conn, row, answered)
+            self._save(conn, row, answered.refresh, answered)
+        elif answered.refresh is not None:
+            self._save(conn, row, answered.refresh, None)
+            raise answered.error from None
         elif answered.lost:
-            spent = answered.again or not is_ours
-            self._execute(conn, "lose", number=row.number, spent=spent)
-            conn.commit()
-            raise self._lost(row if spent else None)
+            doubted = answered.again or ours.doubted
+            if self._noted(conn, "lose", row, doubted=doubted):
+                raise token_errors.lost(self._id, row if doubted else None)
         else:
-            self._refuse(conn, row, answered, is_ours=is_ours)
+            self._refuse(conn, row, answered, ours, refused)
 
-    def _refuse(self, conn: Connection, row: _Row, answered: Denied, *, is_ours: bool) -> None:
-        # Nothing was spent now. What somebody else's note tells of remains true.
-        if is_ours and not answered.again:
-            self._execute(conn, "unmark", number=row.number, spending=row.spending)
+    def _refuse(self, conn: Connection, row: TokenRow, answered: Denied, ours: _Note, refused: str | None) -> None:
+        """Raises the error, unless there is a token that lasts a little longer."""
+        error = answered.error
+        self._noted(
+            conn,
+            "refuse",
+            row,
+            # What somebody else's note tells of remains true.
+            doubted=answered.spent or answered.again or ours.doubted,
+            pause=None if answered.pause is None else timedelta(seconds=answered.pause),
+            refusal=None if answered.pause is None else error.what,
+            leaves_slot=None if answered.pause is None else isinstance(error, QuotaSpentError),
+        )
+        if answered.pause is None or self._usable(self._read(self._opened()), refused) is None:
+            raise error from None
+        _log.info("%s Going on with the access token that there is, until its end", error.what)
+
+    def _noted(self, conn: Connection, name: str, row: TokenRow, **given: Any) -> bool:
+        """Write what came of it, if the note is still ours; over a new connection where this one is lost."""
+        told = {"number": row.number, "spending": row.spending, **given}
+        try:
+            count = self._execute(conn, name, **told).rowcount
             conn.commit()
-        raise answered.error from None
+        except _CUT_OFF:
+            self.close()
+            conn = self._opened()
+            count = self._execute(conn, name, **told).rowcount
+            conn.commit()
+        return count > 0
 
-    def _save(self, conn: Connection, row: _Row, grant: Grant) -> None:
-        fernet = self._fernet(row.salt)
+    def _save(self, conn: Connection, row: TokenRow, refresh: str | None, grant: Grant | None) -> None:
+        lives, renew_after = (None, None) if grant is None else (grant.lives, grant.renew_after)
         new = {
-            "access": fernet.encrypt(grant.access.encode()),
-            "refresh": None if grant.refresh is None else fernet.encrypt(grant.refresh.encode()),
+            "access": None if grant is None else self._sealing.sealed(row.salt, grant.access),
+            "refresh": None if refresh is None else self._sealing.sealed(row.salt, refresh),
             "asked_at": row.now,
-            "lives": None if grant.lives is None else timedelta(seconds=grant.lives),
-            "renew_after": None if grant.renew_after is None else timedelta(seconds=grant.renew_after),
+            "lives": None if lives is None else timedelta(seconds=lives),
+            "renew_after": None if renew_after is None else timedelta(seconds=renew_after),
             "number": row.number,
         }
         try:
-            self._execute(conn, "store", **new)
-            conn.commit()
-        except _CUT_OFF:
+            with named_errors():
+                self._execute(conn, "store", **new)
+                conn.commit()
+        except ExtractError as exc:
+            if not _may_pass(exc):
+                raise
             self._save_at_last(new)
 
     def _save_at_last(self, new: Mapping[str, Any]) -> None:
-        """Store what was given, though the connection and with it the lock are lost: there will never be another answer
-        to that refresh token. If the commit was done all the same, this changes nothing.
+        """Store what was given, though the connection and with it the lock are lost, or the server only reads: there
+        will never be another answer to that refresh token. If the commit was done all the same, this changes nothing.
 
-        Raises StoreUnavailableError: Postgres stays away for a minute.
+        Raises StoreUnavailableError: Postgres stays away for longer than ``saving``.
         """
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(StoreUnavailableError),
-            stop=tenacity.stop_after_delay(_SAVING),
+            retry=tenacity.retry_if_exception(_may_pass),
+            stop=tenacity.stop_after_delay(self._saving),
             wait=tenacity.wait_exponential_jitter(multiplier=0.05, max=5.0),
             reraise=True,
         )
@@ -235,74 +303,25 @@ class PostgresTokens(Unshown):
                 self._execute(conn, "store", **new)
                 conn.commit()
 
-    # -- errors -------------------------------------------------------------------------------------------------
-
-    def _lost(self, row: _Row | None) -> TokenLostError:
-        """``row`` tells of a note that its writer did not clear away; without one the token was simply refused."""
-        since = row.since if row else None
-        if since is None:
-            what = f"the API does not accept the refresh token of the connection {self._id!r} any more."
-        else:
-            when = f"{since.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
-            what = (
-                f"the refresh token of the connection {self._id!r} was spent at {when} by a run that ended before it "
-                "could store what it got for it."
-            )
-        return self._token_lost(what, "Log in anew at the vendor, and put the new refresh token")
-
-    def _outdated(self) -> TokenLostError:
-        return self._token_lost(
-            f"the refresh token that this run has from the connection {self._id!r} was replaced by a newer one.",
-            "If the connection holds the newer one, only run again. If not, log in anew at the vendor, and put a new "
-            "refresh token",
-        )
-
-    def _undecipherable(self) -> TokenLostError:
-        return self._token_lost(
-            f"the stored tokens of the connection {self._id!r} cannot be decrypted: its client secret has changed.",
-            "Log in anew at the vendor, and put the new refresh token",
-        )
-
-    def _token_lost(self, what: str, todo: str) -> TokenLostError:
-        return TokenLostError(
-            what,
-            kept="everything that was committed.",
-            todo=f"{todo} into the field `refresh_token` of the connection {self._id!r}; the next run starts from it.",
-        )
-
     # -- the row ------------------------------------------------------------------------------------------------
 
-    def _usable(self, row: _Row | None, refused: str | None) -> str | None:
-        if row is None or row.access is None or row.is_due or row.spending is not None or row.lost_at is not None:
+    def _usable(self, row: TokenRow | None, refused: str | None) -> str | None:
+        if row is None or row.access is None or not row.is_usable:
             return None
-        if not self._is_seed(row, row.seed):
+        if not self._sealing.is_seed(row.salt, row.seed):
             return None
-        token = self._decrypted(row, row.access)
+        token = self._opened_token(row, row.access)
         return None if token == refused else token
 
-    def _is_seed(self, row: _Row, digest: bytes) -> bool:
-        return hmac.compare_digest(self._key(row.salt, "seed", self._seed), digest)
+    def _opened_token(self, row: TokenRow, token: bytes) -> str:
+        found = self._sealing.opened(row.salt, token)
+        if found is None:
+            raise token_errors.undecipherable(self._id)
+        return found
 
-    def _decrypted(self, row: _Row, token: bytes) -> str:
-        try:
-            return self._fernet(row.salt).decrypt(token).decode()
-        except InvalidToken:
-            raise self._undecipherable() from None
-
-    def _fernet(self, salt: bytes) -> Fernet:
-        return Fernet(base64.urlsafe_b64encode(self._key(salt, "tokens", self._secret or self._seed)))
-
-    def _key(self, salt: bytes, purpose: str, secret: str) -> bytes:
-        """A key, or a digest. A refresh token cannot be guessed (RFC 6749, section 10.10), so a salted one says nothing
-        of it."""
-        if (salt, purpose) not in self._keys:
-            info = f"airflow_extract_provider oauth_token {purpose}".encode()
-            self._keys[salt, purpose] = HKDF(SHA256(), 32, salt, info).derive(secret.encode())
-        return self._keys[salt, purpose]
-
-    def _read(self, conn: Connection) -> _Row | None:
+    def _read(self, conn: Connection) -> TokenRow | None:
         row = self._execute(conn, "read").fetchone()
-        return None if row is None else _Row(*row)
+        return None if row is None else TokenRow(*row)
 
     # -- Postgres -----------------------------------------------------------------------------------------------
 
@@ -352,3 +371,8 @@ class PostgresTokens(Unshown):
 
 def _milliseconds(span: timedelta) -> str:
     return f"{span.total_seconds() * 1000:.0f}ms"
+
+
+def _may_pass(exc: BaseException) -> bool:
+    """Whether storing may succeed later. Missing rights and tables do not come by themselves."""
+    return isinstance(exc, ExtractError) and not isinstance(exc, StoreRightsError | SchemaMissingError)

@@ -22,7 +22,11 @@ create table {extract}.oauth_token (
     number         bigint not null default 0,              -- of renewals and new seeds
     spending       text,                                   -- who is spending the refresh token; null: nobody
     spending_since timestamptz,
-    lost_at        timestamptz,                            -- since when it is known to be useless; null: it is not
+    spending_until timestamptz,                            -- from then on that one has certainly ended
+    lost_at        timestamptz,                            -- when it was last refused; null: it is not
+    not_before     timestamptz,                            -- the token endpoint is left alone until then; null: it is not
+    refusal        text,                                   -- why it is, in our words
+    leaves_slot    boolean,                                -- whether a task leaves its slot meanwhile
     seeded_at      timestamptz not null default clock_timestamp(),
     renewed_at     timestamptz
 );
