@@ -19,7 +19,7 @@ from airflow_extract_provider.extract.api.auth import Auth, WithHeaders, no_logi
 from airflow_extract_provider.extract.api.excerpt import excerpt
 from airflow_extract_provider.extract.api.transport import Answer, Outgoing, Transport, Unanswered, network_of
 from airflow_extract_provider.extract.api.words import words
-from airflow_extract_provider.extract.errors import ExtractError
+from airflow_extract_provider.extract.errors import ConnectionMissingError, ExtractError
 from airflow_extract_provider.extract.unshown import Unshown
 from airflow_extract_provider.hooks.connection import find_connection
 from airflow_extract_provider.hooks.login import Login, Seed, login_of

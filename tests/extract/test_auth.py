@@ -8,6 +8,7 @@ import logging
 import pickle
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +31,7 @@ from airflow_extract_provider.extract.api.auth import (
 )
 from airflow_extract_provider.extract.api.endpoint import Denied, Grant, TokenEndpoint
 from airflow_extract_provider.extract.api.oauth import ClientCredentials
-from airflow_extract_provider.extract.errors import ApiUnavailableError, ExtractError, LoginError
+from airflow_extract_provider.extract.errors import ApiUnavailableError, ExtractError, LoginError, QuotaSpentError
 from airflow_extract_provider.testing.hostile_faults import Answer
 from airflow_extract_provider.testing.login import LoginServer
 from airflow_extract_provider.testing.postgres import free_port
@@ -38,6 +39,7 @@ from tests.loopback import LoopbackApi
 
 SECRET = "s3cret+/ä="
 TOKEN = "marked-token"
+NEXT = "marked-token-2"
 
 
 @pytest.fixture
@@ -179,12 +181,17 @@ def _answer(**fields: Any) -> Answer:
         (_answer(expires_in=10**400), None, None),
         (_answer(expires_in=10**12), 10 * 366 * 86_400.0, None),
         (_answer(expires_in=[1]), None, None),
+        (_answer(token_type="absent", refresh_token="r"), None, "r"),
+        (_answer(token_type=None), None, None),
+        (_answer(token_type="bot", refresh_token="r"), None, "r"),
+        (_answer(refresh_token="\ud800"), None, None),
     ],
 )
 def test_grants(
     answer: Answer, lives: float | None, refresh: str | None, server: LoginServer, session: requests.Session
 ) -> None:
-    """A life that is none counts as not told."""
+    """A life that is none counts as not told, a token of no type (LinkedIn) or of a bot (Slack) as a bearer's, and a
+    refresh token that cannot be sent as none."""
     server.fault = lambda number, fields: answer
     found = TokenEndpoint(session, server.url, "client", SECRET).client_credentials()
     assert found == Grant(TOKEN, lives, refresh)
@@ -192,29 +199,36 @@ def test_grants(
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "told", "refresh"),
     [
-        (_answer(token_type="mac"), "`token_type` that is not `bearer`"),
-        (_answer(token_type="absent"), "`token_type` that is not `bearer`"),
-        (_answer(access_token="absent", refresh_token=TOKEN), "no `access_token`"),
-        (_answer(access_token=7), "no `access_token`"),
-        (_answer(access_token=f"{TOKEN}\r\nX: 1"), "no header can carry"),
-        (Answer(200, f"<html>{TOKEN}</html>".encode()), "no `access_token`"),
-        (Answer(200, b""), "no `access_token`"),
-        (Answer(200, f'["{TOKEN}"]'.encode()), "no `access_token`"),
-        (Answer(200, b"[" * 100_000), "no `access_token`"),
-        (Answer(200, TOKEN.encode(), sent="endlessly", size=3 << 20), "more than 1,048,576 bytes"),
+        (_answer(token_type="mac"), "`token_type` that is not `bearer`", None),
+        (_answer(token_type=7, refresh_token=NEXT), "`token_type` that is not `bearer`", NEXT),
+        (_answer(access_token="absent", refresh_token=NEXT), "no `access_token`", NEXT),
+        (_answer(access_token=7), "no `access_token`", None),
+        (_answer(access_token=f"{TOKEN}\r\nX: 1", refresh_token=NEXT), "no header can carry", NEXT),
+        (Answer(200, f"<html>{TOKEN}</html>".encode()), "no `access_token`", None),
+        (Answer(200, b""), "no `access_token`", None),
+        (Answer(200, f'["{TOKEN}"]'.encode()), "no `access_token`", None),
+        (Answer(200, b"[" * 100_000), "no `access_token`", None),
+        (Answer(200, TOKEN.encode(), sent="endlessly", size=3 << 20), "more than 1,048,576 bytes", None),
     ],
 )
 def test_what_is_no_answer(
-    answer: Answer, told: str, server: LoginServer, session: requests.Session, caplog: pytest.LogCaptureFixture
+    answer: Answer,
+    told: str,
+    refresh: str | None,
+    server: LoginServer,
+    session: requests.Session,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A named error that quotes nothing; and not a Denied: a refresh token may be spent."""
+    """A named error that quotes nothing; the refresh token may be spent, and the next one, if there is one, is kept."""
     server.fault = lambda number, fields: answer
-    with pytest.raises(LoginError) as caught:
-        TokenEndpoint(session, server.url, "client", SECRET).refresh(TOKEN)
-    assert told in caught.value.what
-    _assert_clean(caught.value, caplog)
+    found = TokenEndpoint(session, server.url, "client", SECRET).refresh(TOKEN)
+    assert isinstance(found, Denied)
+    assert (type(found.error), found.spent, found.refresh) == (LoginError, True, refresh)
+    assert told in found.error.what
+    assert NEXT not in repr(found)
+    _assert_clean(found.error, caplog)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +263,7 @@ def test_refusals(
     server.fault = lambda number, fields: Answer(status, json.dumps(body).encode(), headers)
     found = TokenEndpoint(session, server.url, "client", SECRET).refresh(TOKEN)
     assert isinstance(found, Denied)
-    assert (type(found.error), found.lost, found.again) == (LoginError, lost, False)
+    assert (type(found.error), found.lost, found.again, found.spent) == (LoginError, lost, False, False)
     assert told in found.error.what
     assert found.error.todo
     assert len(server.asked) == 1
@@ -257,11 +271,11 @@ def test_refusals(
 
 
 def test_it_is_asked_again(server: LoginServer, session: requests.Session, pauses: list[float]) -> None:
-    """After a break, a 5xx and a 429, with the pause that it asks for, up to a minute."""
+    """After a break, a 5xx and a 429, with the pause that it asks for."""
     answers = [
         Answer(503, b"", {"Retry-After": "7"}),
         Answer(200, b"", sent="reset"),
-        Answer(429, b"", {"Retry-After": "9999"}),
+        Answer(429, b"", {"Retry-After": "60"}),
     ]
     server.fault = lambda number, fields: answers[number - 1] if number <= 3 else None
     endpoint = TokenEndpoint(session, server.url, "client", SECRET)
@@ -289,7 +303,7 @@ def test_it_does_not_answer(
     server.fault = lambda number, fields: answer if number == 4 else None
     found = endpoint.refresh(TOKEN)
     assert isinstance(found, Denied)
-    assert (found.lost, found.again) == (True, heard)
+    assert (found.lost, found.again, found.pause) == (True, heard, None)
 
 
 def test_nobody_listens(session: requests.Session, pauses: list[float], caplog: pytest.LogCaptureFixture) -> None:
@@ -299,17 +313,43 @@ def test_nobody_listens(session: requests.Session, pauses: list[float], caplog: 
 
 
 def _unavailable(endpoint: TokenEndpoint, heard: bool, caplog: pytest.LogCaptureFixture) -> None:
-    error: ExtractError
-    if heard:
-        with pytest.raises(ApiUnavailableError) as caught:
-            endpoint.refresh(TOKEN)
-        error = caught.value
-    else:
-        found = endpoint.refresh(TOKEN)
-        assert isinstance(found, Denied)
-        error = found.error
-    assert isinstance(error, ApiUnavailableError)
-    _assert_clean(error, caplog)
+    found = endpoint.refresh(TOKEN)
+    assert isinstance(found, Denied)
+    assert isinstance(found.error, ApiUnavailableError)
+    assert (found.spent, found.lost, found.pause) == (heard, False, 30.0)
+    _assert_clean(found.error, caplog)
+
+
+@pytest.mark.parametrize(("status", "heard"), [(429, False), (503, True)])
+def test_it_asks_for_a_long_pause(
+    status: int, heard: bool, server: LoginServer, session: requests.Session, pauses: list[float]
+) -> None:
+    """It is not shortened, and not waited for in the slot: the error tells until when to leave it alone."""
+    server.fault = lambda number, fields: Answer(status, b"", {"Retry-After": "3600"})
+    endpoint = TokenEndpoint(session, server.url, "client", SECRET, connection_id="shop")
+    found = endpoint.refresh(TOKEN)
+    assert isinstance(found, Denied)
+    assert isinstance(found.error, QuotaSpentError)
+    assert (found.spent, found.pause, pauses, len(server.asked)) == (heard, 3600.0, [], 1)
+    until = found.error.until
+    assert until is not None
+    assert timedelta(minutes=59) < until - datetime.now(timezone.utc) <= timedelta(hours=1)
+    assert f"of the connection 'shop' gives no token before {until:%Y-%m-%d %H:%M:%S} UTC" in found.error.what
+    with pytest.raises(QuotaSpentError), ClientCredentials(endpoint).admitted():
+        pass
+
+
+@pytest.mark.parametrize(
+    "answer", [Answer(401, b'{"error": "invalid_client"}'), Answer(403, b""), Answer(200, b"{}"), Answer(503, b"")]
+)
+def test_the_connection_is_named(
+    answer: Answer, server: LoginServer, session: requests.Session, pauses: list[float]
+) -> None:
+    """Whatever the token endpoint says: of a source's connections it may be any."""
+    server.fault = lambda number, fields: answer
+    found = TokenEndpoint(session, server.url, "client", SECRET, tries=1, connection_id="shop").refresh(TOKEN)
+    assert isinstance(found, Denied)
+    assert found.error.what.startswith("the token endpoint of the connection 'shop' ")
 
 
 def test_a_process_that_was_held_up_asks_no_more(
@@ -320,8 +360,10 @@ def test_a_process_that_was_held_up_asks_no_more(
     monkeypatch.setattr("airflow_extract_provider.extract.api.endpoint.time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda seconds: now.__setitem__(0, now[0] + 500)))
     server.fault = lambda number, fields: Answer(503, b"")
-    with pytest.raises(ApiUnavailableError, match="held up, after 1 tries"):
-        TokenEndpoint(session, server.url, "client", SECRET).refresh(TOKEN)
+    found = TokenEndpoint(session, server.url, "client", SECRET).refresh(TOKEN)
+    assert isinstance(found, Denied)
+    assert "held up, after 1 tries" in found.error.what
+    assert found.spent
     assert len(server.asked) == 1
 
 

@@ -22,6 +22,7 @@ from airflow_extract_provider.extract.errors import (
     AnchorLostError,
     ExtractError,
     RepeatedPageError,
+    RequestRefusedError,
     StopAndLook,
     TokenExpiredError,
     UnorderedStreamError,
@@ -37,9 +38,11 @@ search = settings(max_examples=20_000 if SOAK else 300, deadline=None, derandomi
 
 
 def an_object(by: str, *, more: bool = True, falling: bool = False, ordered: bool = True) -> ApiObject:
-    """An object paged by `last_key` or by `token`, its order declared."""
+    """An object paged by `last_key`, `token` or `offset`, its order declared."""
     keyed: dict[str, Any] = {"by": "last_key", "send": "after", **({"more": "has_more"} if more else {})}
     pages = keyed if by == "last_key" else {"by": "token", "take": "next", "send": "token", "last": "null"}
+    if by == "offset":
+        pages = {"by": "offset", "send": "offset", "size": {"send": "limit", "max": 10}}
     order = {"order": ["-seq" if falling else "seq"]} if ordered else {}
     return ApiObject.model_validate(
         {"name": "things", "path": "/things", "key": "id", "records": "data", "pages": pages, **order}
@@ -386,6 +389,21 @@ def test_refused_token_is_expired() -> None:
     replies: list[Reply] = [a_page([1, 2], next="t1"), Refused(400)]
     found = walked(an_object("token"), lambda _: replies.pop(0))
     assert type(found.error) is TokenExpiredError
+
+
+@pytest.mark.parametrize("most", [23, 40, 50, 57])
+def test_a_list_that_is_given_in_part_is_no_circle(most: int) -> None:
+    """An API that refuses to look beyond so many records, in the middle of the list: an error, after a while."""
+    asked: list[int] = []
+
+    def ask(request: Request) -> Reply:
+        first, size = int(request.params["offset"]), int(request.params["limit"])
+        asked.append(first)
+        return Refused(400) if first + size > most else a_page(range(first + 1, first + size + 1))
+
+    found = walked(an_object("offset"), ask, most=1000)
+    assert type(found.error) is RequestRefusedError
+    assert len(asked) < 500
 
 
 def test_one_record_a_page_is_refused() -> None:

@@ -41,7 +41,7 @@ _MOST_PACES = 10
 _APART = 1_000_000
 _UNSEEN = 1_100_000
 """For how long a turn may be used before its task looks whether it still stands; see `Quota.stands`."""
-_FIRST_INTERVAL, _LEAST_INTERVAL, _LONGEST_INTERVAL = 250_000, 10_000, 30_000_000
+_FIRST_INTERVAL, _LEAST_INTERVAL, _LONGEST_INTERVAL = 300_000, 10_000, 30_000_000
 _GOOD_TURNS, _GOOD_TIME = 4, 2_000_000
 """How many turns at an interval, and for how long, the API must answer until it is halved: a try that comes too early
 is refused, and costs a pause."""

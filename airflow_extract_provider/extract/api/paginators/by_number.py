@@ -93,8 +93,13 @@ class Overlapping:
         place = _at_index(place)
         if self._window(place)[0] == 0:
             raise request_refused(refusal)
-        # Some APIs refuse a page beyond the end.
-        return self._nothing_behind(place) if place.beyond else self._back(place)
+        if place.beyond:
+            # Some APIs refuse a page beyond the end.
+            return self._nothing_behind(place)
+        if place.restarts >= _RESTARTS:
+            # No list that has become shorter, but an API that gives no more of it: it would be gone around in a circle.
+            raise request_refused(refusal)
+        return replace(self._back(place), restarts=place.restarts + 1)
 
     def _found(self, place: AtIndex, page: Page) -> _Found:
         rows = _rows_of(page)
