@@ -180,7 +180,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "total_timeout": {
                         "label": "Seconds for a whole answer",
-                        "description": "Once it has begun; 300 when empty.",
+                        "description": "From the request to its last byte; 300 when empty.",
                         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
                     },
                     "max_size": {

@@ -19,9 +19,6 @@ from airflow_extract_provider.extract.walks.step import Answer, Due, Step, Walk
 
 __all__ = ["Arrived", "Client", "LowerClock", "Reader"]
 
-_AFTER_THE_REQUEST = 0.003
-"""Seconds, somewhat more than it takes to make and send a request."""
-
 
 class Client(Protocol):
     """What fetches pages. Only one thread uses it at a time."""
@@ -40,8 +37,8 @@ class Client(Protocol):
         """The reply to a request, or one of the errors that `ApiClient.fetch` raises, Halted among them."""
         ...
 
-    def halt(self) -> None:
-        """Send nothing more, and let whoever fetches have Halted. From any thread."""
+    def stop_with(self, stop: threading.Event) -> None:
+        """From now on, once that is set, send nothing more: waits end, and whoever fetches gets Halted."""
         ...
 
 
@@ -93,12 +90,12 @@ class Reader:
 
     def start(self) -> None:
         """Send the first request."""
+        self._client.stop_with(self._stop)
         self._thread.start()
 
     def stop(self) -> None:
         """Send no further request, and wait for none. What is under way may still arrive."""
         self._stop.set()
-        self._client.halt()
 
     def arrived(self, most: int, seconds: float) -> Iterator[Arrived]:
         """What has arrived, up to ``most`` records; waits ``seconds`` for the first. Nothing: not yet, or the end.
@@ -111,7 +108,7 @@ class Reader:
         while not self._ended and records < most and self.question is None:
             alive = self._thread.is_alive()
             try:
-                item = self._taken(seconds if not records else 0.0)
+                item = self._queue.get(timeout=seconds) if not records and seconds else self._queue.get_nowait()
             except queue.Empty:
                 # After a stop the thread may end without a word, when there was no room left for one.
                 self._ended = not alive and self._queue.empty()
@@ -126,15 +123,6 @@ class Reader:
             else:
                 records += len(item.step.records)
                 yield item
-
-    def _taken(self, seconds: float) -> Arrived | Due | BaseException | None:
-        """The next item; waits for it so long. Raises Empty."""
-        with suppress(queue.Empty):
-            return self._queue.get_nowait()
-        item = self._queue.get(timeout=seconds) if seconds else self._queue.get_nowait()
-        # Who had to wait waits for the API: its next request shall go out before this thread wants the processor, too.
-        time.sleep(_AFTER_THE_REQUEST)
-        return item
 
     def answer(self, answer: Answer) -> None:
         """Answer the walk's question: all that came before it must have been committed."""
@@ -182,10 +170,12 @@ class Reader:
         return None
 
     def _fetched(self, request: Request) -> Reply | None:
-        """The reply; None: halted."""
+        """The reply; None: stopped."""
         try:
             reply = self._client.fetch(self._object, request)
         except Halted:
+            if not self._stop.is_set():
+                raise  # somebody has closed the client: that is no end
             return None
         except ExtractError as exc:
             raise exc.at(page=request.page) from None

@@ -1,6 +1,7 @@
 """The judge of events: it must see every way in which they can be wrong, or the demo proves nothing."""
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -265,9 +266,9 @@ class Disturbed:
         """What the quota has left."""
         return self._client.left
 
-    def halt(self) -> None:
-        """Stop it."""
-        self._client.halt()
+    def stop_with(self, stop: threading.Event) -> None:
+        """End its waits with that."""
+        self._client.stop_with(stop)
 
     def fetch(self, object: ApiObject, request: Request) -> Reply:
         """The reply, after the disturbance."""

@@ -1,5 +1,6 @@
 """The stripe preset on a real API that nobody here wrote; after a deleted record it starts again at record one."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,9 +52,9 @@ class Meddler:
         """What the quota has left."""
         return self._client.left
 
-    def halt(self) -> None:
-        """Stop it."""
-        self._client.halt()
+    def stop_with(self, stop: threading.Event) -> None:
+        """End its waits with that."""
+        self._client.stop_with(stop)
 
     def fetch(self, object: ApiObject, request: Request) -> Reply:
         """The reply, after the deletions."""

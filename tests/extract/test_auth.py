@@ -50,6 +50,14 @@ def session() -> Iterator[requests.Session]:
 
 
 @pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Take the pauses between the tries of a token endpoint away; they are noted here instead, in seconds."""
+    noted: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=noted.append))
+    return noted
+
+
+@pytest.fixture
 def server() -> Iterator[LoginServer]:
     """A token endpoint."""
     with LoginServer(client_secret=SECRET, lives=1000.0) as found:

@@ -553,12 +553,16 @@ def test_a_client_that_is_halted(waits: str, listener: Listener, session: reques
     """It ends its waiting at once and sends nothing more, whatever it waits for; what is under way may still come."""
     source, began = made(), time.monotonic()
     status, headers = {"for its turn": (429, {"Retry-After": "30"}), "to ask again": (503, {})}.get(waits, (200, {}))
-    listener.answer = lambda number, heard: (
-        time.sleep(0.5 if waits == "for the answer" else 0),
-        (status, headers, EMPTY),
-    )[1]
+
+    def answer(number: int, heard: Heard) -> tuple[int, Mapping[str, str], bytes]:
+        time.sleep(0.5 if waits == "for the answer" else 0)
+        return status, headers, EMPTY
+
+    listener.answer = answer
     client = ApiClient(source, session, listener.url, bounds=Bounds(2, 2), tries=50)
-    threading.Timer(0.2, client.halt).start()
+    stop = threading.Event()
+    client.stop_with(stop)
+    threading.Timer(0.2, stop.set).start()
     if waits == "for the answer":
         assert isinstance(client.fetch(source.object("things"), Request("/t")), Page)
     else:

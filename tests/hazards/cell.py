@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -147,8 +148,8 @@ class _Watched:
     def left(self) -> float | None:
         return self._client.left
 
-    def halt(self) -> None:
-        self._client.halt()
+    def stop_with(self, stop: threading.Event) -> None:
+        self._client.stop_with(stop)
 
     def fetch(self, object: ApiObject, request: Request) -> Reply:
         if self._stage.api.count >= _MOST:

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from airflow_extract_provider.extract.api.limits import MemoryQuota, Quota, Told
-from airflow_extract_provider.extract.errors import SchemaMissingError, StoreUnavailableError
+from airflow_extract_provider.extract.errors import SchemaMissingError, StoreRightsError, StoreUnavailableError
 from airflow_extract_provider.extract.rates import Rate
 from airflow_extract_provider.extract.store.connection import Connect, Connection
 from airflow_extract_provider.extract.store.migrate import migrate
@@ -46,17 +46,42 @@ class Counted(psycopg.Connection[tuple[Any, ...]]):
         return super().execute(*args, **named)
 
 
+class Far(Counted):
+    """A connection to a Postgres that is far away: 20 ms there and back."""
+
+    def wait(self, *args: Any, **named: Any) -> Any:
+        """Send, and wait for what comes."""
+        time.sleep(0.01)
+        found = super().wait(*args, **named)
+        time.sleep(0.01)
+        return found
+
+
+class Stopping(Counted):
+    """A connection of a process that is stopped once, for longer than a second, in the middle of a transaction."""
+
+    has_stopped = False
+
+    def wait(self, *args: Any, **named: Any) -> Any:
+        """Send, wait, and be stopped."""
+        found = super().wait(*args, **named)
+        if self.info.transaction_status is psycopg.pq.TransactionStatus.INTRANS and not self.has_stopped:
+            type(self).has_stopped = True
+            time.sleep(1.4)
+        return found
+
+
 class Tasks:
     """Makes the quotas of tasks that share one."""
 
     def __init__(self, dsn: str) -> None:
-        self.dsn = dsn
+        self.dsn, self.kind = dsn, Counted
         self.connections: list[Counted] = []
         self.made: list[PostgresQuota] = []
 
     def connect(self) -> Connection:
         """A counted connection."""
-        self.connections.append(Counted.connect(self.dsn))
+        self.connections.append(self.kind.connect(self.dsn))
         return self.connections[-1]
 
     def quota(self, *texts: str) -> PostgresQuota:
@@ -145,6 +170,22 @@ def test_what_the_api_tells_is_counted(two: Callable[..., tuple[Quota, Quota]]) 
     assert one.left == 0.9
 
 
+def test_a_turn_that_waits_is_given_up(two: Callable[..., tuple[Quota, Quota]]) -> None:
+    """Both have turns, the other's is to come; one is told to wait. The other is not to use its turn, which was before
+    the pause's end, nor the one after it; the next is at that end, not behind those."""
+    one, other = two("1/2s")
+    refused, *given = one.turn(60), *(other.turn(60) for _ in range(20))
+    assert all(map(other.stands, given))
+    one.tell(refused, Told(pause=20))
+    if other is not one:
+        time.sleep(1.05)
+    assert not any(map(other.stands, given))
+    turn = other.turn(60)
+    assert turn.wait == pytest.approx(19.5, abs=1)
+    assert other.stands(turn)
+    assert one.stands(turn)
+
+
 # -- Postgres ---------------------------------------------------------------------------------------------------------
 
 
@@ -158,6 +199,7 @@ def test_one_statement_a_turn(tasks: Tasks, conn: Connection) -> None:
     assert tasks.asked(lambda: quota.turn(60)) == 1
     stored = conn.execute("select state -> 'told' -> 1, revision, state -> 'number' from extract.quota").fetchall()
     assert stored == [(500, 52, 52)]
+    assert tasks.asked(lambda: quota.stands(turn)) == 0
     assert tasks.asked(lambda: quota.tell(turn, Told(pause=5))) == 1
     assert tasks.connections[0].execute("show synchronous_commit").fetchone() == ("on",)
     other = tasks.quota("1000/s")
@@ -176,7 +218,9 @@ def test_nothing_is_asked_where_nothing_limits(tasks: Tasks, conn: Connection) -
 
     def ask() -> None:
         for _ in range(1000):
-            quota.tell(quota.turn(60), told)
+            turn = quota.turn(60)
+            assert quota.stands(turn)
+            quota.tell(turn, told)
 
     asked = tasks.asked(ask)
     assert quota.left == 0.5
@@ -246,6 +290,90 @@ def test_a_stopped_transaction_is_waited_for_in_vain(tasks: Tasks, conn: Connect
             quota.turn(1)
     assert quota.turn(1).number == 2
     assert len(tasks.connections) == 1
+
+
+def test_what_was_told_last_is_kept(tasks: Tasks, conn: Connection) -> None:
+    """A task that ends writes what its last answer said, if it matters to others; if it cannot, that is no error."""
+    quota = tasks.quota()
+    quota.tell(quota.turn(1), Told(remaining=1, limit=10, reset=60))
+    quota.close()
+    other = tasks.quota()
+    assert [round(other.turn(1).wait, -1) for _ in range(2)] == [0, 60]
+    other.tell(other.turn(60), Told(remaining=5, limit=10, reset=600))
+    tasks.dsn = "host=127.0.0.1 port=1 connect_timeout=1"
+    conn.execute("select pg_terminate_backend(%s, 5000)", [tasks.connections[-1].info.backend_pid])
+    other.close()
+    assert tasks.asked(other.close) == 0
+
+
+def test_an_answer_is_not_lost_for_lack_of_rights(tasks: Tasks, conn: Connection) -> None:
+    """A role that may only read: neither what is told nor the end raises that, the next turn does."""
+    role = f"reader_{os.getpid()}"
+    conn.execute(f"create role {role}; grant usage on schema extract to {role}".encode())
+    conn.execute(f"grant select on extract.quota to {role}".encode())
+    tasks.dsn += f" options='-c role={role}'" if "://" not in tasks.dsn else f"?options=-c%20role%3D{role}"
+    try:
+        quota = tasks.quota()
+        quota.tell(quota.turn(1), Told(pause=30))
+        with pytest.raises(StoreRightsError):
+            quota.turn(60)
+        quota.close()
+    finally:
+        conn.execute(f"drop owned by {role}; drop role {role}".encode())
+
+
+def test_a_row_edited_by_hand(tasks: Tasks, conn: Connection) -> None:
+    """A number of more digits than Python reads, which `jsonb` holds: the quota begins anew."""
+    quota = tasks.quota("5/h")
+    quota.turn(1)
+    digits = "9" * 5000
+    conn.execute(f"update extract.quota set revision = 9, state = jsonb_set(state, '{{last}}', '{digits}')".encode())
+    assert [quota.turn(1).number for _ in range(2)] == [1, 2]
+
+
+def test_near_and_far(tasks: Tasks) -> None:
+    """A task beside Postgres takes turns all the time, another one is 20 ms away: it gets its turns, too."""
+    near = tasks.quota("200/s")
+    tasks.kind = Far
+    far, is_over = tasks.quota("200/s"), threading.Event()
+
+    def hurry() -> int:
+        turns = 0
+        while not is_over.wait(near.turn(60).wait):
+            turns += 1
+        return turns
+
+    near.turn(60)
+    with ThreadPoolExecutor(1) as pool:
+        near_turns = pool.submit(hurry)
+        began = time.monotonic()
+        try:
+            for _ in range(20):
+                far.turn(60)
+            took = time.monotonic() - began
+        finally:
+            is_over.set()
+    assert took < 4
+    assert near_turns.result() > 20
+
+
+def test_a_process_that_stops_with_the_row_locked(tasks: Tasks) -> None:
+    """Others wait for a second, until Postgres ends its session; when it goes on, it gets another turn."""
+    quota = tasks.quota("100/h")
+    quota.turn(1)
+    tasks.kind = Stopping
+    stopped = tasks.quota("100/h")
+    # As after two tries in vain.
+    stopped._is_contended = True
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(stopped.turn, 1)
+        while not Stopping.has_stopped:
+            time.sleep(0.01)
+        began = time.monotonic()
+        assert quota.turn(1).number == 2
+        assert 0.5 < time.monotonic() - began < 4
+        assert late.result().number == 3
+    assert len(tasks.connections) == 3
 
 
 def test_without_the_table(dsn: str) -> None:

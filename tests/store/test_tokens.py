@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from airflow_extract_provider.extract.api.endpoint import TokenEndpoint
-from airflow_extract_provider.extract.api.oauth import RefreshToken
+from airflow_extract_provider.extract.api.oauth import OnSecret, RefreshToken
 from airflow_extract_provider.extract.errors import (
     ApiUnavailableError,
     ExtractError,
@@ -50,15 +50,22 @@ class Login:
         self.secret: str | None = "secret"
 
     @contextmanager
-    def run(self, connect: Connect | None = None, *, longest: timedelta = LONG, tries: int = 2) -> Iterator[Run]:
-        """A run."""
-        with requests.Session() as session:
-            session.trust_env = False
-            endpoint = TokenEndpoint(session, self.server.url, "client", self.secret, tries=tries)
-            with PostgresTokens(
-                connect or self.connect, "extract", self.id, self.seed, self.secret, longest=longest
-            ) as tokens:
-                yield Run(session, RefreshToken(endpoint, tokens), self.server.api_url)
+    def run(
+        self,
+        connect: Connect | None = None,
+        *,
+        tries: int = 2,
+        endpoint: type[TokenEndpoint] = TokenEndpoint,
+        on_secret: OnSecret | None = None,
+        **spans: timedelta,
+    ) -> Iterator[Run]:
+        """A run; ``spans`` are the tokens', a minute if nothing is said."""
+        spans = {"longest": LONG, "saving": LONG, "passing": LONG, **spans}
+        with requests.Session() as session, requests.Session() as own:
+            session.trust_env = own.trust_env = False
+            asked = endpoint(own, self.server.url, "client", self.secret, tries=tries)
+            with PostgresTokens(connect or self.connect, "extract", self.id, self.seed, self.secret, **spans) as tokens:
+                yield Run(session, RefreshToken(asked, tokens, on_secret), self.server.api_url)
 
     def get(self) -> list[int]:
         """The statuses of one request in a run of its own."""
@@ -182,7 +189,7 @@ def test_a_new_token_that_is_refused(login: Callable[..., Login]) -> None:
 
 def test_a_new_seed_is_followed(login: Callable[..., Login], conn: Connection) -> None:
     """A person has logged in anew: what is stored is forgotten. A run that still has the earlier seed must not bring it
-    back: it says so, and the newer one stays."""
+    back: it says so, and the newer one stays. Its next try reads the connection anew: that is no matter for a person."""
     found = login()
     old = found.seed
     assert found.get() == [200]
@@ -190,7 +197,7 @@ def test_a_new_seed_is_followed(login: Callable[..., Login], conn: Connection) -
     assert found.get() == [200]
     assert [fields["refresh_token"] for fields in found.server.asked] == [old, found.seed]
     new, found.seed = found.seed, old
-    with pytest.raises(TokenLostError, match="was replaced by a newer one"):
+    with pytest.raises(ApiUnavailableError, match="was replaced by a newer one"):
         found.get()
     found.seed = new
     assert found.get() == [200]
@@ -254,7 +261,7 @@ def _spend_once(server: LoginServer) -> Callable[..., Answer | None]:
     return fault
 
 
-def test_a_token_that_may_be_revoked_is_not_sent(login: Callable[..., Login]) -> None:
+def test_a_token_that_may_be_revoked_is_not_sent(login: Callable[..., Login], conn: Connection) -> None:
     """A run is refused a token that would live for long, and ends between the renewal and its storing: the renewal has
     revoked the token for all others too, and they do not try it."""
     found = login(grace=60.0)
@@ -263,8 +270,10 @@ def test_a_token_that_may_be_revoked_is_not_sent(login: Callable[..., Login]) ->
     with found.run(tries=1) as run:
         assert run.get() == [200]
         assert run.auth.refused()
-        with pytest.raises(ApiUnavailableError):
-            run.get()
+        for get in (run.get, found.get):
+            with pytest.raises(ApiUnavailableError):
+                get()
+    _later(conn)
     assert found.get() == [200]
     assert (found.server.renewals, found.server.revoked_uses) == (3, [])
 
@@ -273,13 +282,15 @@ def test_a_token_that_may_be_revoked_is_not_sent(login: Callable[..., Login]) ->
 def test_what_may_be_spent_is_noted(
     login: Callable[..., Login], answer: Answer, conn: Connection, pauses: list[float]
 ) -> None:
-    """A run gives up without knowing: the note stays, and the next run tries once more."""
+    """A run gives up without knowing: the note stays, and a later run tries once more; it does not wait for one that
+    has said that it has ended."""
     found = login()
     found.server.fault = lambda number, fields: answer
     with pytest.raises((LoginError, ApiUnavailableError)):
         found.get()
     assert _noted(conn)
     found.server.fault = lambda number, fields: None
+    conn.execute("update extract.oauth_token set not_before = null")
     assert found.get() == [200]
     assert not _noted(conn)
 
@@ -297,7 +308,13 @@ def test_what_was_refused_is_not_spent(login: Callable[..., Login], code: str | 
     assert not _noted(conn)
     found.server.url = url
     found.server.fault = lambda number, fields: None
+    _later(conn)
     assert found.get() == [200]
+
+
+def _later(conn: Connection) -> None:
+    """A while has passed: who has left a note has ended, and the token endpoint may be asked again."""
+    conn.execute("update extract.oauth_token set spending_until = now(), not_before = null")
 
 
 def _noted(conn: Connection) -> bool:
@@ -502,6 +519,8 @@ def play(login: Login, watcher: Connection, order: Sequence[bool], dies_at: int 
         actor = actors[0] if next(turns) else actors[1]
         if not actor.ended:
             actor.step()
+        if actor is actors[0] and isinstance(actor.error, _Died):
+            _later(watcher)
     for actor in actors:
         actor.join()
     return actors
@@ -531,7 +550,7 @@ def test_two_renew_at_once(login: Callable[..., Login], conn: Connection, order:
 def test_one_of_two_dies(
     login: Callable[..., Login], conn: Connection, order: list[bool], dies_at: int, seeded: bool, grace: bool
 ) -> None:
-    """Killed at any step: the other one goes on; or, where the token is spent, nothing is stored and the API does not
+    """Killed at any step: the other one goes on, once the time of the note is over; or, where the token is spent, nothing is stored and the API does not
     take it again, it says just that. No request goes out with a revoked token."""
     found = _due(login, conn, seeded=seeded, grace=60.0 if grace else 0.0)
     _, other = play(found, conn, order, dies_at)
@@ -580,6 +599,7 @@ def test_a_death_is_found_at_every_step(login: Callable[..., Login], conn: Conne
         actor.join()
         if actor.error is None:
             break
+        _later(conn)
         with suppress(TokenLostError):
             ends.append((step, found.get() == [200]))
             continue

@@ -107,13 +107,13 @@ class ApiClient(Unshown):
         """Which part of the quota is left, from 0 to 1, as far as it is known."""
         return self._quota.left
 
-    def halt(self) -> None:
-        """Send nothing more: a wait ends at once, and whoever fetches gets Halted. From any thread."""
-        self._halted.set()
+    def stop_with(self, stop: threading.Event) -> None:
+        """From now on, once that is set, send nothing more: a wait ends at once, and whoever fetches gets Halted."""
+        self._halted = stop
 
     def close(self) -> None:
-        """Close the session, and the connections of login and quota. What is being fetched is not waited for."""
-        self.halt()
+        """Close the session, and the connections of login and quota. Whoever still fetches gets Halted."""
+        self._halted.set()
         for each in (self._quota, self._auth, self._session):
             if each is not None:
                 each.close()

@@ -137,7 +137,8 @@ class Transport(Unshown):
             self._networks[origin] = {name: found[name] for name in ("verify", "cert", "proxies")}
             adapter, proxy = self._session.get_adapter(url), select_proxy(url, found["proxies"])
             if proxy and isinstance(adapter, HTTPAdapter):
-                _tell_sockets(adapter.proxy_manager_for(prepend_scheme_if_needed(proxy, "http")))
+                whole = prepend_scheme_if_needed(proxy, "http")  # type: ignore[no-untyped-call]  # requests'
+                _tell_sockets(adapter.proxy_manager_for(whole))
         return self._networks[origin]
 
     @contextmanager

@@ -19,11 +19,12 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 import psycopg
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from airflow_extract_provider.extract.api.limits import Told, Turn
@@ -268,10 +269,18 @@ class PostgresQuota:
         return row
 
     def _sent(self, conn: Connection, names: Sequence[str], asked: dict[str, Any]) -> tuple[Any, ...] | None:
-        is_joined = len(names) > 1 and psycopg.Pipeline.is_supported()
-        with conn.pipeline() if is_joined else nullcontext():
-            made = [conn.execute(statement(_FILE, name, self._schema), asked) for name in names]
-        return next((cursor.fetchone() for cursor in reversed(made) if cursor.description), None)
+        made = [statement(_FILE, name, self._schema) for name in names]
+        if len(made) == 1:
+            cursor = conn.execute(made[0], asked)
+        else:
+            # One message, with its values in the text. A transaction that a pipeline leaves open is never ended for
+            # being idle (tried with PostgreSQL 18 and psycopg 3.3): who is stopped would hold the row for ever.
+            cursor = psycopg.ClientCursor(conn).execute(sql.SQL(";\n").join(made), asked)
+        row = None
+        while True:
+            row = cursor.fetchone() if cursor.description else row
+            if not cursor.nextset():
+                return row
 
     def _disconnect(self) -> None:
         conn, self._conn, self._is_current = self._conn, None, False

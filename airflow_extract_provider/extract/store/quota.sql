@@ -21,6 +21,7 @@ where source = %(source)s and connection = %(connection)s and revision = %(revis
 returning extract(epoch from clock_timestamp())::float8;
 
 -- name: begin
+-- The next three are sent together, and so are a change and the commit: two round trips, one of them with the row locked.
 begin isolation level read committed;
 
 -- name: bounds
