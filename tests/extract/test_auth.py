@@ -53,7 +53,7 @@ def session() -> Iterator[requests.Session]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Take the pauses between the tries of a token endpoint away; they are noted here instead, in seconds."""
     noted: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=noted.append))
+    monkeypatch.setattr(TokenEndpoint, "_sleep", lambda endpoint, seconds: noted.append(seconds))
     return noted
 
 
@@ -366,13 +366,28 @@ def test_a_process_that_was_held_up_asks_no_more(
     """Stopped between two tries for longer than all of them may take: somebody else may have spent the token."""
     now = [0.0]
     monkeypatch.setattr("airflow_extract_provider.extract.api.endpoint.time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda seconds: now.__setitem__(0, now[0] + 500)))
+    monkeypatch.setattr(TokenEndpoint, "_sleep", lambda endpoint, seconds: now.__setitem__(0, now[0] + 500))
     server.fault = lambda number, fields: Answer(503, b"")
     found = TokenEndpoint(session, server.url, "client", SECRET).refresh(TOKEN)
     assert isinstance(found, Denied)
     assert "held up, after 1 tries" in found.error.what
     assert found.spent
     assert len(server.asked) == 1
+
+
+def test_a_run_that_has_ended_asks_no_more(server: LoginServer, session: requests.Session) -> None:
+    """It is stopped while it waits until it may ask again: it does not wait for that, and leaves the token alone."""
+    endpoint = TokenEndpoint(session, server.url, "client", SECRET)
+
+    def fault(number: int, fields: Any) -> Answer:
+        endpoint.end()
+        return Answer(429, b"", {"Retry-After": "50"})
+
+    server.fault = fault
+    found = endpoint.refresh(TOKEN)
+    assert isinstance(found, Denied)
+    assert "this run has ended, after 1 tries" in found.error.what
+    assert (found.spent, len(server.asked)) == (False, 1)
 
 
 def _assert_clean(exc: ExtractError, caplog: pytest.LogCaptureFixture) -> None:

@@ -126,7 +126,7 @@ VENDORS: list[tuple[dict[str, str], Told]] = [
         Told(None, 5, None, 9),
     ),
     # More than is read: not up to the middle of a number
-    ({"RateLimit": "a;r=5;t=9".ljust(1024 - len(", b;r=1")) + ", b;r=100;t=8"}, Told(None, 5, None, 9)),
+    ({"RateLimit": "a;r=50;t=9".ljust(1024 - len(", b;r=1")) + ", b;r=10;t=8"}, Told(None, 50, None, 9)),
     ({"Retry-After": "1" + "0" * 2000}, Told()),
     # Nothing that could be meant
     ({"Retry-After": str(32 * 86_400)}, Told()),

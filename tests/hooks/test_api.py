@@ -101,6 +101,18 @@ def test_a_wrong_field_is_told_before_anything_is_asked(api: LoopbackApi) -> Non
     assert api.asked == []
 
 
+def test_no_session_of_ones_own_by_a_refresh_token(api: LoopbackApi) -> None:
+    """It could not keep others from renewing until the answer is there: the error names what can. Nothing is spent."""
+    extra = {"auth": "refresh_token", "refresh_token": "seed", "token_url": f"{api.url}/token"}
+    with server(api, extra, login="me").serving():
+        hook = RestApiHook("shop_api")
+        for use in (hook.get_conn, lambda: hook.run("/keyed")):
+            with pytest.raises(ConnectionMissingError, match="`refresh_token`") as caught:
+                use()
+            assert "RestApiHook('shop_api').client(source)" in caught.value.todo
+    assert api.asked == []
+
+
 def test_a_missing_connection_tells_how_to_make_it() -> None:
     """The message holds the command."""
     with (

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import timedelta, timezone
 from typing import Any
 
 import psycopg
@@ -26,17 +26,25 @@ from airflow_extract_provider.extract.errors import (
     ApiUnavailableError,
     ExtractError,
     LoginError,
+    QuotaSpentError,
     StoreUnavailableError,
     TokenLostError,
 )
-from airflow_extract_provider.extract.store.connection import Connect, Connection, connecting
+from airflow_extract_provider.extract.store.connection import Connect, Connection, connecting, named_errors
 from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.store.tokens import PostgresTokens
 from airflow_extract_provider.testing.hostile_faults import Answer
 from airflow_extract_provider.testing.login import LoginServer
 from airflow_extract_provider.testing.postgres import PostgresServer
+from tests.store.applier import in_thread
 
 LONG = timedelta(minutes=1)
+CUT = (
+    "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = current_database() "
+    "and pid <> pg_backend_pid() and backend_type = 'client backend'"
+)
+"""Ends all connections but the one that asks."""
+
 _ids = itertools.count()
 
 
@@ -73,6 +81,15 @@ class Login:
             return run.get()
 
 
+class Brisk(TokenEndpoint):
+    """Says that it takes less long than it does."""
+
+    @property
+    def longest(self) -> float:
+        """Too short a time, in seconds."""
+        return 0.1
+
+
 class Run:
     """A login in use."""
 
@@ -91,21 +108,22 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def one_database(postgres_server: PostgresServer) -> Iterator[Connect]:
+def dsn_of_tokens(postgres_server: PostgresServer) -> Iterator[str]:
     """One migrated database for all of these tests: making it takes longer than each of them."""
     name = f"tokens_{os.getpid()}"
-    connect = connecting(postgres_server.create_database(name))
-    migrate(connect, [])
-    yield connect
+    dsn = postgres_server.create_database(name)
+    migrate(connecting(dsn), [])
+    yield dsn
     postgres_server.drop_database(name)
 
 
 @pytest.fixture
-def connect(one_database: Connect) -> Connect:
+def connect(dsn_of_tokens: str) -> Connect:
     """Opens connections to the database, which holds no tokens."""
-    with one_database() as conn:
+    connect = connecting(dsn_of_tokens)
+    with connect() as conn:
         conn.execute("truncate extract.oauth_token")
-    return one_database
+    return connect
 
 
 @pytest.fixture
@@ -126,12 +144,8 @@ def login(connect: Connect) -> Iterator[Callable[..., Login]]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Take the pauses between tries away."""
     noted: list[float] = []
-    monkeypatch.setattr(TokenEndpoint, "_retrying", _without_pauses(TokenEndpoint._retrying, noted))
+    monkeypatch.setattr(TokenEndpoint, "_sleep", lambda endpoint, seconds: noted.append(seconds))
     return noted
-
-
-def _without_pauses(retrying: Callable[[TokenEndpoint], Any], noted: list[float]) -> Callable[[TokenEndpoint], Any]:
-    return lambda endpoint: retrying(endpoint).copy(sleep=noted.append)
 
 
 # --- Seeds and renewals -----------------------------------------------------------------------------------------------
@@ -189,7 +203,7 @@ def test_a_new_token_that_is_refused(login: Callable[..., Login]) -> None:
 
 def test_a_new_seed_is_followed(login: Callable[..., Login], conn: Connection) -> None:
     """A person has logged in anew: what is stored is forgotten. A run that still has the earlier seed must not bring it
-    back: it says so, and the newer one stays. Its next try reads the connection anew: that is no matter for a person."""
+    back: it says so, and the newer one stays. Its next try reads the connection anew."""
     found = login()
     old = found.seed
     assert found.get() == [200]
@@ -230,6 +244,41 @@ def test_a_token_that_is_not_accepted(login: Callable[..., Login]) -> None:
     assert len(found.server.asked) == 2
     found.seed = found.server.log_in()
     assert found.get() == [200]
+
+
+@pytest.mark.parametrize("is_spent", [False, True])
+def test_a_refusal_that_passes(
+    login: Callable[..., Login], conn: Connection, is_spent: bool, pauses: list[float]
+) -> None:
+    """An account that was locked by mistake, an address that was not allowed: after an hour the refresh token is tried
+    again. One that was spent by a run that has ended stays lost, until a person deletes the row."""
+    found = login(rotates=False)
+    answers = [Answer(503, b"")] * is_spent + [Answer(400, b'{"error": "invalid_grant"}')]
+    found.server.fault = lambda number, fields: answers[number - 1] if number <= len(answers) else None
+    ago = "update extract.oauth_token set lost_at = now() - %s::interval"
+    for passed in ("0 min", "59 min", "61 min") if is_spent else ("0 min", "59 min"):
+        conn.execute(ago, [passed])
+        with pytest.raises(TokenLostError, match="was spent" if is_spent else "does not accept"):
+            found.get()
+    assert len(found.server.asked) == len(answers)
+    conn.execute("delete from extract.oauth_token" if is_spent else ago, None if is_spent else ["61 min"])
+    assert [found.get(), found.get()] == [[200], [200]]
+    assert found.server.renewals == 1
+
+
+@pytest.mark.parametrize("told", [{"token_type": "mac"}, {"access_token": None}, {"error": "odd"}])
+def test_an_answer_without_use(login: Callable[..., Login], conn: Connection, told: dict[str, Any]) -> None:
+    """The new refresh token in it is the only one that counts: it is kept, and the next run goes on with it. A token of
+    no type is one of the usual type."""
+    found = login(ends_family=True)
+    found.server.told = lambda fields: {**fields, **told}
+    with pytest.raises(LoginError), found.run() as run:
+        run.get()
+    assert {found.server._refresh[found.seed].successor} <= set(run.auth.secrets)
+    assert not _noted(conn)
+    found.server.told = lambda fields: {name: value for name, value in fields.items() if name != "token_type"}
+    assert found.get() == [200]
+    assert (found.server.renewals, found.server.reused) == (2, 0)
 
 
 @pytest.mark.parametrize("grace", [0.0, 60.0])
@@ -321,6 +370,71 @@ def _noted(conn: Connection) -> bool:
     return conn.execute("select from extract.oauth_token where spending is not null").fetchone() is not None
 
 
+# --- A token endpoint that is down ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (Answer(503, b""), ApiUnavailableError),
+        (Answer(429, b"", {"Retry-After": "40"}), ApiUnavailableError),
+        (Answer(429, b"", {"Retry-After": "3600"}), QuotaSpentError),
+        (Answer(503, b"", {"Retry-After": "3600"}), QuotaSpentError),
+    ],
+)
+def test_one_asks_for_all(
+    login: Callable[..., Login],
+    conn: Connection,
+    answer: Answer,
+    error: type[ExtractError],
+    pauses: list[float],
+) -> None:
+    """What it says to one is said to all others, at once and in the same words, until it may be asked again. A long
+    pause is an error that makes a task leave its slot until then."""
+    found = login()
+    found.server.fault = lambda number, fields: answer
+    with pytest.raises(error) as caught:
+        found.get()
+    asked = len(found.server.asked)
+    for _ in range(3):
+        with pytest.raises(error) as again:
+            found.get()
+        assert again.value.what == caught.value.what
+        assert again.value.until is not None
+    assert len(found.server.asked) == asked
+    left = conn.execute("select extract(epoch from not_before - now())::float8 from extract.oauth_token").fetchone()
+    assert left is not None
+    told = float(answer.headers.get("Retry-After", "30"))
+    assert told - 20 < left[0] <= told
+    found.server.fault = lambda number, fields: None
+    _later(conn)
+    assert found.get() == [200]
+    assert conn.execute("select not_before, refusal, leaves_slot from extract.oauth_token").fetchall() == [(None,) * 3]
+
+
+@pytest.mark.parametrize(("status", "goes_on"), [(429, True), (503, False)])
+def test_the_last_minute_of_a_token(
+    login: Callable[..., Login], conn: Connection, status: int, goes_on: bool, pauses: list[float]
+) -> None:
+    """Until its end a token goes out where no other can be had; but not one that may be revoked, since the endpoint may
+    have heard."""
+    found = login()
+    assert found.get() == [200]
+    conn.execute("update extract.oauth_token set renew_at = now()")
+    found.server.fault = lambda number, fields: Answer(status, b"")
+    asked = len(found.server.asked) + 2
+    for _ in range(2):
+        if goes_on:
+            assert found.get() == [200]
+        else:
+            with pytest.raises(ApiUnavailableError):
+                found.get()
+    assert len(found.server.asked) == asked
+    conn.execute("update extract.oauth_token set expires_at = now()")
+    with pytest.raises(ApiUnavailableError):
+        found.get()
+
+
 def test_another_client_secret(login: Callable[..., Login]) -> None:
     """What is stored cannot be read with it: the error says so and nothing is spent; with a new seed all is well."""
     found = login()
@@ -371,6 +485,22 @@ def test_nothing_of_a_token_is_shown(
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
 
 
+def test_a_new_token_is_told_when_it_is_stored(login: Callable[..., Login], connect: Connect) -> None:
+    """Who is told of secrets may be slow, or never answer: a task that ends meanwhile would take the token with it."""
+    found, told = login(), dict[str, Any]()
+
+    def tell(text: str) -> None:
+        with connect() as other:
+            told[text] = other.execute("select number, spending from extract.oauth_token").fetchone()
+
+    with found.run(on_secret=tell) as run:
+        assert run.get() == [200]
+    assert told["secret"] is None
+    access, refresh = found.server.tokens[1:]
+    assert {told[found.seed], told[access], told[refresh]} == {(1, None)}
+    assert set(told) <= set(run.auth.secrets)
+
+
 # --- Postgres ---------------------------------------------------------------------------------------------------------
 
 
@@ -378,19 +508,151 @@ def test_a_lost_connection_costs_nothing(login: Callable[..., Login], conn: Conn
     """Cut between requests, in the middle of one, and between an answer of the token endpoint and its storing: the run
     goes on, and the tokens are stored."""
     found = login()
-    cut = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = current_database()"
-    cut += " and pid <> pg_backend_pid() and backend_type = 'client backend'"
     with found.run() as run:
-        found.server.before_sending = lambda number: conn.execute(cut)
+        found.server.before_sending = lambda number: conn.execute(CUT)
         assert run.get() == [200]
-        conn.execute(cut)
+        conn.execute(CUT)
         assert run.get() == [200]
         with run.auth.admitted() as signer:
-            conn.execute(cut)
+            conn.execute(CUT)
             assert run.send(signer) == 200
         assert run.get() == [200]
     assert found.server.renewals == 1
     assert found.get() == [200]
+
+
+def test_a_cut_connection_does_not_spend_twice(login: Callable[..., Login], conn: Connection) -> None:
+    """The lock of a renewal is gone, and the vendor has not answered yet: another run does not try the token that is
+    being spent. It waits for a moment, and stops then with an error that tells when to come again."""
+    found = _due(login, conn, seeded=True, grace=0.0, ends_family=True)
+    held, go = _held(found.server)
+    renewal = in_thread(found.get)
+    assert held.wait(30)
+    conn.execute(CUT)
+    with found.run(passing=timedelta()) as run, pytest.raises(StoreUnavailableError) as caught:
+        run.get()
+    (until, life) = conn.execute(
+        "select spending_until, spending_until - spending_since from extract.oauth_token"
+    ).fetchall()[0]
+    assert caught.value.until == until
+    assert f"Run again after {until.astimezone(timezone.utc):%H:%M:%S} UTC" in caught.value.todo
+    # All tries, the last one's bounds, and the saving with what it may wait for its lock.
+    assert (
+        timedelta(seconds=-0.1) < life - (timedelta(seconds=120 + 10 + 30 + 30) + 1.1 * LONG) < timedelta(seconds=0.1)
+    )
+    patient = in_thread(found.get)
+    go.set()
+    assert (renewal.result(30), patient.result(30)) == ([200], [200])
+    assert (found.server.renewals, found.server.reused, found.server.revoked_uses) == (2, 0, [])
+
+
+def _held(server: LoginServer) -> tuple[threading.Event, threading.Event]:
+    """An answer is held back, and may go."""
+    held, go = threading.Event(), threading.Event()
+
+    def hold(number: int) -> None:
+        held.set()
+        go.wait(30)
+
+    server.before_sending = hold
+    return held, go
+
+
+def test_a_note_that_has_waited_is_made_anew(login: Callable[..., Login], conn: Connection) -> None:
+    """A renewal waits for its lock, behind a process that is stopped, until its note is nearly over: what it would tell
+    others of its end would be wrong."""
+    found = login()
+    actor = Actor(found, conn, None)
+    while not _noted(conn):
+        actor.step()
+    conn.execute("update extract.oauth_token set spending_until = spending_until - interval '1 minute'")
+    left: list[Any] = []
+    asked = "select spending_until - clock_timestamp() from extract.oauth_token"
+    found.server.before_sending = lambda number: left.extend(conn.execute(asked).fetchall()[0])
+    while not actor.ended:
+        actor.step()
+    actor.join()
+    assert actor.statuses == [200]
+    assert left[0] > timedelta(seconds=190) + LONG
+
+
+def test_a_server_that_only_reads(login: Callable[..., Login], connect: Connect, conn: Connection) -> None:
+    """A failover between the vendor's answer and its storing: the server that is left, and the first one that is found
+    after it, only read. It is tried until one takes it. The error of others names it."""
+    found, opened = login(), list[Connection]()
+    default = f"alter database {conn.info.dbname} {{}} default_transaction_read_only"
+
+    def counted() -> Connection:
+        if len(opened) == 3:
+            conn.execute(default.format("reset").encode())
+        opened.append(connect())
+        return opened[-1]
+
+    def fail_over(number: int) -> None:
+        opened[0].execute("set transaction read only")
+        conn.execute(f"{default.format('set')} = on".encode())
+
+    found.server.before_sending = fail_over
+    try:
+        with found.run(counted) as run:
+            assert run.get() == [200]
+            assert len(opened) == 4
+            conn.execute(f"{default.format('set')} = on".encode())
+            with connect() as other, pytest.raises(StoreUnavailableError, match="only reads"), named_errors():
+                other.execute("truncate extract.oauth_token")
+    finally:
+        conn.execute(default.format("reset").encode())
+    assert found.get() == [200]
+    assert found.server.renewals == 1
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_a_renewal_outlives_a_crash_of_the_server(
+    login: Callable[..., Login], dsn_of_tokens: str, conn: Connection, is_cut: bool
+) -> None:
+    """Whatever the database's or the role's default is, its commits wait for the disk; those of the saving too."""
+    found, settings = login(), list[Any]()
+
+    class Watched(psycopg.Connection[Any]):
+        def commit(self) -> None:
+            settings.extend(self.execute("show synchronous_commit").fetchall())
+            super().commit()
+
+    if is_cut:
+        found.server.before_sending = lambda number: conn.execute(CUT)
+    with found.run(lambda: Watched.connect(dsn_of_tokens, options="-c synchronous_commit=off")) as run:
+        assert run.get() == [200]
+    assert settings == [("on",)] * 2
+
+
+def test_closing_waits_for_a_renewal(login: Callable[..., Login], conn: Connection) -> None:
+    """A task is stopped, or fails, while the thread that reads waits for new tokens: they are stored before the login
+    is closed. Nothing is renewed after that, and it is not waited for without an end."""
+    found = login()
+    held, go = _held(found.server)
+    with found.run() as run:
+        reader = in_thread(run.get)
+        assert held.wait(30)
+        closing = in_thread(run.auth.close)
+        with pytest.raises(TimeoutError):
+            closing.result(0.2)
+        go.set()
+        closing.result(30)
+        assert conn.execute("select number, spending from extract.oauth_token").fetchall() == [(1, None)]
+        assert reader.exception(30) is None or isinstance(reader.exception(), ApiUnavailableError)
+        found.server.revoke_access()
+        with pytest.raises(ApiUnavailableError, match="this run has ended"):
+            run.get()
+    assert (found.get(), found.server.renewals) == ([401, 200], 2)
+    held.clear()
+    go.clear()
+    conn.execute("update extract.oauth_token set renew_at = now()")
+    with found.run(endpoint=Brisk, saving=timedelta(seconds=0.3)) as run:
+        reader = in_thread(run.get)
+        assert held.wait(30)
+        run.auth.close()
+        go.set()
+        assert reader.exception(30) is None
 
 
 def test_nobody_waits_for_ever(login: Callable[..., Login], conn: Connection) -> None:
@@ -519,8 +781,8 @@ def play(login: Login, watcher: Connection, order: Sequence[bool], dies_at: int 
         actor = actors[0] if next(turns) else actors[1]
         if not actor.ended:
             actor.step()
-        if actor is actors[0] and isinstance(actor.error, _Died):
-            _later(watcher)
+            if isinstance(actor.error, _Died):
+                _later(watcher)
     for actor in actors:
         actor.join()
     return actors
@@ -550,8 +812,8 @@ def test_two_renew_at_once(login: Callable[..., Login], conn: Connection, order:
 def test_one_of_two_dies(
     login: Callable[..., Login], conn: Connection, order: list[bool], dies_at: int, seeded: bool, grace: bool
 ) -> None:
-    """Killed at any step: the other one goes on, once the time of the note is over; or, where the token is spent, nothing is stored and the API does not
-    take it again, it says just that. No request goes out with a revoked token."""
+    """Killed at any step: the other one goes on, once the time of the note is over; or, where the token is spent,
+    nothing is stored and the API does not take it again, it says just that. No request goes out with a revoked one."""
     found = _due(login, conn, seeded=seeded, grace=60.0 if grace else 0.0)
     _, other = play(found, conn, order, dies_at)
     if other.error is None:
@@ -565,9 +827,9 @@ def test_one_of_two_dies(
     assert found.server.revoked_uses == []
 
 
-def _due(login: Callable[..., Login], conn: Connection, *, seeded: bool, grace: float) -> Login:
+def _due(login: Callable[..., Login], conn: Connection, *, seeded: bool, grace: float, **habits: Any) -> Login:
     """A login whose next use renews: it is new, or its token has nearly run out."""
-    found = login(grace=grace)
+    found = login(grace=grace, **habits)
     if seeded:
         assert found.get() == [200]
         conn.execute("update extract.oauth_token set renew_at = now() where connection = %s", [found.id])

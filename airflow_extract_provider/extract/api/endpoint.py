@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -145,6 +146,7 @@ class TokenEndpoint(Unshown):
         self._bounds = bounds or Bounds(connect=10.0, read=30.0, total=30.0, size=_SIZE)
         self._transport = Transport(session, self._bounds)
         self._tries, self._longest = tries, longest
+        self._ended = threading.Event()
         self._who = f"{_WHO} of the connection {connection_id!r}" if connection_id else _WHO
 
     @property
@@ -157,8 +159,13 @@ class TokenEndpoint(Unshown):
         """The longest time, in seconds, after which an answer may still come: of all tries and the last one."""
         return self._longest + self._bounds.connect + self._bounds.read + self._bounds.total
 
+    def end(self) -> None:
+        """Another thread may call it: what is under way is not sent again, and no pause is waited for any more."""
+        self._ended.set()
+
     def close(self) -> None:
         """Close the session."""
+        self.end()
         self._session.close()
 
     def client_credentials(self) -> Answered:
@@ -175,9 +182,12 @@ class TokenEndpoint(Unshown):
         try:
             for attempt in self._retrying():
                 with attempt:
+                    tries = attempt.retry_state.attempt_number - 1
+                    if tries and self._ended.is_set():
+                        raise _given_up("this run has ended", tries)
                     # A process that was stopped in a pause: by now somebody else may have spent the token.
-                    if attempt.retry_state.attempt_number > 1 and time.monotonic() > until:
-                        raise _given_up("this process was held up", attempt.retry_state.attempt_number - 1)
+                    if tries and time.monotonic() > until:
+                        raise _given_up("this process was held up", tries)
                     try:
                         return self._named(_judged(self._sent(asked), again=heard))
                     except _Failed as exc:
@@ -234,9 +244,13 @@ class TokenEndpoint(Unshown):
             retry=tenacity.retry_if_exception_type(_Failed),
             stop=tenacity.stop_after_attempt(self._tries) | tenacity.stop_before_delay(self._longest) | _SentAway(),
             wait=_wait,
+            sleep=self._sleep,
             before_sleep=_tell,
             retry_error_callback=_give_up,
         )
+
+    def _sleep(self, seconds: float) -> None:
+        self._ended.wait(seconds)
 
 
 class _Failed(Exception):

@@ -211,6 +211,7 @@ class RefreshToken(Unshown):
         refresh token with it, and nobody could log in any more. It is waited for as long as one may take.
         """
         self._is_closed = True
+        self._endpoint.end()
         ended = self._renewing.acquire(timeout=self._endpoint.longest + self._tokens.saving)
         try:
             self._endpoint.close()

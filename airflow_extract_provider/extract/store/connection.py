@@ -63,21 +63,11 @@ def named_errors(**place: Any) -> Iterator[None]:
             **place,
         ) from None
     except psycopg.errors.ReadOnlySqlTransaction:
-        # For a moment after a failover, from the server that was the first one until then.
-        raise StoreUnavailableError(
-            "Postgres only reads: this server is a standby, or its transactions are set to be read-only.",
-            todo="Run again: after a failover this passes. If it stays so, give the connection of the store the first "
-            "server's address (`target_session_attrs=read-write` finds it), or see `default_transaction_read_only`.",
-            **place,
-        ) from None
+        raise _read_only(place) from None
     except psycopg.errors.ProgramLimitExceeded as exc:
         raise _refused(exc, place) from None
     except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.IdleInTransactionSessionTimeout) as exc:
-        raise StoreUnavailableError(
-            f"Postgres is not reachable, or the connection was lost ({_operational(exc)}).",
-            todo="Check the connection of the store and the server, then run again: the walk goes on where it stands.",
-            **place,
-        ) from None
+        raise _unreachable(exc, place) from None
     except psycopg.Error as exc:
         if exc.sqlstate is None and isinstance(exc, psycopg.ProgrammingError):
             raise ConnectionMissingError(
@@ -86,6 +76,24 @@ def named_errors(**place: Any) -> Iterator[None]:
                 **place,
             ) from None
         raise _refused(exc, place) from None
+
+
+def _read_only(place: Mapping[str, Any]) -> StoreUnavailableError:
+    """For a while after a failover: from the server that was the first one until then, or one that is not yet."""
+    return StoreUnavailableError(
+        "Postgres only reads: this server is a standby, or its transactions are set to be read-only.",
+        todo="Run again: after a failover this passes. If it stays so, let the store's connection lead to the server "
+        "that writes (`target_session_attrs=read-write` finds it), and see its `default_transaction_read_only`.",
+        **place,
+    )
+
+
+def _unreachable(exc: psycopg.Error, place: Mapping[str, Any]) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"Postgres is not reachable, or the connection was lost ({_operational(exc)}).",
+        todo="Check the connection of the store and the server, then run again: the walk goes on where it stands.",
+        **place,
+    )
 
 
 def _refused(exc: psycopg.Error, place: Mapping[str, Any]) -> ExtractError:

@@ -87,7 +87,7 @@ class PostgresQuota:
     def turn(self, most: float) -> Turn:
         """The next request's turn. It is taken, unless its ``wait`` is longer than ``most`` seconds.
 
-        Raises StoreUnavailableError: Postgres cannot be asked, or so many take turns at once that none was got.
+        Raises StoreUnavailableError: Postgres cannot be asked, or so many stand in line that it took five seconds.
         Raises StoreRightsError, SchemaMissingError.
         """
         with self._in_use:
