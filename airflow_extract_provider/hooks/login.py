@@ -219,7 +219,14 @@ def _endpoint(
         raise _lacking(conn, "has an unknown `client_auth`", "Choose basic or body")
     client_id, scope, parameters = conn.login, str(extra.get("scope") or ""), _token_parameters(conn, extra)
     return lambda session: TokenEndpoint(
-        session, url, client_id, secret, scope=scope, parameters=parameters, client_auth=client_auth
+        session,
+        url,
+        client_id,
+        secret,
+        scope=scope,
+        parameters=parameters,
+        client_auth=client_auth,
+        connection_id=conn.conn_id,
     )
 
 

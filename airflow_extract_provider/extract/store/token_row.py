@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 __all__ = ["TokenRow"]
 
 _AFTER_A_REFUSAL = timedelta(hours=1)
-"""After which a refresh token that was refused, and was certainly not spent, is tried again: some refusals pass, as that
-of an account which was locked by mistake."""
+"""After which a refresh token that was refused, and was certainly not spent, is tried again. Some refusals pass, that
+of an account which was locked by mistake for one."""
 
 
 @dataclass(frozen=True, slots=True)
