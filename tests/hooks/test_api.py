@@ -160,6 +160,28 @@ def test_the_parents_run_works_and_follows_no_redirect(api: LoopbackApi) -> None
     assert api.asked[0].headers["Authorization"] == f"Bearer {SECRET}"
 
 
+def test_a_session_of_ones_own_carries_the_login_nowhere_else(api: LoopbackApi) -> None:
+    """Its redirects are given back, and no cookie that an answer sets goes along afterwards."""
+    with LoopbackApi() as elsewhere:
+        headers = {"Location": f"{elsewhere.url}/keyed", "Set-Cookie": "session=anonymous"}
+        api.fault = lambda number, asked: Fault(302, b"", headers)
+        with server(api, {"headers": {"X-Second": SECRET}}).serving():
+            session = RestApiHook("shop_api").get_conn()
+            statuses = [session.get(f"{api.url}/keyed", timeout=5).status_code for _ in range(2)]
+            session.close()
+    assert statuses == [302, 302]
+    assert elsewhere.asked == []
+    assert [asked.headers.get("Cookie") for asked in api.asked] == [None, None]
+
+
+def test_an_error_page_sets_no_cookie(api: LoopbackApi) -> None:
+    """With the cookie of a page to sign in, the next request would be somebody else's."""
+    api.fault = lambda number, asked: Fault(503, b"", {"Set-Cookie": "session=anonymous"}) if number == 1 else None
+    with server(api).serving():
+        RestApiHook("shop_api").client(SOURCE).fetch(THINGS, Request("/keyed"))
+    assert [asked.headers.get("Cookie") for asked in api.asked] == [None, None]
+
+
 def test_pages_go_on_from_a_position(api: LoopbackApi) -> None:
     """Each step holds the position after it; given back, the rest comes."""
     api.rows = [json.dumps({"id": f"r{number:02}"}).encode() for number in range(25)]
