@@ -201,9 +201,9 @@ def test_each_state_whose_events_are_all_lost_is_seen() -> None:
         ("update crm.contacts set revision = 2 where key = 'same'", ["same"]),
     ],
 )
-def test_a_stored_change_without_an_event_is_seen(dsn: str, damage: str, untold: list[str]) -> None:
+def test_a_stored_change_without_an_event_is_seen(empty_dsn: str, damage: str, untold: list[str]) -> None:
     """Somebody brought back and deleted again between two tombstones leaves no other trace."""
-    with psycopg.connect(dsn) as connection:
+    with psycopg.connect(empty_dsn) as connection:
         connection.execute("create schema extract; create schema crm")
         connection.execute("create table crm.contacts (key text, revision bigint)")
         connection.execute("create table extract.outbox (object text, key text, revision bigint)")
@@ -214,7 +214,7 @@ def test_a_stored_change_without_an_event_is_seen(dsn: str, damage: str, untold:
                                               ('new', 4), ('new', 4), ('new', 5))
         """)
         connection.execute(damage.encode())
-    assert untold_contacts(dsn) == untold
+    assert untold_contacts(empty_dsn) == untold
 
 
 def test_a_state_that_never_was_is_seen() -> None:
