@@ -19,6 +19,9 @@ from airflow_extract_provider.extract.walks.step import Answer, Due, Step, Walk
 
 __all__ = ["Arrived", "Client", "LowerClock", "Reader"]
 
+_AFTER_THE_REQUEST = 0.003
+"""Seconds, somewhat more than it takes to make and send a request (benchmarks/latency.py)."""
+
 
 class Client(Protocol):
     """What fetches pages. Only one thread uses it at a time."""
@@ -108,7 +111,7 @@ class Reader:
         while not self._ended and records < most and self.question is None:
             alive = self._thread.is_alive()
             try:
-                item = self._queue.get(timeout=seconds) if not records and seconds else self._queue.get_nowait()
+                item = self._taken(seconds if not records else 0.0)
             except queue.Empty:
                 # After a stop the thread may end without a word, when there was no room left for one.
                 self._ended = not alive and self._queue.empty()
@@ -123,6 +126,15 @@ class Reader:
             else:
                 records += len(item.step.records)
                 yield item
+
+    def _taken(self, seconds: float) -> Arrived | Due | BaseException | None:
+        """The next item; waits for it so long. Raises Empty."""
+        with suppress(queue.Empty):
+            return self._queue.get_nowait()
+        item = self._queue.get(timeout=seconds) if seconds else self._queue.get_nowait()
+        # Whoever had to wait, waits for the API: its next request shall go out before this thread wants the processor.
+        time.sleep(_AFTER_THE_REQUEST)
+        return item
 
     def answer(self, answer: Answer) -> None:
         """Answer the walk's question: all that came before it must have been committed."""
