@@ -122,10 +122,13 @@ class AtIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
 
 
 class AtPage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="page"):
-    """Before the page ``number``; None: before the first. ``pages`` watches for pages that come again."""
+    """Before the page ``number``; None: before the first. ``pages`` watches for pages that come again. ``rows`` is how
+    many records the page before held, ``most`` how many the fullest one did."""
 
     number: Count | None = None
     pages: Lap = Lap()
+    rows: Count = 0
+    most: Count = 0
 
 
 class AtInstant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="since"):

@@ -38,9 +38,11 @@ search = settings(max_examples=20_000 if SOAK else 300, deadline=None, derandomi
 
 
 def an_object(by: str, *, more: bool = True, falling: bool = False, ordered: bool = True) -> ApiObject:
-    """An object paged by `last_key`, `token` or `offset`, its order declared."""
+    """An object paged by `last_key`, `token`, `page` or `offset`, its order declared."""
     keyed: dict[str, Any] = {"by": "last_key", "send": "after", **({"more": "has_more"} if more else {})}
     pages = keyed if by == "last_key" else {"by": "token", "take": "next", "send": "token", "last": "null"}
+    if by == "page":
+        pages = {"by": "page", "send": "page"}
     if by == "offset":
         pages = {"by": "offset", "send": "offset", "size": {"send": "limit", "max": 10}}
     order = {"order": ["-seq" if falling else "seq"]} if ordered else {}
@@ -404,6 +406,26 @@ def test_a_list_that_is_given_in_part_is_no_circle(most: int) -> None:
     found = walked(an_object("offset"), ask, most=1000)
     assert type(found.error) is RequestRefusedError
     assert len(asked) < 500
+
+
+@pytest.mark.parametrize("status", [400, 404, 410, 422])
+@pytest.mark.parametrize("last", [10, 7])
+def test_a_page_that_is_refused_behind_a_full_one(status: int, last: int) -> None:
+    """It is the end of the list, or of what the API gives of it: without a size, `more` or `total` only a 404 tells."""
+    sizes = [10, 10, last]
+    numbered = [a_page(range(sum(sizes[:at]) + 1, sum(sizes[: at + 1]) + 1)) for at in range(3)]
+
+    def ask(request: Request) -> Reply:
+        number = int(request.params["page"])
+        return numbered[number - 1] if number <= 3 else Refused(status)
+
+    found = walked(an_object("page"), ask, most=100)
+    if last == 10 and status != 404:
+        assert type(found.error) is RequestRefusedError
+        assert "pages.size" in found.error.todo
+    else:
+        assert found.error is None
+        assert keys_of(found) == set(range(1, sum(sizes) + 1))
 
 
 def test_one_record_a_page_is_refused() -> None:

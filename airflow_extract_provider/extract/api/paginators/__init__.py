@@ -51,7 +51,7 @@ def paginator(object: ApiObject) -> Paginator:
         case TokenPages() | NextLinkPages() | LinkHeaderPages() as pages if pages.stable or not object.since_ordered:
             return Token(pages)
         case PageNumberPages() as pages if not object.since_ordered:
-            return Counted(pages)
+            return Counted(pages, counted=object.total is not None)
         case TokenPages() | NextLinkPages() | LinkHeaderPages() | PageNumberPages() | SincePages() as pages:
             return FromInstant(object, pages)
         case SinglePage() as pages:

@@ -23,7 +23,7 @@ from airflow_extract_provider.extract.api.paginators.turn import (
     spaced,
 )
 from airflow_extract_provider.extract.cursor import AtIndex, AtPage, Place
-from airflow_extract_provider.extract.errors import AnchorLostError
+from airflow_extract_provider.extract.errors import AnchorLostError, RequestRefusedError
 from airflow_extract_provider.extract.page import Page, Refused
 from airflow_extract_provider.extract.paging import OffsetPages, PageNumberPages
 from airflow_extract_provider.extract.source import ApiObject
@@ -327,9 +327,11 @@ def _rows_of(page: Page) -> _Rows:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Pages by number where no size can be sent: nothing overlaps, so passes go on until two of them agree."""
+    """Pages by number where no size can be sent: nothing overlaps, so passes go on until two of them agree.
+    ``counted``: the API says how many records there are in all, and an end before that is seen."""
 
     pages: PageNumberPages
+    counted: bool = False
 
     @property
     def sure(self) -> bool:
@@ -353,10 +355,18 @@ class Counted:
             watch = onward(watch, "\0".join(keys_of(page)), "a page that it had given before, under another number")
         number = (self.pages.first if place.number is None else place.number) + 1
         # Pages move while they are read: what is in order within each need not be in order from one to the next.
-        return Turn(page.records, page.records, AtPage(number, watch), again=True)
+        moved = AtPage(number, watch, page.rows, max(place.most, page.rows))
+        return Turn(page.records, page.records, moved, again=True)
 
     def refused(self, place: Place, refusal: Refused) -> None:
+        """Some APIs refuse a page beyond the end. So do some that give no more than so many records of a longer list:
+        behind a full page nothing but a 404 tells the one from the other."""
         assert isinstance(place, AtPage)
-        # Some APIs refuse a page beyond the end.
         if place.number in (None, self.pages.first):
             raise request_refused(refusal)
+        if refusal.status != 404 and place.rows >= place.most and not self.counted:
+            raise RequestRefusedError(
+                f"the API refuses the page behind a full one (status {refusal.status}): the list ends there, or what it "
+                f"gives of it{refusal.quoted}",
+                todo="Declare `pages.size`, `pages.more` or `total`, by which the end can be seen.",
+            )
