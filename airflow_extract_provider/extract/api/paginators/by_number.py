@@ -366,7 +366,7 @@ class Counted:
             raise request_refused(refusal)
         if refusal.status != 404 and place.rows >= place.most and not self.counted:
             raise RequestRefusedError(
-                f"the API refuses the page behind a full one (status {refusal.status}): the list ends there, or what it "
-                f"gives of it{refusal.quoted}",
+                f"the API refuses the page behind a full one (status {refusal.status}): it is the end of the list, "
+                f"or of what is given of it{refusal.quoted}",
                 todo="Declare `pages.size`, `pages.more` or `total`, by which the end can be seen.",
             )
