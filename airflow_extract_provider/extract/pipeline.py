@@ -241,8 +241,10 @@ class _Run:
         finally:
             reader.stop()
             self._announce(now=True)
-        self._progress.end(self._at.position, "stopped" if stop.is_set() else "paused")
-        return self._summary(before)
+        # A walk that begins where it was complete, and is stopped before its first page, is not: it has read nothing.
+        complete = self._at.position.complete and not reader.cut_off
+        self._progress.end(self._at.position, "stopped" if stop.is_set() else "paused", complete=complete)
+        return self._summary(before, complete)
 
     def _beginning(self, reset: bool) -> Position:
         """Where the walk begins if it has not begun, or starts over."""
@@ -357,14 +359,14 @@ class _Run:
         read = f"{counted(position.pages, 'page')}, {counted(position.records, 'record')}"
         return f"{read}; the cursor stands behind them, nothing was skipped."
 
-    def _summary(self, before: Cursor) -> Summary:
+    def _summary(self, before: Cursor, complete: bool) -> Summary:
         position, ledger = self._at.position, self._books.ledger
         totals = ledger.totals(self._books.conn, self._books.runner)
         return Summary(
             source=self._target.source,
             object=self._target.object,
             walk=ledger.walk,
-            complete=position.complete,
+            complete=complete,
             pages=totals["pages"],
             requests=totals["requests"],
             records=totals["records"],

@@ -128,9 +128,9 @@ class Progress:
             quota = [] if left is None else [f"quota {left * 100:.0f} % left"]
             _log.info("%s   %s", self.what, " · ".join([*parts, *self._place(position), *quota]))
 
-    def end(self, position: Position, stopped: str) -> None:
-        """Say how the run ended; ``stopped`` tells why when the walk is not complete."""
-        if position.complete and not self.pages:
+    def end(self, position: Position, stopped: str, *, complete: bool) -> None:
+        """Say how the run ended; ``stopped`` tells why when the walk is not ``complete``."""
+        if complete and not self.pages:
             at = f": complete to {_second(position.closed)}; `reset` reads everything again" if position.closed else ""
             _log.info("%s   nothing to do%s", self.what, at)
             return
@@ -139,11 +139,11 @@ class Progress:
         parts = [f"{', '.join(read)}, {self.seconds:.1f} s", self._changes()]
         if position.nulls:
             parts.append(f"{position.nulls:,} without the version")
-        if position.complete and position.closed:
+        if complete and position.closed:
             parts.append(f"complete to {_second(position.closed)}")
-        elif not position.complete:
+        elif not complete:
             parts += [*self._place(position), "goes on from here"]
-        _log.info("%s   %s: %s", self.what, "done" if position.complete else stopped, " · ".join(parts))
+        _log.info("%s   %s: %s", self.what, "done" if complete else stopped, " · ".join(parts))
 
     def _place(self, position: Position) -> list[str]:
         """The place, where it means something to a person; a page token means nothing, and could be a secret."""

@@ -85,6 +85,9 @@ class Reader:
         self._failed: BaseException | None = None
         self._age = timedelta(0)
         self._ended = False
+        self.cut_off = False
+        """Whether the walk had more to ask when it was stopped. Known at the end."""
+
         self.question: Due | None = None
         """What the walk asks of the store; set when everything that came before it has been handed over."""
 
@@ -159,6 +162,7 @@ class Reader:
                     self.finished = step.position
                 elif not isinstance(asked, Due) or not step.empty:
                     self._put(Arrived(step, sent_at - self._age))
+            self.cut_off = step.then is not None
             self._put(None)
         except BaseException as exc:
             self._put(exc)

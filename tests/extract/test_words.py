@@ -13,7 +13,10 @@ from airflow_extract_provider.extract.api import client
 from airflow_extract_provider.extract.api.words import is_page, words
 from airflow_extract_provider.extract.errors import RecordsPathError, RequestRefusedError
 from airflow_extract_provider.extract.page import Halted
+from airflow_extract_provider.testing.hostile import Fault as Fault429
+from airflow_extract_provider.testing.hostile import HostileApi
 from tests.extract.scene import KEYED, TOKENS, Scene, rows
+from tests.hazards.kinds import KINDS
 from tests.loopback import Fault
 
 PAGE = b'{"data": [{"id": 1, "email": "jane"}]}'
@@ -104,3 +107,26 @@ def test_a_stop_ends_a_wait(make_scene: Callable[..., Scene], monkeypatch: pytes
     asked = len(scene.api.asked)
     scene.assert_exact_after_repair()
     assert len(scene.api.asked) > asked
+
+
+def test_a_stop_before_the_first_page_is_no_end(
+    make_scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The changes begin where the copy is complete. A run that ends in the API's pause has read none of them: it says
+    so, and the next one does."""
+    with HostileApi(listings={"/things": KINDS["page updated"].served()}) as api:
+        api.insert(25)
+        api.clock.advance(5)
+        scene = make_scene(KINDS["page updated"].described())
+        scene.api = api
+        scene.run()
+        assert scene.run(walk="incremental").complete
+        api.update(7)
+        api.clock.advance(5)
+        api.fault(api.count + 1, Fault429("429", retry_after=50))
+        monkeypatch.setattr(client, "pause", _pause)
+        cut = scene.run(walk="incremental", run_for=timedelta(seconds=0.5))
+        assert (cut.complete, cut.pages) == (False, 0)
+        assert cut.complete_to is not None
+        done = scene.run(walk="incremental")
+        assert (done.complete, done.as_dict()["updated"]) == (True, 1)
