@@ -116,7 +116,7 @@ def serve(listening: socket.socket, told: Pipe) -> None:
             told.send(slept)
         try:
             taken, _ = listening.accept()
-        except BlockingIOError:
+        except BlockingIOError:  # nobody has connected yet
             continue
         with taken:
             taken.setblocking(True)

@@ -8,10 +8,11 @@ from datetime import timedelta
 import pytest
 from psycopg import sql
 
-from airflow_extract_provider.extract.errors import SourceError
+from airflow_extract_provider.extract.errors import RequestRefusedError, SourceError
 from airflow_extract_provider.extract.store import refetch
 from airflow_extract_provider.extract.store.connection import Connect
-from airflow_extract_provider.testing.hostile import HostileApi
+from airflow_extract_provider.testing.hostile import Asked, HostileApi, Kind
+from airflow_extract_provider.testing.hostile_faults import Answer
 from tests.extract.scene import Scene
 from tests.hazards.kinds import KINDS
 
@@ -78,6 +79,22 @@ def test_many_keys_are_drained(scene: Scene, api: HostileApi) -> None:
     summary = scene.run(walk="by_key")
     assert summary.requests == 255
     assert noted(scene) == []
+
+
+def test_the_word_of_a_proxy_deletes_nothing(scene: Scene, api: HostileApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the API is away its proxy may say 404, as text: the key stays noted and the record as it is; all others
+    are read."""
+    away, other = str(api.ids[3]), str(api.ids[5])
+    note(scene, away, other)
+    right = api._right
+
+    def through_a_proxy(asked: Asked, fault: Kind | None) -> Answer:
+        return Answer(404, b"default backend - 404") if asked.path.endswith(f"/{away}") else right(asked, fault)
+
+    monkeypatch.setattr(api, "_right", through_a_proxy)
+    exc = scene.stops(RequestRefusedError, walk="by_key")
+    assert (exc.key, noted(scene), deleted(scene)) == (away, [away], set())
+    assert "no answer of the API" in exc.what
 
 
 def test_nothing_noted_is_nothing_done(scene: Scene, api: HostileApi) -> None:

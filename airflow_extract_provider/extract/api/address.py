@@ -10,13 +10,12 @@ from urllib.parse import SplitResult, unquote, unquote_plus, urljoin, urlsplit, 
 
 import msgspec
 
-from airflow_extract_provider.extract.api.excerpt import as_read, blotted
+from airflow_extract_provider.extract.api.excerpt import SHORTEST, as_read, blotted
 from airflow_extract_provider.extract.errors import RequestRefusedError
 from airflow_extract_provider.extract.page import FieldPath, Page
 
 __all__ = ["LEFT_OUT", "host_of", "linked", "login_in_position", "redirected", "without_secrets"]
 
-_SHORTEST = 4
 _UNMISTAKABLE = 12
 """Characters from which on a secret is taken for one wherever it stands."""
 _TELLING = re.compile(r"(?i)key|token|secret|pass|auth|sig|login|user|account|client")
@@ -79,7 +78,7 @@ def without_secrets(page: Page, secrets: Collection[str], records: FieldPath) ->
     A parameter whose value holds a secret is left out of the link: what signs the request is sent anyway. ``records``
     is the path to the records, which stay as they are.
     """
-    found = {secret for secret in secrets if len(secret) >= _SHORTEST}
+    found = {secret for secret in secrets if len(secret) >= SHORTEST}
     # What lies beside the records is not read if it need not be: they are the larger part.
     kept = records[0] if len(records) == 1 else None
     told = {name: raw for name, raw in page.envelope.items() if name != kept and _holds(bytes(raw), found)}

@@ -37,7 +37,6 @@ from airflow_extract_provider.extract.api.limits import MemoryQuota, Quota, Turn
 from airflow_extract_provider.extract.api.refusals import (
     is_limited,
     is_own,
-    not_own,
     status_error,
     values_of,
     with_words,
@@ -58,7 +57,6 @@ __all__ = ["ApiClient", "pause"]
 _log = logging.getLogger(__name__)
 
 _REFUSALS = frozenset({400, 404, 410, 422})
-_GONE = (404, 410)
 _TRY_AGAIN = frozenset({408, 425, 429, *range(500, 600)} - {501, 505})
 _MAX_SKEW = timedelta(minutes=5)
 _MOST_LIMITED = 20
@@ -173,10 +171,8 @@ class ApiClient(Unshown):
         answer, began_at = self._answer(object, asked)
         if answer.status != 200:
             said = self._said(object, asked, answer)
-            if request.key is not None and answer.status in _GONE and not is_own(answer):
-                raise not_own(answer, said)
             if answer.status in _REFUSALS:
-                return Refused(answer.status, said)
+                return Refused(answer.status, said, is_own(answer))
             raise status_error(answer, asked, said, self._secrets())
         try:
             page = self._page(object, request, answer, began_at)
@@ -198,7 +194,7 @@ class ApiClient(Unshown):
         """A whole answer, and an instant before the API looked the records up. Raises Unanswered: none of use."""
         turn, answer, sent, took = self._sent(asked)
         heard = told(answer.headers, datetime.now(timezone.utc))
-        limited = answer.status == 429 or is_limited(answer)
+        limited = is_limited(answer)
         if limited:
             until_reset = heard.reset if heard.pause is None and not heard.remaining else heard.pause
             heard = replace(heard, limited=True, pause=until_reset)

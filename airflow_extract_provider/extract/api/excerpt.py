@@ -9,13 +9,13 @@ from collections.abc import Collection
 from html import unescape
 from urllib.parse import quote, quote_plus, unquote
 
-__all__ = ["as_read", "blotted", "excerpt", "forms_of"]
+__all__ = ["SHORTEST", "as_read", "blotted", "excerpt", "forms_of"]
 
 _MOST = 120
 _LOOKED_AT = 4096
 _LONGEST_SPELLING = 12
 """How many characters one character of a secret may take: two escapes of JSON, or three bytes in a URL."""
-_SHORTEST = 4
+SHORTEST = 4
 """Characters below which nothing is taken for a secret: it would blot out half of every text."""
 _BLOT = "***"
 _UNICODE = re.compile(r"\\u([0-9a-fA-F]{4})")
@@ -50,7 +50,7 @@ def excerpt(body: bytes, hidden: Collection[str]) -> str:
 def blotted(text: str, hidden: Collection[str], blot: str = _BLOT) -> str:
     """A text in which each of these secrets is blotted out. Where it holds one that is spelled in an unusual way, the
     text comes back as it reads, without escapes."""
-    found = sorted((secret for secret in hidden if len(secret) >= _SHORTEST), key=len, reverse=True)
+    found = sorted((secret for secret in hidden if len(secret) >= SHORTEST), key=len, reverse=True)
     for secret in found:
         text = text.replace(secret, blot)
     read = as_read(text)

@@ -103,15 +103,12 @@ class _Known(Unshown):
         self._untold += forms
 
 
-class ClientCredentials(Unshown):
-    """A login in the client's own name (RFC 6749, section 4.4). Its token is in memory. It is renewed when it has
-    nearly run out, or when the API refuses it."""
+class _ByToken(Unshown):
+    """What both logins have in common: the endpoint, and the tokens that were seen."""
 
-    def __init__(self, endpoint: TokenEndpoint, on_secret: OnSecret | None = None) -> None:
+    def __init__(self, endpoint: TokenEndpoint, on_secret: OnSecret | None) -> None:
         self._endpoint = endpoint
         self._known = _Known(endpoint, on_secret)
-        self._token = ""
-        self._good_until: float | None = None
         self._is_fresh = False
 
     @property
@@ -123,6 +120,16 @@ class ClientCredentials(Unshown):
     def params(self) -> Collection[str]:
         """None."""
         return ()
+
+
+class ClientCredentials(_ByToken):
+    """A login in the client's own name (RFC 6749, section 4.4). Its token is in memory. It is renewed when it has
+    nearly run out, or when the API refuses it."""
+
+    def __init__(self, endpoint: TokenEndpoint, on_secret: OnSecret | None = None) -> None:
+        super().__init__(endpoint, on_secret)
+        self._token = ""
+        self._good_until: float | None = None
 
     @contextmanager
     def admitted(self) -> Iterator[AuthBase]:
@@ -154,27 +161,16 @@ class ClientCredentials(Unshown):
         self._endpoint.close()
 
 
-class RefreshToken(Unshown):
+class RefreshToken(_ByToken):
     """A login in the name of a person who has allowed it (RFC 6749, section 6). Its tokens are shared with others."""
 
     def __init__(self, endpoint: TokenEndpoint, tokens: Tokens, on_secret: OnSecret | None = None) -> None:
-        self._endpoint, self._tokens = endpoint, tokens
-        self._known = _Known(endpoint, on_secret)
+        super().__init__(endpoint, on_secret)
+        self._tokens = tokens
         self._token: str | None = None
         self._refused: str | None = None
         self._granted: str | None = None
-        self._is_fresh = False
         self._renewing, self._is_closed = threading.Lock(), False
-
-    @property
-    def secrets(self) -> Collection[str]:
-        """The client's secret, and all tokens seen."""
-        return self._known.secrets
-
-    @property
-    def params(self) -> Collection[str]:
-        """None."""
-        return ()
 
     @contextmanager
     def admitted(self) -> Iterator[AuthBase]:

@@ -12,7 +12,7 @@ from airflow_extract_provider.extract.api.address import redirected
 from airflow_extract_provider.extract.api.transport import Answer, Outgoing
 from airflow_extract_provider.extract.errors import ExtractError, LoginError, RequestRefusedError, WrongAnswerError
 
-__all__ = ["is_limited", "is_own", "not_own", "status_error", "values_of", "with_words"]
+__all__ = ["is_limited", "is_own", "status_error", "values_of", "with_words"]
 
 _TEXT = re.compile(r'"([^"\\]+)"')
 
@@ -47,7 +47,7 @@ def with_words(exc: WrongAnswerError, answer: Answer, said: str) -> WrongAnswerE
 
 
 def is_own(answer: Answer) -> bool:
-    """Whether a 404 or 410 can be the API's own word on a record: JSON, as all that it says, or nothing at all."""
+    """Whether a refusal can be the API's own word: JSON, as all that it says, or nothing at all."""
     try:
         msgspec.json.decode(answer.body.strip() or b"null", type=msgspec.Raw)
     except msgspec.DecodeError:
@@ -55,18 +55,12 @@ def is_own(answer: Answer) -> bool:
     return True
 
 
-def not_own(answer: Answer, said: str) -> RequestRefusedError:
-    """The error for a 404 or 410 that somebody before the API has made: it proves no deletion."""
-    return RequestRefusedError(
-        f"status {answer.status} for this record is no answer of the API{f': {said}' if said else '.'}",
-        todo="Most often a proxy or gateway says so while the API is away: run again later. Nothing was deleted.",
-    )
-
-
 def is_limited(answer: Answer) -> bool:
-    """Whether a 403 is the answer to too many requests, as GitHub sends it ("Rate limits for the REST API")."""
+    """Whether it is the answer to too many requests: 429, or a 403 as GitHub sends it ("Rate limits for the REST
+    API")."""
     headers = answer.headers
-    return answer.status == 403 and ("retry-after" in headers or headers.get("x-ratelimit-remaining") == "0")
+    told = "retry-after" in headers or headers.get("x-ratelimit-remaining") == "0"
+    return answer.status == 429 or (answer.status == 403 and told)
 
 
 def values_of(asked: Outgoing) -> list[str]:

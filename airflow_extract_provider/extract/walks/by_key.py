@@ -144,6 +144,13 @@ def _told(item: DueKey, reply: Reply, position: Position) -> tuple[Position, Ste
                 page=moved.pages,
                 key=item.key,
             )
+        if not reply.own:
+            raise RequestRefusedError(
+                f"status {reply.status} for this record is no answer of the API{reply.quoted}",
+                todo="Most often a proxy says so while the API is away: run again later. Nothing was deleted.",
+                page=moved.pages,
+                key=item.key,
+            )
         return moved, Step((), moved, None, gone=(item.key,), settled=(item,))
     strange = next((record.key for record in reply.records if record.key != item.key), None)
     if strange is not None:
