@@ -22,6 +22,7 @@ from airflow_extract_provider.extract.sourcefile import load_sources
 from airflow_extract_provider.operators.backfill import BackfillOperator
 from airflow_extract_provider.operators.by_key import ByKeyOperator
 from airflow_extract_provider.operators.incremental import IncrementalOperator
+from airflow_extract_provider.operators.rebackfill import RebackfillOperator
 from airflow_extract_provider.operators.walk import WalkOperator
 from airflow_extract_provider.schedule import next_run, schedule_of
 
@@ -66,6 +67,7 @@ def _sync_dag(source: Source, default_args: Mapping[str, Any]) -> DAG:
         max_active_runs=1,
         # No backfill over intervals: it would ignore the bound above, and no task looks at an interval.
         allowed_run_types=["scheduled", "manual"],  # type: ignore[list-item]  # texts are converted
+        params=_sync_form(source),
         default_args=dict(default_args),
         user_defined_macros={"next_run": partial(next_run, schedule)},
         tags=["extract", source.source, "sync"],
@@ -91,9 +93,44 @@ def _chain(source: Source, name: str, found: ApiObject) -> None:
         changes = IncrementalOperator(task_id="incremental", **given)
         last >> changes
         last = changes
+    if found.sweep is not None:
+        everything = RebackfillOperator(
+            task_id="rebackfill",
+            reset=f"{{{{ '{name}' in params.sweep_now }}}}",
+            max_deletes="{{ params.max_deletes }}",
+            **given,
+        )
+        last >> everything
+        last = everything
     if found.by_key is not None:
         # What was noted is read also while the backfill is not complete and the task before is skipped.
         last >> ByKeyOperator(task_id="by_key", trigger_rule="none_failed", **given)
+
+
+def _sync_form(source: Source) -> dict[str, Param]:
+    """What a person may ask of one run; a scheduled one has the defaults."""
+    swept = [name for name, found in source.objects.items() if found.sweep is not None]
+    if not swept:
+        return {}
+    return {
+        "sweep_now": Param(
+            [],
+            type="array",
+            title="Sweep now (sweep_now)",
+            description="Objects of which everything is read again in this run, whether that is due or not.",
+            examples=swept,
+            items={"type": "string", "enum": swept},
+            uniqueItems=True,
+        ),
+        "max_deletes": Param(
+            None,
+            type=["null", "integer"],
+            minimum=0,
+            title="Deletes allowed (max_deletes)",
+            description="How many records a sweep of this run may delete, when one has stopped with "
+            "TooManyDeletesError and they are gone indeed. Empty: as the source file says.",
+        ),
+    }
 
 
 def _sync_doc(source: Source) -> str:
@@ -107,6 +144,10 @@ the tables are there.
 - **`backfill`** copies an object from its first page to its last. Once that is done it does nothing.
 - **`incremental`** brings what has changed since the last run, from a little before the instant up to which the copy is
   complete. Its result in XCom tells that instant (`complete_to`), the lag, and what it has created and updated.
+- **`rebackfill`** sweeps an object when that is due: it reads everything again, finds changes that the API does not
+  tell of, and deletes what is not there any more. If that were more than the source's `max_deletes`, it stops with
+  TooManyDeletesError, and deletes nothing. Trigger the DAG with *Sweep now* not to wait, and with *Deletes allowed* once
+  you know that the records are gone. Its report is in XCom (`sweep`), in its log, and in `extract.sweep`.
 - **`by_key`** reads records again of which a list could not tell the newest state.
 
 One object's failure does not stop the others. A walk that takes longer works in slices and, when the next run is due,
@@ -129,9 +170,14 @@ API: connection `{source.connection}`. Store: connection `extract_store`, with t
 
 
 def _sync_row(name: str, found: ApiObject) -> str:
-    changed = "by `incremental`" if found.incremental else "**not seen** after the backfill: the API cannot be asked"
+    sweep = None if found.sweep is None else f"by `rebackfill`, every {found.sweep.cadence}"
+    changed = sweep or "**not seen** after the backfill: the API cannot be asked"
+    if found.incremental:
+        changed = "by `incremental`" + (f"; all {sweep}" if sweep else "")
     # A tombstone comes with the changes: without these nobody asks for it.
     deleted = f"those with `{'.'.join(found.deleted)}`" if found.deleted and found.incremental else "**not seen**"
+    if sweep:
+        deleted = f"{deleted}; all {sweep}" if found.deleted and found.incremental else sweep
     return f"| {name} | {changed} | {deleted} | {'yes' if found.by_key else 'no'} |"
 
 

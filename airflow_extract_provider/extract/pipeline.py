@@ -11,14 +11,11 @@ begins where the ledger stands.
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
@@ -27,69 +24,42 @@ import tenacity
 from msgspec.structs import replace as replace_struct
 
 from airflow_extract_provider.extract.cursor import Cursor, CursorStore, Position
-from airflow_extract_provider.extract.errors import (
-    CursorUnreadableError,
-    ExtractError,
-    FencedError,
-    StoreUnavailableError,
-)
+from airflow_extract_provider.extract.errors import CursorUnreadableError, ExtractError, FencedError
+from airflow_extract_provider.extract.held import walk_held
 from airflow_extract_provider.extract.progress import Progress, Summary, counted
 from airflow_extract_provider.extract.reader import Arrived, Client, LowerClock, Reader
 from airflow_extract_provider.extract.resume import Books, begin, show, tell_unshown
+from airflow_extract_provider.extract.settings import Runner, Settings
 from airflow_extract_provider.extract.sinks.sink import Sink, check_sink
 from airflow_extract_provider.extract.source import ApiObject, Source
-from airflow_extract_provider.extract.store import fields, outbox, refetch
+from airflow_extract_provider.extract.store import outbox, refetch, sweep
 from airflow_extract_provider.extract.store.apply import Applied, Batch, apply
 from airflow_extract_provider.extract.store.birth import born
-from airflow_extract_provider.extract.store.connection import CROSSED, Connect, Connection, named_errors
-from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire, hold, release
+from airflow_extract_provider.extract.store.connection import CROSSED, Connect
+from airflow_extract_provider.extract.store.fence import hold
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
-from airflow_extract_provider.extract.store.migrate import check
+from airflow_extract_provider.extract.store.report import Report
 from airflow_extract_provider.extract.store.storable import REFUSALS
 from airflow_extract_provider.extract.store.target import Target
 from airflow_extract_provider.extract.store.unreadable import first_unreadable
+from airflow_extract_provider.extract.sweeps import Sweeps
 from airflow_extract_provider.extract.walks.backfill import backfill, beginning
 from airflow_extract_provider.extract.walks.by_key import by_key, noted
 from airflow_extract_provider.extract.walks.incremental import handed_off, incremental
-from airflow_extract_provider.extract.walks.step import Answer, Due, DueKey, Walk
+from airflow_extract_provider.extract.walks.rebackfill import between_sweeps, rebackfill
+from airflow_extract_provider.extract.walks.step import Absent, Answer, Ask, DueKey, Walk
 
 __all__ = ["Runner", "Settings", "Summary", "WalkName", "run"]
 
-WalkName: TypeAlias = Literal["backfill", "incremental", "by_key"]
+WalkName: TypeAlias = Literal["backfill", "incremental", "rebackfill", "by_key"]
 _SECONDS_BETWEEN_ANNOUNCEMENTS = 0.2
 _KEPT = "what was committed; the walk goes on where the ledger stands."
 _WALKS: Mapping[WalkName, Callable[[ApiObject, Position], Walk]] = {
     "backfill": backfill,
     "incremental": incremental,
+    "rebackfill": rebackfill,
     "by_key": by_key,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Runner:
-    """Who runs. ``identity`` is the same for every try of one task instance, so that a retry takes its own walk over at
-    once; ``label`` is what another run's `WalkBusyError` shows to people."""
-
-    identity: str = field(default_factory=lambda: uuid.uuid4().hex)
-    label: str = field(default_factory=lambda: f"process {os.getpid()} on {socket.gethostname()}")
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Bounds of a run. Intervals between log lines, cursor writes and heartbeats are lower bounds.
-
-    ``silent_after`` must be longer than the longest request and than ``idle_timeout`` together: a holder that has not
-    been heard of for so long may be taken over. ``idle_timeout`` is how long Postgres lets a transaction of a stopped
-    process live. ``batch`` is the most records of one transaction (and one page), ``ahead`` the most pages waiting.
-    """
-
-    schema: str = "extract"
-    silent_after: timedelta = timedelta(minutes=5)
-    idle_timeout: timedelta = timedelta(seconds=60)
-    batch: int = 2000
-    ahead: int = 4
-    cursor_every: timedelta = timedelta(seconds=5)
-    log_every: timedelta = timedelta(seconds=5)
 
 
 def run(
@@ -104,13 +74,16 @@ def run(
     cursor: CursorStore | None = None,
     reset: bool = False,
     take_over: bool = False,
+    max_deletes: int | None = None,
     run_for: timedelta | None = None,
     stop: threading.Event | None = None,
     settings: Settings | None = None,
 ) -> Summary:
     """Walk one object of a source into Postgres, from where the walk stands to its end, or for a while.
 
-    ``backfill`` reads it from the beginning, ``incremental`` what has changed since, ``by_key`` what was noted.
+    ``backfill`` reads it from the beginning, ``incremental`` what has changed since, ``by_key`` what was noted;
+    ``rebackfill`` reads everything again, when that is due by the object's `sweep` or with ``reset``, and deletes what
+    is not there any more, ``max_deletes`` records at most (None: as `sweep` says).
     ``postgres`` opens connections to the store. ``sink`` takes the events of an object that publishes them outside of
     Postgres; the others' go into the outbox. ``cursor`` is where the position is shown to people and may be edited;
     None: nowhere. ``reset`` starts over (once for a ``runner``: its retries go on), ``take_over`` takes the walk from
@@ -124,11 +97,11 @@ def run(
     place = {"source": source.source, "object": object, "walk": walk}
     try:
         check_sink(source.object(object), sink, within=settings.idle_timeout)
-        with _walk_held(source, object, postgres, runner, take_over, settings) as (conn, fence):
+        with walk_held(source, object, postgres, runner, take_over, settings) as (conn, fence):
             ledger = Ledger(settings.schema, source.source, object, walk)
             shown = cursor if walk != "by_key" else None
             books = Books(conn, settings.schema, fence, ledger, source.table(object), shown, runner.identity)
-            job = _Run(source, object, walk, books, client, sink, settings)
+            job = _Run(source, object, walk, books, client, sink, settings, max_deletes)
             return job.run(reset, run_for, stop or threading.Event())
     except ExtractError as exc:
         raise _shown(exc, source, object).at(kept=_KEPT, **place) from None
@@ -137,66 +110,6 @@ def run(
 def _shown(exc: ExtractError, source: Source, object: str) -> ExtractError:
     """The error as people may see it."""
     return exc.without_key() if object in source.objects and source.object(object).private else exc
-
-
-@contextmanager
-def _walk_held(
-    source: Source, object: str, postgres: Connect, runner: Runner, take_over: bool, settings: Settings
-) -> Iterator[tuple[Connection, Fence]]:
-    """A checked connection, with the fence held; given back at the end, whatever the end is."""
-    # One walk at a time per object: without versions two concurrent looks at a record cannot be told apart (A, B, A).
-    # With them too, since `version` may be added or taken away while a run lives, and both must meet at one fence.
-    scope = Scope(source.source, object, "*")
-    fence: Fence | None = None
-    with named_errors():
-        conn = postgres()
-    try:
-        conn.autocommit = True
-        check(conn, settings.schema, source, object)
-        fields.check(conn, source.object(object).fold)
-        fence = acquire(
-            conn,
-            settings.schema,
-            scope,
-            runner.identity,
-            runner.label,
-            silent_after=settings.silent_after,
-            take_over=take_over,
-            idle_timeout=settings.idle_timeout,
-        )
-        yield conn, fence
-    except psycopg.Error as exc:
-        raise _named(exc, postgres, settings, fence) from None
-    finally:
-        with suppress(psycopg.Error):
-            if fence is not None and not conn.closed:
-                release(conn, settings.schema, fence)
-        conn.close()
-
-
-def _named(exc: psycopg.Error, postgres: Connect, settings: Settings, fence: Fence | None) -> ExtractError:
-    """What an error of Postgres means for this run.
-
-    When the connection went away, the walk may have been taken over meanwhile: a process that was stopped in
-    mid-transaction wakes up to find just this. A new connection tells.
-    """
-    try:
-        with named_errors():
-            raise exc
-    except StoreUnavailableError as lost:
-        if fence is None:
-            return lost
-        try:
-            with named_errors(), postgres() as conn:
-                conn.autocommit = True
-                hold(conn, settings.schema, fence)
-        except FencedError as fenced:
-            return fenced
-        except ExtractError:
-            return lost
-        return lost
-    except ExtractError as named:
-        return named
 
 
 class _Run:
@@ -211,12 +124,16 @@ class _Run:
         client: Client,
         sink: Sink | None,
         settings: Settings,
+        max_deletes: int | None,
     ) -> None:
         self._object, self._walk, self._made = source.object(object), walk, source.made(object)
         self._books, self._client, self._sink, self._settings = books, client, sink, settings
         self._source, self._target = source, Target.of(source, object, settings.schema)
-        what = f"{source.source}/{object} {books.ledger.walk}"
-        self._progress = Progress(what, settings.log_every.total_seconds(), self._object.private, lambda: client.left)
+        self._sweeps = Sweeps(books, self._object, max_deletes) if walk == "rebackfill" else None
+        what = f"{source.source}/{object} {'sweep' if self._sweeps else walk}"
+        version = ".".join(self._object.version or ()) or None
+        every, private = settings.log_every.total_seconds(), self._object.private
+        self._progress = Progress(what, every, private, lambda: client.left, version)
         self._beat_every = settings.silent_after.total_seconds() / 5
         self._beaten = self._shown = self._announced = time.monotonic()
         self._untold = False
@@ -224,16 +141,16 @@ class _Run:
 
     def run(self, reset: bool, run_for: timedelta | None, stop: threading.Event) -> Summary:
         before = self._at = begin(self._books, self._beginning(reset), reset=reset)
-        # Afterwards: a start is a birth, and a first backfill is told from later ones by it.
-        known = born(self._books.conn, *self._target.whose)
-        self._target = Target.of(self._source, self._target.object, self._settings.schema, known)
+        if self._sweeps is not None:
+            before = self._at = self._sweeps.begin(before, self._made, self._called_complete())
+        self._target = self._known_target()
         clock = LowerClock(self._beat())
         walk = _WALKS[self._walk](self._object, before.position)
         reader = Reader(self._object, walk, self._client, clock, self._settings.ahead)
         reader.start()
         try:
             self._follow(reader, clock, run_for, stop)
-            self._at = replace_struct(self._at, position=reader.finished or self._at.position)
+            self._at = self._ended(reader.finished)
             show(self._books, self._at)
         except ExtractError as exc:
             self._show_after(exc)
@@ -243,8 +160,17 @@ class _Run:
             self._announce(now=True)
         # A walk that begins where it was complete, and is stopped before its first page, is not: it has read nothing.
         complete = self._at.position.complete and not reader.cut_off
-        self._progress.end(self._at.position, "stopped" if stop.is_set() else "paused", complete=complete)
-        return self._summary(before, complete)
+        report = self._report()
+        self._progress.end(self._at.position, "stopped" if stop.is_set() else "paused", complete=complete, found=report)
+        return self._summary(before, complete, report)
+
+    def _known_target(self) -> Target:
+        """Where records go, once the books of the start are written: a start is a birth, and a first backfill is told
+        from later ones by it; and who sweeps adds to what is seen, as every walk does while a sweep is open."""
+        conn, (schema, _, object) = self._books.conn, self._target.whose
+        target = Target.of(self._source, object, schema, born(conn, *self._target.whose))
+        open = sweep.opened(conn, *self._target.whose)
+        return replace(target, sweep=open, sweeps=self._sweeps is not None)
 
     def _beginning(self, reset: bool) -> Position:
         """Where the walk begins if it has not begun, or starts over."""
@@ -252,6 +178,9 @@ class _Run:
             return noted(self._object, self._made)
         if self._walk == "backfill":
             return beginning(self._object, self._made)
+        if self._walk == "rebackfill":
+            filled = self._books.ledger.of("backfill").head(self._books.conn)
+            return between_sweeps(self._object, filled.position if filled else None, self._made)
         ledger = self._books.ledger
         begun, backfilled = (ledger.of(walk).head(self._books.conn) for walk in ("incremental", "backfill"))
         done = backfilled is not None and backfilled.position.complete
@@ -259,6 +188,24 @@ class _Run:
             # Under way: that the backfill was started over meanwhile is no matter.
             return replace_struct(beginning(self._object, self._made), complete=True, closed=begun.position.closed)
         return handed_off(self._object, backfilled.position if backfilled else None, self._made)
+
+    def _called_complete(self) -> datetime | None:
+        """Up to when the incremental walk says that all is there; None: the API cannot be asked so."""
+        if not self._object.incremental:
+            return None
+        heads = [self._books.ledger.of(walk).head(self._books.conn) for walk in ("incremental", "backfill")]
+        return next((head.position.closed for head in heads if head is not None and head.position.closed), None)
+
+    def _ended(self, finished: Position | None) -> Cursor:
+        """Where the walk stands now. ``finished``: the store told its end, and no page brought that to the ledger."""
+        if finished is not None and self._sweeps is not None:
+            return self._sweeps.end(finished)
+        return replace_struct(self._at, position=finished or self._at.position)
+
+    def _report(self) -> Report | None:
+        """What the sweep has found that this run has taken part in."""
+        open = self._target.sweep
+        return None if self._sweeps is None else self._sweeps.report(open.number if open is not None else None)
 
     def _follow(self, reader: Reader, clock: LowerClock, run_for: timedelta | None, stop: threading.Event) -> None:
         """Apply what arrives until the walk is complete or the time is up."""
@@ -274,7 +221,10 @@ class _Run:
             elif not arrived and time.monotonic() - self._beaten >= self._beat_every:
                 clock.set(self._beat())
 
-    def _answer(self, question: Due) -> Answer:
+    def _answer(self, question: Ask) -> Answer:
+        if isinstance(question, Absent):
+            assert self._sweeps is not None
+            return self._sweeps.answer(question)
         found = refetch.due(self._books.conn, *self._target.whose, question.limit)
         return Answer(tuple(DueKey(item.key, item.number) for item in found))
 
@@ -304,18 +254,30 @@ class _Run:
         """The pages with their ledger rows. A row counts what is new to the walk: pages overlap by a record."""
         batches, before = [], self._at.position.records
         for item in arrived:
-            position = item.step.position
-            entry = Entry("page", position, self._books.runner, item.sent_at, position.records - before)
-            step = item.step
-            due = tuple(refetch.Due(one.key, one.number) for one in step.settled)
-            batches.append(
-                Batch(step.records, item.sent_at, entry, gone=step.gone, bad=step.bad, settled=due, by_key=bool(due))
-            )
-            before = position.records
+            batches.append(self._batch(item, before))
+            before = item.step.position.records
         # What was sent since the last commit, retries included, so that a run can be added up over its slices.
         sent, self._sent = self._client.requests - self._sent, self._client.requests
         batches[-1] = replace(batches[-1], entry=replace(batches[-1].entry, counts={"requests": sent}))
         return batches
+
+    def _batch(self, item: Arrived, before: int) -> Batch:
+        """A page with its ledger row; ``before`` it, so many records had been read."""
+        step, position, absent = item.step, item.step.position, item.step.absent
+        # What a sweep has not seen was sent by nobody: no page is counted for it.
+        sent_at = item.sent_at if absent is None else None
+        entry = Entry("page", position, self._books.runner, sent_at, position.records - before)
+        due = tuple(refetch.Due(one.key, one.number) for one in step.settled)
+        return Batch(
+            step.records,
+            absent or item.sent_at,
+            entry,
+            gone=step.gone,
+            bad=step.bad,
+            settled=due,
+            by_key=bool(due) and absent is None,
+            absent=absent is not None,
+        )
 
     def _applied(self, batches: list[Batch]) -> Applied:
         """Apply; once more when Postgres chose this transaction to end a deadlock. Nothing was written then."""
@@ -359,7 +321,7 @@ class _Run:
         read = f"{counted(position.pages, 'page')}, {counted(position.records, 'record')}"
         return f"{read}; the cursor stands behind them, nothing was skipped."
 
-    def _summary(self, before: Cursor, complete: bool) -> Summary:
+    def _summary(self, before: Cursor, complete: bool, report: Report | None) -> Summary:
         position, ledger = self._at.position, self._books.ledger
         totals = ledger.totals(self._books.conn, self._books.runner)
         return Summary(
@@ -376,4 +338,5 @@ class _Run:
             cursor_after=position.as_json(),
             complete_to=position.closed if position.complete else None,
             without_version=position.nulls,
+            sweep=None if report is None else report.as_dict(private=self._object.private),
         )

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from airflow_extract_provider.extract.cursor import Position
+from airflow_extract_provider.extract.store.report import Report
 
 __all__ = ["KINDS", "Progress", "Summary", "counted"]
 
@@ -42,7 +43,8 @@ class Summary:
     ``pages``, ``requests`` (retries included), ``records`` and ``counts`` (changes by kind, and ``events``) are those
     of the runner: of all tries and slices of a task instance, as its ledger rows add them up. ``seconds`` is the wall
     time of the last of them. ``complete``: the walk has reached the end, and the copy is complete up to ``complete_to``
-    (aware; None before the end). ``cursor_before`` and ``cursor_after`` are positions as JSON.
+    (aware; None before the end). ``cursor_before`` and ``cursor_after`` are positions as JSON. ``sweep`` is what the
+    sweep has found that the run took part in, as :meth:`~.report.Report.as_dict` tells it.
     """
 
     source: str
@@ -58,6 +60,7 @@ class Summary:
     cursor_after: Mapping[str, Any]
     complete_to: datetime | None
     without_version: int = 0
+    sweep: Mapping[str, Any] | None = None
 
     @property
     def lag_seconds(self) -> float | None:
@@ -84,6 +87,7 @@ class Summary:
             "cursor_after": dict(self.cursor_after),
             "complete_to": self.complete_to.isoformat() if self.complete_to else None,
             "lag_seconds": self.lag_seconds,
+            **({} if self.sweep is None else {"sweep": dict(self.sweep)}),
         }
 
 
@@ -92,13 +96,14 @@ class Progress:
     """Counts a run's pages and says how far it is: at the first page, every ``every`` seconds, at the end.
 
     ``private``: the place, which may hold a key, is not said. ``left`` tells which part of the quota is left, from 0 to
-    1, or None.
+    1, or None. ``version`` is the name of the records' version, None where they have none.
     """
 
     what: str
     every: float
     private: bool = False
     left: Callable[[], float | None] = lambda: None
+    version: str | None = None
     pages: int = 0
     records: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -128,8 +133,13 @@ class Progress:
             quota = [] if left is None else [f"quota {left * 100:.0f} % left"]
             _log.info("%s   %s", self.what, " · ".join([*parts, *self._place(position), *quota]))
 
-    def end(self, position: Position, stopped: str, *, complete: bool) -> None:
-        """Say how the run ended; ``stopped`` tells why when the walk is not ``complete``."""
+    def end(self, position: Position, stopped: str, *, complete: bool, found: Report | None = None) -> None:
+        """Say how the run ended; ``stopped`` tells why when the walk is not ``complete``. ``found``: by its sweep."""
+        if complete and found is not None:
+            _log.info("%s   done: %s", self.what, found.line(self.version, private=self.private))
+            for line in found.table(self.version, private=self.private):
+                _log.info("%s   %s", self.what, line)
+            return
         if complete and not self.pages:
             at = f": complete to {_second(position.closed)}; `reset` reads everything again" if position.closed else ""
             _log.info("%s   nothing to do%s", self.what, at)

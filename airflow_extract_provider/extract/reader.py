@@ -15,7 +15,7 @@ from airflow_extract_provider.extract.cursor import Position
 from airflow_extract_provider.extract.errors import ExtractError
 from airflow_extract_provider.extract.page import Halted, Page, Reply, Request
 from airflow_extract_provider.extract.source import ApiObject
-from airflow_extract_provider.extract.walks.step import Answer, Due, Step, Walk
+from airflow_extract_provider.extract.walks.step import Answer, Ask, Step, Walk
 
 __all__ = ["Arrived", "Client", "LowerClock", "Reader"]
 
@@ -78,7 +78,7 @@ class Reader:
 
     def __init__(self, object: ApiObject, walk: Walk, client: Client, clock: LowerClock, ahead: int) -> None:
         self._object, self._walk, self._client, self._clock = object, walk, client, clock
-        self._queue: queue.Queue[Arrived | Due | BaseException | None] = queue.Queue(maxsize=ahead)
+        self._queue: queue.Queue[Arrived | Ask | BaseException | None] = queue.Queue(maxsize=ahead)
         self._answers: queue.Queue[Answer] = queue.Queue(maxsize=1)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"read {object.name}", daemon=True)
@@ -88,7 +88,7 @@ class Reader:
         self.cut_off = False
         """Whether the walk had more to ask when it was stopped. Known at the end."""
 
-        self.question: Due | None = None
+        self.question: Ask | None = None
         """What the walk asks of the store; set when everything that came before it has been handed over."""
 
         self.finished: Position | None = None
@@ -124,13 +124,13 @@ class Reader:
                 self._ended = True
             elif isinstance(item, BaseException):
                 self._failed, self._ended = item, True
-            elif isinstance(item, Due):
+            elif isinstance(item, Ask):
                 self.question = item
             else:
                 records += len(item.step.records)
                 yield item
 
-    def _taken(self, seconds: float) -> Arrived | Due | BaseException | None:
+    def _taken(self, seconds: float) -> Arrived | Ask | BaseException | None:
         """The next item; waits for it so long. Raises Empty."""
         with suppress(queue.Empty):
             return self._queue.get_nowait()
@@ -158,16 +158,16 @@ class Reader:
                 if moved is None:
                     break
                 step = moved
-                if isinstance(asked, Due) and step.then is None:
+                if isinstance(asked, Ask) and step.then is None:
                     self.finished = step.position
-                elif not isinstance(asked, Due) or not step.empty:
+                elif not isinstance(asked, Ask) or not step.empty:
                     self._put(Arrived(step, sent_at - self._age))
             self.cut_off = step.then is not None
             self._put(None)
         except BaseException as exc:
             self._put(exc)
 
-    def _moved(self, then: Request | Due) -> Step | None:
+    def _moved(self, then: Request | Ask) -> Step | None:
         """The walk's next step; None: as :meth:`_reply`. What fails is told to the walk, which may have another way."""
         try:
             reply = self._reply(then)
@@ -175,7 +175,7 @@ class Reader:
             return self._walk.throw(exc)
         return None if reply is None else self._walk.send(reply)
 
-    def _reply(self, then: Request | Due) -> Reply | Answer | None:
+    def _reply(self, then: Request | Ask) -> Reply | Answer | None:
         """What was asked for; None: stopped while waiting for an answer."""
         if isinstance(then, Request):
             return self._fetched(then)
@@ -199,7 +199,7 @@ class Reader:
         self._age = reply.age if isinstance(reply, Page) else timedelta(0)
         return reply
 
-    def _put(self, item: Arrived | Due | BaseException | None) -> None:
+    def _put(self, item: Arrived | Ask | BaseException | None) -> None:
         """Wait for room, but not for ever: nobody may be left to take it."""
         while True:
             try:

@@ -93,7 +93,7 @@ def _found(books: Books, beginning: Position, reset: bool) -> Cursor:
     if head is None and shown is not None and shown.position.place != beginning.place:
         raise _ahead(books, "the ledger of this store knows nothing of this walk")
     # A walk without a page begins as the source file says now: the mistake that stopped it may have been corrected.
-    if head is None or (not head.position.pages and kind != "edit" and head.position != beginning):
+    if head is None or (not head.position.pages and kind not in ("edit", "sweep") and head.position != beginning):
         return _append(books, Entry("start", beginning, books.runner), "starts")
     at = head if shown is None else _place_shown(books, head, shown, followed=kind == "edit")
     if books.ledger.walk != "backfill" and _copied_as(at.position) != _copied_as(beginning):

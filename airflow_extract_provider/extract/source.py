@@ -32,9 +32,10 @@ from airflow_extract_provider.extract.paging import (
     one_or_many,
 )
 from airflow_extract_provider.extract.rates import Limits
-from airflow_extract_provider.extract.rules import Rules, unkept
+from airflow_extract_provider.extract.rules import Changed, Rules, unkept
 from airflow_extract_provider.extract.sent import PathWithoutLogin, Sent
-from airflow_extract_provider.extract.storing import Columns, Folds, Keep, Publish, kept
+from airflow_extract_provider.extract.storing import Columns, Folds, Hash, Keep, Publish, RecordHash, kept, read_beside
+from airflow_extract_provider.extract.sweeping import Sweep
 
 __all__ = ["ApiObject", "Source", "laid_over"]
 
@@ -79,6 +80,9 @@ class ApiObject(Frozen):
     )
     total: PathText | None = Field(default=None, description="where the answer tells how many records there are in all")
     by_key: ByKey | None = Field(default=None, description="how one record is read by its key")
+    sweep: Sweep | None = Field(
+        default=None, description="how often everything is read again, to find deletes and silent changes"
+    )
     on_bad_record: Literal["stop", "quarantine"] = Field(
         default="stop", description="stop at a record that cannot be stored, or set it aside and go on"
     )
@@ -86,6 +90,7 @@ class ApiObject(Frozen):
         default=False, description="records are personal data: neither keys nor answers are shown in logs and errors"
     )
     keep: Keep = Field(default=None, description="what `data` keeps: all, none, or a list of fields")
+    hash: Hash = Field(default=RecordHash(), description="what tells whether a record has changed")
     columns: Columns = Field(default_factory=dict, description="typed columns beside `data`, by name")
     fold: Folds = Field(default=(), description="fields written into other tables in the same transaction")
     events: Rules = Field(default=(), description="which changes become events")
@@ -215,6 +220,17 @@ class ApiObject(Frozen):
         for each in self.fold:
             if each.deleted != "keep" and (lost := self._lost(tuple(each.where.values()))):
                 raise ValueError(f"fold.where reads {lost} of deleted records, which `keep` leaves out")
+        return self
+
+    @model_validator(mode="after")
+    def _excluded_is_not_read(self) -> ApiObject:
+        """It would be out of date without a word."""
+        read = {"key, version, deleted, order or since": tuple(self.fields()), **read_beside(self.columns, self.fold)}
+        for rule in self.events:
+            # To `changed` without fields, what is excluded is no change either; another rule may look at it.
+            whole = () if isinstance(rule, Changed) else ((),)
+            read[f"the event rule {rule.name}"] = whole if (reads := rule.reads()) is None else reads
+        self.hash.check(read)
         return self
 
     def _lost(self, reads: tuple[FieldPath, ...] | None) -> str:
@@ -365,14 +381,14 @@ def _plain(value: str | None) -> str | None:
     return value
 
 
-def laid_over(below: Any, above: Any) -> Any:
+def laid_over(below: Any, above: Any, *, pages: bool = False) -> Any:
     """``above`` where it says something, else ``below``; mappings are merged, everything else is replaced. So are
     `pages` of another kind, whose keys mean other things."""
     if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
         return above
-    if "by" in below and above.get("by", below["by"]) != below["by"]:
+    if pages and "by" in below and above.get("by", below["by"]) != below["by"]:
         return above
     merged = {**below, **above}
     for name in below.keys() & above.keys():
-        merged[name] = laid_over(below[name], above[name])
+        merged[name] = laid_over(below[name], above[name], pages=name == "pages")
     return merged

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from airflow_extract_provider.extract.page import FieldPath
-from airflow_extract_provider.extract.paging import Frozen, PathText, field_path
+from airflow_extract_provider.extract.paging import Frozen, PathText, field_path, one_or_many
 
 __all__ = [
     "BOOK_COLUMNS",
@@ -18,10 +18,15 @@ __all__ = [
     "Columns",
     "Fold",
     "Folds",
+    "Hash",
+    "HashMapRef",
+    "HashName",
     "KafkaPublish",
     "Keep",
     "Publish",
+    "RecordHash",
     "kept",
+    "read_beside",
 ]
 
 BOOK_COLUMNS = ("key", "data", "version", "revision", "raw_hash", "canonical_hash", "applied_at", "deleted_at")
@@ -54,6 +59,53 @@ def kept(paths: tuple[FieldPath, ...] | None) -> str:
 
 Keep: TypeAlias = Annotated[tuple[FieldPath, ...] | None, BeforeValidator(_keep)]
 """The paths of the record that `data` keeps; None: all of it."""
+
+
+HashName: TypeAlias = Literal["xxh3", "md5", "sha256", "blake2b"]
+"""A hash function; the first one is the usual one."""
+
+
+class HashMapRef(Frozen):
+    """Where hashes are kept beside Postgres."""
+
+    redis: str = Field(min_length=1, description="the Airflow connection of type Redis")
+
+
+class RecordHash(Frozen):
+    """What tells whether a record has changed."""
+
+    by: HashName = Field(default="xxh3", description="the hash function: xxh3, md5, sha256 or blake2b")
+    exclude: Annotated[tuple[PathText, ...], BeforeValidator(one_or_many)] = Field(
+        default=(), description="volatile fields: a change of nothing but these is none"
+    )
+    map: HashMapRef | None = Field(
+        default=None, description="a place that knows the hashes too, and is asked before Postgres"
+    )
+
+    def check(self, read: Mapping[str, Iterable[FieldPath]]) -> None:
+        """See that nobody reads what is excluded: it is not stored when nothing else changes, and would be out of date
+        without a word. ``read``: the fields that are read, by who reads them; ``()`` is the whole record.
+
+        Raises ValueError: somebody does.
+        """
+        for reader, paths in read.items():
+            for path in paths:
+                if found := next((each for each in self.exclude if _overlap(each, path)), None):
+                    whole = "" if path else ", which reads the whole record"
+                    raise ValueError(f"hash.exclude leaves out {'.'.join(found)}, but it is read by {reader}{whole}")
+
+
+def _overlap(one: FieldPath, other: FieldPath) -> bool:
+    """Whether it is one field, or one of them holds the other."""
+    return all(mine == theirs for mine, theirs in zip(one, other, strict=False))
+
+
+def _hash(value: Any) -> Any:
+    """``md5`` is short for ``{by: md5}``."""
+    return {"by": value} if isinstance(value, str) else value
+
+
+Hash: TypeAlias = Annotated[RecordHash, BeforeValidator(_hash)]
 
 
 class Column(Frozen):
@@ -150,6 +202,12 @@ def _folds(value: Any) -> Any:
 
 
 Folds: TypeAlias = Annotated[tuple[Fold, ...], BeforeValidator(_folds)]
+
+
+def read_beside(columns: Columns, folds: Folds) -> Mapping[str, tuple[FieldPath, ...]]:
+    """The fields of the record that are stored elsewhere than in `data`, by where that is said."""
+    told = tuple(path for each in folds for path in (*each.where.values(), *each.set.values()))
+    return {"columns": tuple(spec.path for spec in columns.values()), "fold": told}
 
 
 class KafkaPublish(Frozen):

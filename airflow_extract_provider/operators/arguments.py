@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from airflow_extract_provider.extract.errors import SourceError
 
-__all__ = ["flag", "instant", "interval", "named"]
+__all__ = ["count", "flag", "instant", "interval", "named"]
 
 _FLAGS = {"true": True, "false": False}
 
@@ -19,6 +19,16 @@ def flag(name: str, value: bool | str) -> bool:
     if found is None:
         raise SourceError(f"the operator's `{name}` is neither true nor false.", todo="Correct the DAG.")
     return found
+
+
+def count(name: str, value: int | str | None) -> int | None:
+    """A number of things, or its text; None where a template finds none. Raises SourceError: it is no such number."""
+    text = str(value).strip()
+    if value is None or text in ("", "None"):
+        return None
+    if isinstance(value, bool) or not (text.isascii() and text.isdigit()):
+        raise SourceError(f"the operator's `{name}` is no number: 0, 1, 2 ...", todo="Correct the DAG, or the form.")
+    return int(text)
 
 
 def named(name: str, value: object) -> None:

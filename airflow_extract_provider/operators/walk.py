@@ -178,6 +178,15 @@ class WalkOperator(BaseOperator):
         del source
         return None
 
+    def given(self) -> dict[str, Any]:
+        """What this walk alone is given, as arguments of :func:`~airflow_extract_provider.extract.pipeline.run`."""
+        return {}
+
+    @property
+    def starts_over(self) -> bool:
+        """Whether the task was asked to start over."""
+        return flag("reset", self.reset)
+
     def _later(
         self, context: Context, why: ExtractError, pause: timedelta, next_run_at: datetime | None
     ) -> dict[str, Any]:
@@ -235,7 +244,9 @@ class WalkOperator(BaseOperator):
             object=self.object,
             walk=self.walk,
             complete=False,
-            **{name: counts[name] for name in ("pages", "requests", "records")},
+            pages=counts["pages"],
+            requests=counts["requests"],
+            records=counts["records"],
             counts=counts,
             seconds=0.0,
             cursor_before=position.as_json(),
@@ -262,7 +273,7 @@ class WalkOperator(BaseOperator):
         summary = self._run(source, (instance, label), next_run_at, stop)
         cleared = _cleared(context)
         same = summary.complete and summary.cursor_before == summary.cursor_after
-        if cleared and flag("reset", self.reset) and same:
+        if cleared and self.starts_over and same:
             # Cleared after it had come to its end: whoever does that wants it done again. Under a name of its own, so
             # that the ledger does not take it for a retry.
             summary = self._run(source, (_anew(instance, cleared), label), next_run_at, stop)
@@ -294,10 +305,11 @@ class WalkOperator(BaseOperator):
                 runner=Runner(*runner),
                 sink=sink,
                 cursor=VariableCursors(),
-                reset=flag("reset", self.reset),
+                reset=self.starts_over,
                 take_over=flag("take_over", self.take_over),
                 run_for=_shortened(None if self.run_for is None else interval("run_for", self.run_for), next_run_at),
                 stop=stop,
+                **self.given(),
             )
 
 

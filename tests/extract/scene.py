@@ -130,6 +130,12 @@ class Scene:
         found = self._look(sql.SQL("select key, data::text from {}").format(table))
         return {key: exact(data) for key, data in found}
 
+    def alive(self) -> dict[str, Any]:
+        """The records that are not deleted."""
+        table = sql.Identifier(*self.source.table(self.object))
+        found = self._look(sql.SQL("select key, data from {} where deleted_at is null").format(table))
+        return dict(found)
+
     def revisions(self) -> set[int]:
         """Which revisions the stored records have."""
         table = sql.Identifier(*self.source.table(self.object))

@@ -22,7 +22,7 @@ WALK = {"source": "shop", "object": "plain", "walk": "backfill"}
 FENCE = {**WALK, "part": "", "number": 1}
 COMING = {"keys": KEYS, "versions": [], "hashes": [b"x"] * len(KEYS), "deleted": [], "also": []}
 ROWS = {"ledger": "backfill", "entries": '[{"kind": "page", "cause": "", "position": {}, "records": 1, "counts": {}}]'}
-LOCK = {"keys": KEYS, "old": True, "part": False}
+LOCK = {"keys": KEYS, "old": True, "part": False, "counted": b""}
 COLUMNS = {**COMING, "data": ["{}"] * len(KEYS), "canonical": [], "typed": []}
 
 

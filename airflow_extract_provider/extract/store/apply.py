@@ -17,7 +17,8 @@ from datetime import datetime
 
 from airflow_extract_provider.extract.page import SetAside
 from airflow_extract_provider.extract.sinks.sink import Sink
-from airflow_extract_provider.extract.store import outbox, refetch
+from airflow_extract_provider.extract.store import outbox, refetch, sweep
+from airflow_extract_provider.extract.store.audit import Audit
 from airflow_extract_provider.extract.store.batch import Batch, in_rounds
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.fence import Fence, hold, holding, idle_limit
@@ -25,7 +26,7 @@ from airflow_extract_provider.extract.store.fields import fold
 from airflow_extract_provider.extract.store.judge import Coming
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
 from airflow_extract_provider.extract.store.quarantine import set_aside
-from airflow_extract_provider.extract.store.rows import Differing, Work, compared, composed, settle
+from airflow_extract_provider.extract.store.rows import Differing, Work, compared, composed, respelled, settle
 from airflow_extract_provider.extract.store.storable import REFUSALS
 from airflow_extract_provider.extract.store.target import Target
 from airflow_extract_provider.extract.store.unreadable import unreadable
@@ -65,7 +66,14 @@ class _Given:
     def plain(self) -> bool:
         """There is nothing to do but to look at records, one copy of each."""
         more = any(batch.settled or batch.bad for batch in self.batches)
-        return len(self.rounds) < 2 and not more
+        open = self.target.sweep
+        simple = open is None or (not open.judged and self.looked_at >= open.looked_at)
+        return len(self.rounds) < 2 and not more and simple
+
+    @property
+    def looked_at(self) -> datetime:
+        """Before the API looked the first of these pages up."""
+        return min(batch.sent_at for batch in self.batches)
 
 
 def apply(
@@ -115,26 +123,32 @@ def _compare(
         **compared(found, also),
         **given.fence.parameters(),
         "plain": plain,
+        "sweep": given.target.sweep.number if plain and given.target.sweep is not None else None,
         "idle": idle_limit(given.fence),
     }
     asked |= given.ledger.parameters(entries)
     rows = given.conn.execute(
         composed("compare", given.target.schema, given.target.table), asked, binary=True
     ).fetchall()
-    differing = {key: known for key, known, _, _ in rows if key is not None}
+    differing = [row for row in rows if row[0] is not None]
     if differing or not plain:
-        return differing
+        kept = set(also)
+        return {
+            key: known
+            for key, known, canonical, _, _ in differing
+            if key in kept or not respelled(given.target, found[key], canonical, given.refused)
+        }
     if not rows:
         # No row of the fence was ours: says so.
         hold(given.conn, given.target.schema, given.fence)
-    ((_, _, sequence, clock),) = rows
+    ((_, _, _, sequence, clock),) = rows
     return Applied(sequence, totals, clock)
 
 
 def _transaction(given: _Given, first: Differing) -> Applied:
     conn, target, twice = given.conn, given.target, given.twice
     with holding(conn, target.schema, given.fence) as clock:
-        work = Work(conn, target, clock, twice, _newest(given.rounds, twice), given.refused)
+        work = Work(conn, target, clock, twice, _newest(given.rounds, twice), given.refused, _audit(target))
         # Keys with more copies to come are locked in the first round, with the others and in their order.
         settle(work, given.rounds[0] if given.rounds else {}, first)
         for found in given.rounds[1:]:
@@ -145,6 +159,7 @@ def _transaction(given: _Given, first: Differing) -> Applied:
         fold(conn, target.folds, work.foldings)
         _note(work, given.batches)
         _set_aside(work, given.batches)
+        _tell_sweep(work, given)
         totals = _totals(work.changes, given.batches, aside=len(work.aside), events=len(work.events))
         sequence, ended = _publish(work, given, _entries(given.batches, totals))
     return Applied(sequence, totals, ended)
@@ -193,7 +208,32 @@ def _note(work: Work, batches: Sequence[Batch]) -> None:
     if settled and work.undecided:
         refetch.lock(work.conn, *work.target.whose, sorted({each.key for each in settled} | work.undecided))
     refetch.note(work.conn, *work.target.whose, work.undecided, "undecided")
-    refetch.settle(work.conn, *work.target.whose, settled)
+    met = refetch.settle(work.conn, *work.target.whose, settled)
+    if work.audit is not None:
+        here = {record.key for batch in batches for record in batch.records if not record.deleted}
+        work.audit.counts["still_there"] += sum(reason == "absent" and key in here for key, reason in met)
+
+
+def _audit(target: Target) -> Audit | None:
+    if target.sweep is None or not target.sweeps:
+        return None
+    return Audit(target.sweep.complete_to, target.versioned, target.shape.keep)
+
+
+def _tell_sweep(work: Work, given: _Given) -> None:
+    """Tell the open sweep, if there is one, what was seen, and its own walk's what was found."""
+    open, audit = work.target.sweep, work.audit
+    if open is None:
+        return
+    # Another walk's page that was looked up before the sweep began says nothing of what is there since.
+    told = [batch for batch in given.batches if work.target.sweeps or batch.sent_at >= open.looked_at]
+    seen = [key for batch in told for key in batch.seen]
+    if seen:
+        sweep.see(work.conn, *work.target.whose, open, seen, given.looked_at)
+    if audit is not None:
+        audit.counts["without_key"] += sum(each.key is None for batch in given.batches for each in batch.bad)
+        if +audit.counts:
+            sweep.found(work.conn, work.target.schema, open, +audit.counts, audit.fields)
 
 
 def _set_aside(work: Work, batches: Sequence[Batch]) -> None:

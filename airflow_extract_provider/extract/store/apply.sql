@@ -1,17 +1,25 @@
 -- name: compare
 -- Without locks on records: most have not changed, and a lock writes the row's header. That there is no row is news of
--- what is deleted too; that it is deleted already is none. If nothing differs, and there is nothing else to do, the fence
--- is held and the ledger rows are added by the same statement.
+-- what is deleted too; that it is deleted already is none, nor that tombstones are hashed in another way now.
+-- With what differs comes the stored canonical hash, where an equal one means that there is nothing to do. If nothing
+-- differs, and there is nothing else to do, the fence is held, and the ledger rows and what an open sweep has seen are
+-- added by the same statement.
 with stored as materialized (
-    select key, version, raw_hash, deleted_at from {table} where key = any(%(keys)b::text[])
+    select key, version, raw_hash, canonical_hash, deleted_at from {table} where key = any(%(keys)b::text[])
 ), differing as materialized (
-    select given.key, stored.key is not null as known
+    select given.key, stored.key is not null as known,
+           case when given.deleted is not true and stored.deleted_at is null
+                 and given.version is not distinct from stored.version
+                 and substr(given.raw_hash, 17) = substr(stored.raw_hash, 17)
+                then stored.canonical_hash end as canonical
     from unnest(%(keys)b::text[], %(versions)b::timestamptz[], %(hashes)b::bytea[], %(deleted)b::bool[])
          as given (key, version, raw_hash, deleted)
     left join stored on stored.key = given.key
     where stored.key is null or given.key = any(%(also)b::text[])
        or case when given.deleted and stored.deleted_at is not null
                then given.version is not null and given.raw_hash <> stored.raw_hash
+                    and (given.version is distinct from stored.version
+                         or substr(given.raw_hash, 17) = substr(stored.raw_hash, 17))
                else given.raw_hash <> stored.raw_hash or given.version is distinct from stored.version
                     or given.deleted or stored.deleted_at is not null end
 ), held as (
@@ -20,6 +28,10 @@ with stored as materialized (
     where source = %(source)s and object = %(object)s and walk = %(walk)s and part = %(part)s
       and number = %(number)s and %(plain)s and not exists (select from differing)
     returning clock_timestamp() as clock
+), seen as (
+    insert into {extract}.sweep_seen (sweep, digests)
+    select %(sweep)s, array_agg({extract}.digest(key)) from held, unnest(%(keys)b::text[]) as given (key)
+    where %(sweep)s::bigint is not null having count(*) > 0
 ), appended as (
     insert into {extract}.ledger (source, object, walk, kind, cause, position, sent_at, records, counts)
     select %(source)s, %(object)s, %(ledger)s, kind, cause, position, sent_at, records, counts
@@ -29,9 +41,9 @@ with stored as materialized (
     order by nth
     returning sequence
 )
-select key, known, null::bigint, null::timestamptz from differing
+select key, known, canonical, null::bigint, null::timestamptz from differing
 union all
-select null, null, (select max(sequence) from appended), clock from held;
+select null, null, null, (select max(sequence) from appended), clock from held;
 
 -- name: claim
 -- The insert is the claim: `for update` locks nothing that does not exist yet. Whoever comes second waits here for the
@@ -51,19 +63,23 @@ returning key;
 -- cannot wait for each other.
 -- The version in UTC: in another zone an instant of the year 1 or 9999 may have no calendar date to be read as.
 select key, version at time zone 'UTC', raw_hash, deleted_at, applied_at, revision, canonical_hash,
-       case when %(old)s or (%(part)s and canonical_hash is null) then data::text end
+       case when %(old)s or substr(canonical_hash, 25) <> %(counted)b::bytea
+                 or (%(part)s and canonical_hash is null) then data::text end
 from {table}
 where key = any(%(keys)b::text[])
 order by key
 for update;
 
 -- name: write
--- Different bytes may be the same JSON (order of keys, white space): only a different value is a change. The bytes' hash
--- and the version are kept all the same: or the row would be locked and looked at each time that it is read.
--- `differs` is null where `data` holds the whole record and can be compared here. `offset 0`: otherwise the texts would be
--- read as JSON again in each place that uses them, which costs four times as much.
+-- Different bytes may be the same JSON (order of keys, white space): only a different value is a change. The hash of
+-- the bytes and the version are kept all the same: or the row would be locked and looked at each time that it is read.
+-- So is the canonical hash: by it the next spelling is known without a lock.
+-- `differs` is null where `data` holds the whole record and can be compared here, `data` where the stored one stays.
+-- `offset 0`: otherwise the texts would be read as JSON again in each place that uses them, which costs four times as
+-- much.
 update {table} as stored
-set data = coming.data, version = coming.version, raw_hash = coming.raw_hash, canonical_hash = coming.canonical_hash,
+set data = coalesce(coming.data, stored.data), version = coming.version, raw_hash = coming.raw_hash,
+    canonical_hash = coming.canonical_hash,
     revision = stored.revision
              + (coalesce(coming.differs, stored.data <> coming.data) or stored.deleted_at is not null)::int,
     applied_at = case when coalesce(coming.differs, stored.data <> coming.data) or stored.deleted_at is not null

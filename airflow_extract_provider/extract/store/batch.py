@@ -31,7 +31,7 @@ class Batch:
 
     ``gone`` are keys that the API said do not exist when asked for them (404, 410), ``bad`` records for the quarantine;
     ``entry.records`` counts neither. ``settled`` are the notes that this batch fulfils. ``by_key``: the records were
-    asked for by key.
+    asked for by key. ``absent``: what is gone was not seen by a complete sweep, which began at ``sent_at``.
     """
 
     records: tuple[Record, ...]
@@ -41,6 +41,13 @@ class Batch:
     bad: tuple[SetAside, ...] = ()
     settled: tuple[Due, ...] = ()
     by_key: bool = False
+    absent: bool = False
+
+    @property
+    def seen(self) -> list[str]:
+        """The keys that stood on the page, those of bad records too."""
+        found = [record.key for record in self.records]
+        return found + [each.key for each in self.bad if each.key is not None] if self.bad else found
 
 
 def coming(batch: Batch, record: Record, number: int, hash: Hash) -> Coming:
@@ -89,7 +96,8 @@ def in_rounds(batches: Collection[Batch], hash: Hash, *, turns: bool = False) ->
 
 def _gone(batch: Batch, hash: Hash) -> list[Coming]:
     absent = (Record(key, _NO_BYTES, deleted=True) for key in batch.gone)
-    return [replace_struct(coming(batch, record, 0, hash), by_key=True) for record in absent]
+    by_key = not batch.absent
+    return [replace_struct(coming(batch, record, 0, hash), by_key=by_key, absent=batch.absent) for record in absent]
 
 
 def _place(rounds: list[dict[str, Coming]], record: Coming) -> None:

@@ -21,8 +21,8 @@ class Coming(msgspec.Struct, frozen=True):
     """A record on its way in. ``sent_at`` is Postgres's clock, read before its page was asked for.
 
     ``deleted``: it is a tombstone, or proof by a read by key that there is none. ``by_key``: it was asked for by its
-    key. ``page`` and ``number`` (of the record on it) say where it came, for messages only. ``turn`` tells in which
-    order records came, where somebody asks.
+    key. ``absent``: a complete sweep has not seen it, which began at ``sent_at``. ``page`` and ``number`` (of the
+    record on it) say where it came, for messages only. ``turn`` tells in which order records came, where somebody asks.
     """
 
     key: str
@@ -34,6 +34,7 @@ class Coming(msgspec.Struct, frozen=True):
     number: int | None = None
     deleted: bool = False
     by_key: bool = False
+    absent: bool = False
     turn: int = 0
 
 
@@ -52,10 +53,14 @@ def judge(coming: Coming, stored: Stored) -> Verdict:
     Without versions only one walk runs at a time and its pages are applied in the order in which they were sent, so
     what comes now is the newer one. With versions the later version wins; where versions cannot tell, a page sent after
     the row was applied is certainly the newer look, and anything else must be read again by key. What was read by key
-    after the row was applied is the API's last word; read before, it decides nothing.
+    after the row was applied is the API's last word; read before, it decides nothing. What a sweep has not seen is gone
+    if it was stored before the sweep began.
     """
     if stored.deleted_at is not None:
         return _beside_tombstone(coming, stored)
+    if coming.absent:
+        # Stored after the sweep had begun, it need not be on the pages that it had read by then.
+        return "delete" if coming.sent_at > stored.applied_at else "unchanged"
     if coming.raw_hash == stored.raw_hash and not coming.deleted:
         # The same record: another version of it has been read by another `version` or `timestamps`.
         return "unchanged" if coming.version == stored.version else "write"

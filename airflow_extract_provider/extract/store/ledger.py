@@ -27,11 +27,12 @@ _FILE = "ledger.sql"
 class Entry:
     """What a ledger row says beside whose it is.
 
-    ``kind``: ``start`` the first row of a walk, ``reset`` started over, ``edit`` followed an edited cursor, ``page``.
+    ``kind``: ``start`` the first row of a walk, ``reset`` started over, ``sweep`` the beginning of a sweep, ``edit``
+    followed an edited cursor, ``page``.
     ``cause`` is the task instance that wrote it. ``sent_at`` is Postgres's clock, read before the page was asked for.
     """
 
-    kind: Literal["start", "reset", "edit", "page"]
+    kind: Literal["start", "reset", "sweep", "edit", "page"]
     position: Position
     cause: str = ""
     sent_at: datetime | None = None

@@ -17,7 +17,7 @@ returning sequence, clock_timestamp();
 -- name: row
 select position, sequence >= coalesce((
       select max(sequence) from {extract}.ledger
-      where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and kind in ('start', 'reset')), 0), shown
+      where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and kind in ('start', 'reset', 'sweep')), 0), shown
 from {extract}.ledger
 where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and sequence = %(sequence)s;
 
@@ -36,19 +36,19 @@ select sequence, position from {extract}.ledger
 where source = %(source)s and object = %(object)s and walk = %(walk)s and part = ''
   and sequence >= coalesce((
       select max(sequence) from {extract}.ledger
-      where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and kind in ('start', 'reset')), 0)
+      where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and kind in ('start', 'reset', 'sweep')), 0)
   and position -> 'complete' = %(complete)s
   and position -> 'place' @> %(spot)s
 order by sequence desc limit 1;
 
 -- name: totals
--- What one task instance has done, over all its tries and slices.
+-- What one task instance has done, over all its tries and slices. Deletes by a sweep, and its end, are no pages.
 with own as (
-    select records, counts from {extract}.ledger
+    select records, counts, sent_at from {extract}.ledger
     where source = %(source)s and object = %(object)s and walk = %(walk)s and part = '' and cause = %(cause)s
       and cause <> '' and kind = 'page'
 )
-select 'pages', count(*) from own
+select 'pages', count(sent_at) from own
 union all select 'records', coalesce(sum(records), 0)::bigint from own
 union all select name, sum(count::bigint)::bigint from own, jsonb_each_text(counts) as told (name, count) group by name;
 

@@ -35,14 +35,15 @@ def due(conn: Connection, schema: str, source: str, object: str, limit: int) -> 
     return [Due(key, number) for key, number in conn.execute(statement(_FILE, "due", schema), asked)]
 
 
-def settle(conn: Connection, schema: str, source: str, object: str, done: Iterable[Due]) -> None:
-    """Delete the notes that were fulfilled, in key order. A key noted again meanwhile stays."""
+def settle(conn: Connection, schema: str, source: str, object: str, done: Iterable[Due]) -> list[tuple[str, str]]:
+    """Delete the notes that were fulfilled, in key order; returns their keys and reasons. A key noted again meanwhile
+    stays."""
     ordered = sorted(set(done), key=lambda each: (each.key, each.number))
     if not ordered:
-        return
+        return []
     asked: dict[str, Any] = {"source": source, "object": object, "keys": [each.key for each in ordered]}
     asked["numbers"] = [each.number for each in ordered]
-    conn.execute(statement(_FILE, "settle", schema), asked)
+    return conn.execute(statement(_FILE, "settle", schema), asked).fetchall()
 
 
 def forget(conn: Connection, schema: str, source: str, object: str) -> None:

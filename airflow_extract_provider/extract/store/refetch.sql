@@ -34,4 +34,4 @@ with claimed as (
 delete from {extract}.refetch as noted using claimed
 where noted.source = %(source)s and noted.object = %(object)s and noted.key = any(%(keys)b::text[])
   and noted.key = claimed.key
-returning noted.key;
+returning noted.key, noted.reason;

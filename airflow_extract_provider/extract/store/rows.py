@@ -20,18 +20,17 @@ from psycopg import sql
 
 from airflow_extract_provider.extract.events.change import Change, ChangeKind
 from airflow_extract_provider.extract.events.event import Event
-from airflow_extract_provider.extract.hashes.record_hash import canonical_hash
+from airflow_extract_provider.extract.store.audit import Audit
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.detect import detect
 from airflow_extract_provider.extract.store.fields import Folding
 from airflow_extract_provider.extract.store.judge import Coming, Stored, Verdict, judge
-from airflow_extract_provider.extract.store.shape import Shape
 from airflow_extract_provider.extract.store.statements import sparse, statements
 from airflow_extract_provider.extract.store.storable import unstorable
 from airflow_extract_provider.extract.store.target import Target
 from airflow_extract_provider.extract.store.unreadable import bad
 
-__all__ = ["Differing", "Work", "compared", "composed", "settle"]
+__all__ = ["Differing", "Work", "compared", "composed", "respelled", "settle"]
 
 _FILE = "apply.sql"
 _WRITTEN: Mapping[Verdict, ChangeKind] = {"write": "updated", "regress": "regressed", "undelete": "undeleted"}
@@ -51,10 +50,6 @@ class _Locked(msgspec.Struct, frozen=True):
     canonical: bytes | None
     data: str | None
 
-    def kept_otherwise(self, shape: Shape) -> bool:
-        """Whether ``data`` holds other fields than it would now."""
-        return self.canonical is not None and self.canonical[16:] != shape.kept_as
-
     @property
     def never_alive(self) -> bool:
         """It came as a tombstone: nobody was ever told of the record."""
@@ -68,7 +63,7 @@ class Work:
     ``twice`` are keys with more than one copy, ``newest`` are their newest versions; ``looked`` tells when the pages of
     what was written were asked for. ``refused`` are records, by their bytes, that Postgres has refused in an earlier
     attempt, and why; None: to meet one is an error, nothing is set ``aside``. ``clock`` is Postgres's at the beginning,
-    once the fence is held.
+    once the fence is held. ``audit`` is told what a sweep changes.
     """
 
     conn: Connection
@@ -77,6 +72,7 @@ class Work:
     twice: set[str]
     newest: Mapping[str, datetime]
     refused: Mapping[bytes, str] | None
+    audit: Audit | None = None
     looked: dict[str, datetime] = field(default_factory=dict)
     aside: list[tuple[Coming, str]] = field(default_factory=list)
     changes: Counter[str] = field(default_factory=Counter)
@@ -139,6 +135,20 @@ def compared(found: Mapping[str, Coming], also: Iterable[str]) -> dict[str, Any]
     }
 
 
+def respelled(
+    target: Target, record: Coming, canonical: bytes | None, refused: Mapping[bytes, str] | None = None
+) -> bool:
+    """Whether a record that came in other bytes is the stored one, whose canonical hash this is: in another spelling,
+    or with other values only where they do not count. Then there is nothing to lock, and nothing to write.
+
+    What could not be stored as it came is none: it is an error, or set aside.
+    """
+    shape = target.shape
+    if canonical is None or canonical[16:] != shape.identity or record.raw in (refused or {}):
+        return False
+    return shape.canonical(record.raw) == canonical and not unstorable(record.raw) and not shape.refusal(record.raw)
+
+
 def settle(work: Work, found: Mapping[str, Coming], differing: Differing) -> None:
     """Bring what differs into the table.
 
@@ -162,8 +172,9 @@ def _change(work: Work, records: Sequence[Coming]) -> None:
     """Lock rows, in key order, judge the records by what they meet, and write what is newer."""
     if not records:
         return
-    target = work.target
-    asked = {"keys": [record.key for record in records], "old": target.needs_old, "part": not target.shape.whole}
+    target, shape = work.target, work.target.shape
+    asked = {"keys": [record.key for record in records], "old": target.needs_old}
+    asked |= {"part": not shape.whole, "counted": shape.counted_as}
     locked = {row[0]: _Locked(*row[1:]) for row in work.rows("lock", **asked)}
     if len(locked) < len(records):
         # Somebody deleted rows by hand since they were read: done again, the records are claimed like new ones.
@@ -198,15 +209,30 @@ def _tell(work: Work, rows: Sequence[_Written]) -> None:
     """Find the events of what was written, under the rows' locks, and keep what is to be folded."""
     if work.target.folds:
         work.foldings += [_folding(row) for row in rows if _is_news(work.target, row)]
+    if work.audit is not None:
+        _audit(work.audit, rows)
     if work.target.detects:
         changes = [_seen(work, row, row.kind) for row in rows if row.kind is not None]
         work.events += detect(work.conn, work.target, changes)
 
 
+def _audit(audit: Audit, rows: Sequence[_Written]) -> None:
+    for row in rows:
+        if row.kind == "deleted":
+            audit.deleted(by_key=row.record.by_key)
+        elif row.before is None:
+            audit.created(row.record.version)
+        elif row.kind is not None:
+            known = row.before.version and row.before.version.replace(tzinfo=timezone.utc)
+            audit.changed(row.kind, row.record.version, known, row.before.data, row.record.raw)
+
+
 def _is_news(target: Target, row: _Written) -> bool:
     """Whether there is something to fold: a change, or what was stored when other fields were asked for. That the same
     record came in another spelling must not write over what people have edited."""
-    return row.kind is not None or (row.before is not None and not target.shape.marked(row.before.raw_hash))
+    if row.kind is not None or row.before is None:
+        return row.kind is not None
+    return not (target.shape.marked(row.before.raw_hash) and target.shape.tells(row.before.canonical))
 
 
 def _folding(row: _Written) -> Folding:
@@ -228,28 +254,41 @@ def _seen(work: Work, row: _Written, kind: ChangeKind) -> Change:
         before=None if before is None or before.data is None else before.data.encode(),
         after=None if kind == "deleted" else record.raw,
         time=record.version or work.clock,
-        partly_known=before is not None and before.kept_otherwise(work.target.shape),
+        partly_known=before is not None and work.target.shape.kept_otherwise(before.canonical),
     )
 
 
-def _differs_in_value(target: Target, record: Coming, row: _Locked) -> bool | None:
-    """Whether it is another record than the stored one; None: `data` holds both in full, Postgres compares them."""
-    if target.shape.whole and row.canonical is None:
-        return None
-    if row.canonical is not None:
-        return canonical_hash(record.raw) != row.canonical[:16]
-    assert row.data is not None
-    return canonical_hash(record.raw) != canonical_hash(row.data.encode())
-
-
 def _inserted(target: Target, records: Sequence[Coming]) -> dict[str, Any]:
-    return {**_columns(target, records), "deleted": sparse([record.deleted for record in records])}
+    """Without canonical hashes, where `data` tells: most records never change, nor come in another spelling."""
+    shape = target.shape
+    return {
+        **_columns(target, records),
+        "data": [shape.data(record.raw) for record in records],
+        "canonical": [] if shape.whole else [shape.canonical(record.raw) for record in records],
+        "deleted": sparse([record.deleted for record in records]),
+    }
 
 
 def _written(target: Target, records: Sequence[Coming], locked: Mapping[str, _Locked]) -> dict[str, Any]:
-    differs = [_differs_in_value(target, record, locked[record.key]) for record in records]
-    # False is told, null is not: that is for Postgres to find out.
-    return {**_columns(target, records), "differs": differs if any(each is not None for each in differs) else []}
+    shape = target.shape
+    rows = [locked[record.key] for record in records]
+    canonical = [shape.canonical(record.raw) for record in records]
+    differs = [
+        shape.differs(record.raw, now, row.canonical, row.data)
+        for record, now, row in zip(records, canonical, rows, strict=True)
+    ]
+    # What does not differ stays as it was at the last change, with the fields that do not count.
+    stays = [
+        each is False and row.deleted_at is None and shape.keeps(row.canonical)
+        for each, row in zip(differs, rows, strict=True)
+    ]
+    return {
+        **_columns(target, records),
+        "data": [None if same else shape.data(record.raw) for record, same in zip(records, stays, strict=True)],
+        "canonical": canonical,
+        # False is told, null is not: that is for Postgres to find out.
+        "differs": differs if any(each is not None for each in differs) else [],
+    }
 
 
 def _gone(records: Sequence[Coming]) -> dict[str, Any]:
@@ -261,14 +300,10 @@ def _gone(records: Sequence[Coming]) -> dict[str, Any]:
 
 
 def _columns(target: Target, records: Sequence[Coming]) -> dict[str, Any]:
-    """Records as columns, each as its object stores it."""
+    """Records as columns, but for what depends on the row that they meet."""
     shape = target.shape
-    return {
-        **_gone(records),
-        "data": [shape.data(record.raw) for record in records],
-        "canonical": sparse([shape.canonical(record.raw) for record in records]),
-        "typed": sparse([None if record.deleted else shape.typed(record.raw) for record in records]),
-    }
+    typed = sparse([None if record.deleted else shape.typed(record.raw) for record in records])
+    return {**_gone(records), "typed": typed}
 
 
 def _composed(name: str, target: Target) -> sql.Composed:

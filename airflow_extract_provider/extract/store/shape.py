@@ -6,7 +6,7 @@ Everything is taken from the record's own bytes; what is not needed is not parse
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from decimal import Decimal
@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 import xxhash
 
-from airflow_extract_provider.extract.hashes.record_hash import canonical_hash
+from airflow_extract_provider.extract.hashes.record_hash import DIGESTS, Digest, canonical_hash
 from airflow_extract_provider.extract.instants import instant
 from airflow_extract_provider.extract.page import FieldPath
 from airflow_extract_provider.extract.paging import Timestamps
 from airflow_extract_provider.extract.source import ApiObject
-from airflow_extract_provider.extract.storing import Column, ColumnType
+from airflow_extract_provider.extract.storing import Column, ColumnType, HashName
 
 __all__ = ["AS_IT_IS", "Shape", "picked"]
 
@@ -31,21 +31,40 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _MOST_DIGITS, _MOST_DECIMALS = 131_072, 16_383
 """Of a `numeric`, before and behind the decimal point (PostgreSQL documentation, section 8.1)."""
 _BIGINT = range(-(2**63), 2**63)
+_ALL_KEPT = xxhash.xxh64_digest(b"null")
+_USUAL: HashName = "xxh3"
+_HASH, _KEPT = slice(16), slice(16, 24)
+"""Of a stored canonical hash: the hash, and `kept_as`; behind them stands `counted_as`. The usual is left out from the
+end: that all fields count, by the usual hash function, and that all are kept."""
 _Members = dict[str, msgspec.Raw]
+
+
+def _counters(exclude: tuple[FieldPath, ...]) -> Mapping[bytes, HashName]:
+    """The hash functions by what ``counted_as`` is with each of them."""
+    told = {name: msgspec.json.encode([name, exclude]) for name in DIGESTS}
+    return {b"" if (name, exclude) == (_USUAL, ()) else xxhash.xxh64_digest(text): name for name, text in told.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """How the records of an object are stored. ``keep``: the paths that `data` holds; None: all of the record.
+    ``by``: the hash function; ``exclude``: the paths of which a change is none.
 
-    ``mark`` and ``kept_as`` are digests: of the whole shape, empty where records are stored as they are; of ``keep``.
+    ``mark``, ``kept_as`` and ``counted_as`` are digests: of the whole shape, empty where records are stored as they
+    are, with the name of an unusual hash function behind it; of ``keep``; of what counts and by which function, empty
+    where that is the usual. ``counters``: the functions by what ``counted_as`` is with each of them.
     """
 
     keep: tuple[FieldPath, ...] | None = None
     columns: Mapping[str, Column] = field(default_factory=dict)
     timestamps: Timestamps = field(default_factory=Timestamps)
     mark: bytes = b""
-    kept_as: bytes = b""
+    kept_as: bytes = _ALL_KEPT
+    by: HashName = _USUAL
+    exclude: tuple[FieldPath, ...] = ()
+    counted_as: bytes = b""
+    counters: Mapping[bytes, HashName] = field(default_factory=lambda: _counters(()))
+    digest: Digest = DIGESTS[_USUAL]
 
     @staticmethod
     def of(object: ApiObject) -> Shape:
@@ -59,22 +78,27 @@ class Shape:
             told.append([each.model_dump(mode="json") for each in object.fold])
         if any(spec.type == "timestamptz" for spec in object.columns.values()):
             told.append(object.timestamps.model_dump(mode="json"))
+        by, exclude = object.hash.by, tuple(sorted(set(object.hash.exclude)))
         mark = xxhash.xxh64_digest(msgspec.json.encode(told)) if told else b""
+        mark += b"" if by == _USUAL else by.encode()
         kept_as = xxhash.xxh64_digest(msgspec.json.encode(object.keep))
-        return Shape(object.keep, object.columns, object.timestamps, mark, kept_as)
+        counters = _counters(exclude)
+        counted_as = next(counted for counted, name in counters.items() if name == by)
+        shape = (object.keep, object.columns, object.timestamps, mark, kept_as)
+        return Shape(*shape, by, exclude, counted_as, counters, DIGESTS[by])
 
     @property
     def whole(self) -> bool:
-        """Whether `data` is the record, so that it tells by itself whether one has changed."""
-        return self.keep is None
+        """Whether `data` is the record, and all of it counts: it tells by itself whether one has changed."""
+        return self.keep is None and not self.exclude
 
     def raw_hash(self, raw: bytes) -> bytes:
-        """XXH3-128 of the record's own bytes, and the shape's mark: under another shape the row is written anew."""
-        return xxhash.xxh3_128_digest(raw) + self.mark
+        """The hash of the record's own bytes, and the shape's mark: under another shape the row is written anew."""
+        return self.digest(raw) + self.mark
 
     def marked(self, raw_hash: bytes) -> bool:
-        """Whether a row with this hash is stored in this shape."""
-        return raw_hash[16:] == self.mark
+        """Whether a row with this hash is stored in this shape, whatever the hash function was."""
+        return _without_name(raw_hash[16:]) == _without_name(self.mark)
 
     def data(self, raw: bytes) -> str:
         """The JSON that `data` keeps of a record."""
@@ -82,10 +106,56 @@ class Shape:
             return raw.decode()
         return _reduced(raw, self.keep).decode()
 
-    def canonical(self, raw: bytes) -> bytes | None:
-        """What tells whether a record has changed when `data` keeps a part of it only, and which part that is; None:
-        `data` does."""
-        return None if self.whole else canonical_hash(raw) + self.kept_as
+    def canonical(self, raw: bytes) -> bytes:
+        """The canonical hash as it is stored: with what `data` keeps beside it, and what counts."""
+        return canonical_hash(raw, self.exclude, self.by) + self.identity
+
+    @property
+    def identity(self) -> bytes:
+        """What stands behind a canonical hash: without it two of them cannot be compared."""
+        if self.counted_as:
+            return self.kept_as + self.counted_as
+        return b"" if self.whole else self.kept_as
+
+    def keeps(self, canonical: bytes | None) -> bool:
+        """Whether `data` beside this hash holds the fields that it would hold now."""
+        return _kept(canonical) == self.kept_as
+
+    def kept_otherwise(self, canonical: bytes | None) -> bool:
+        """Whether `data` beside this hash may lack fields that it would hold now."""
+        return _keeps_part(canonical) and not self.keeps(canonical)
+
+    def tells(self, canonical: bytes | None) -> bool:
+        """Whether a change since this hash was stored is found, whatever field it was in: not where other fields
+        counted, and `data` holds only a part."""
+        return not _keeps_part(canonical) or self._counter(canonical) is not None
+
+    def differs(self, raw: bytes, now: bytes, canonical: bytes | None, data: str | None) -> bool | None:
+        """Whether a record, whose canonical hash is ``now``, is another one than the stored, with its hash and `data`;
+        None: `data` holds all of it and all of it counts, so that Postgres can compare them.
+
+        Where other fields counted when the hash was stored, the records themselves are compared, by what counts now:
+        as far as `data` holds them.
+        """
+        by = self._counter(canonical)
+        if by is not None and canonical is not None:
+            told = now[_HASH] if by == self.by else canonical_hash(raw, self.exclude, by)
+            return told != canonical[_HASH]
+        if self.whole and not _keeps_part(canonical):
+            return None
+        assert data is not None
+        stored = data.encode()
+        if _keeps_part(canonical):
+            paths = tuple(_leaves(stored)) if self.kept_otherwise(canonical) else self.keep or ()
+            raw, stored = _reduced(raw, paths), _reduced(stored, paths)
+        return self._counted(raw) != self._counted(stored)
+
+    def _counted(self, raw: bytes) -> bytes:
+        return canonical_hash(raw, self.exclude, self.by)
+
+    def _counter(self, canonical: bytes | None) -> HashName | None:
+        """The hash function that made this hash, if the same fields counted; else None."""
+        return None if canonical is None else self.counters.get(canonical[_KEPT.stop :])
 
     def typed(self, raw: bytes) -> str | None:
         """A record's typed columns as one JSON object, each value as Postgres reads it into its type."""
@@ -112,6 +182,20 @@ AS_IT_IS = Shape()
 """Records as they are, in `data` alone."""
 
 
+def _without_name(mark: bytes) -> bytes:
+    """A mark without the hash function's name, which is shorter than a digest."""
+    return mark[:8] if len(mark) >= 8 else b""
+
+
+def _kept(canonical: bytes | None) -> bytes:
+    """What `data` keeps beside this hash; without one, all of the record."""
+    return (canonical or b"")[_KEPT] or _ALL_KEPT
+
+
+def _keeps_part(canonical: bytes | None) -> bool:
+    return _kept(canonical) != _ALL_KEPT
+
+
 def picked(raw: bytes, paths: Iterable[FieldPath]) -> Mapping[FieldPath, bytes | None]:
     """The undecoded values at some paths of a record; None: absent or null."""
     top = _members(raw)
@@ -134,6 +218,17 @@ def _members(raw: bytes) -> _Members:
         return {}
     found: _Members = msgspec.json.decode(raw, type=_Members)
     return found
+
+
+def _leaves(raw: bytes, above: FieldPath = ()) -> Iterator[FieldPath]:
+    """The paths of the values of a record; of an object, those in it. Of an empty one nothing is known but that it is
+    there: what was in it may have been left out."""
+    for name, value in _members(raw).items():
+        path, held = (*above, name), bytes(value)
+        if held.startswith(b"{"):
+            yield from _leaves(held, path)
+        else:
+            yield path
 
 
 def _reduced(raw: bytes, paths: Iterable[FieldPath]) -> bytes:

@@ -9,6 +9,7 @@ from airflow_extract_provider.extract.events.detectors import Emitter
 from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.store.birth import Born
 from airflow_extract_provider.extract.store.shape import AS_IT_IS, Shape
+from airflow_extract_provider.extract.store.sweep import Sweep
 from airflow_extract_provider.extract.storing import Fold
 
 __all__ = ["Baseline", "Target"]
@@ -19,7 +20,11 @@ Baseline: TypeAlias = Literal["over", "silent", "marked"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where an object's records go, how they are stored there, and what becomes an event."""
+    """Where an object's records go, how they are stored there, and what becomes an event.
+
+    ``sweep``: the open one, to which all keys that are seen are told. ``sweeps``: it is this walk's own, and its report
+    tells what is changed. ``versioned``: records have versions.
+    """
 
     schema: str
     source: str
@@ -29,6 +34,9 @@ class Target:
     folds: tuple[Fold, ...] = ()
     emitter: Emitter | None = None
     baseline: Baseline = "over"
+    versioned: bool = False
+    sweep: Sweep | None = None
+    sweeps: bool = False
 
     @staticmethod
     def of(source: Source, object: str, schema: str, born: Born | None = None) -> Target:
@@ -38,7 +46,8 @@ class Target:
         emitter = _emitter(source.source, found, born.number) if found.events else None
         baseline: Baseline = "over" if born.filled else "silent" if found.baseline == "silent" else "marked"
         table = source.table(object)
-        return Target(schema, source.source, object, table, Shape.of(found), found.fold, emitter, baseline)
+        versioned = found.version is not None
+        return Target(schema, source.source, object, table, Shape.of(found), found.fold, emitter, baseline, versioned)
 
     @property
     def whose(self) -> tuple[str, str, str]:
@@ -54,7 +63,7 @@ class Target:
     def needs_old(self) -> bool:
         """Whether the stored record is needed beside the one that comes."""
         folds_deleted = any(each.deleted != "keep" for each in self.folds)
-        return folds_deleted or (self.emitter is not None and self.detects and self.emitter.needs_before)
+        return folds_deleted or self.sweeps or (self.emitter is not None and self.detects and self.emitter.needs_before)
 
 
 def _emitter(source: str, object: ApiObject, birth: int) -> Emitter:

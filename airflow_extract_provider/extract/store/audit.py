@@ -1,0 +1,71 @@
+"""What a sweep tells of the records that it writes: what the API had not told, and what the other walks had missed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from airflow_extract_provider.extract.events.change import ChangeKind, differing
+from airflow_extract_provider.extract.exact import read
+from airflow_extract_provider.extract.page import FieldPath
+
+__all__ = ["Audit"]
+
+_MOST = 100
+"""Fields that are told of one record: it may have as many as it likes."""
+
+
+@dataclass(slots=True)
+class Audit:
+    """Counts what one transaction of a sweep has changed.
+
+    ``complete_to``: up to when the incremental walk had said that all is there; None: there is none. ``versioned``: the
+    object's records have versions. ``keep``: what is kept of them, None for all.
+    """
+
+    complete_to: datetime | None
+    versioned: bool
+    keep: Collection[FieldPath] | None
+    counts: Counter[str] = field(default_factory=Counter)
+    fields: Counter[str] = field(default_factory=Counter)
+
+    def created(self, version: datetime | None) -> None:
+        """A record that the copy did not have."""
+        self.counts["new"] += 1
+        if self._should_have_come(version):
+            self.counts["missed"] += 1
+
+    def deleted(self, *, by_key: bool) -> None:
+        """A record was deleted; ``by_key``: the API was asked for it."""
+        self.counts["deleted"] += 1
+        if by_key:
+            self.counts["confirmed"] += 1
+
+    def changed(
+        self,
+        kind: ChangeKind,
+        version: datetime | None,
+        known: datetime | None,
+        before: str | None,
+        after: bytes,
+    ) -> None:
+        """A stored record was another one. ``known`` is the version that was stored, ``before`` the copy's text."""
+        if kind == "undeleted":
+            self.counts["returned"] += 1
+            return
+        self.counts["changed"] += 1
+        if self.versioned and version == known:
+            self.counts["silent"] += 1
+            self._name(before, after)
+        elif self._should_have_come(version):
+            self.counts["late"] += 1
+
+    def _should_have_come(self, version: datetime | None) -> bool:
+        return self.complete_to is not None and version is not None and version < self.complete_to
+
+    def _name(self, before: str | None, after: bytes) -> None:
+        """Count the fields that differ, of those that are kept."""
+        if before is not None and self.keep != ():
+            self.fields.update(differing(read(before.encode()), read(after), self.keep)[:_MOST])

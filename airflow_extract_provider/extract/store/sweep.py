@@ -1,0 +1,164 @@
+"""Sweeps: what an open one has seen, what it has found, and what of the copy it has not seen.
+
+While a sweep is open, every walk of the object adds the keys on its pages to what was seen. A record is absent that was
+stored before the sweep began and was not seen since (law: newer wins).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from airflow_extract_provider.extract.errors import TooManyDeletesError
+from airflow_extract_provider.extract.store.connection import Connection
+from airflow_extract_provider.extract.store.refetch import Due
+from airflow_extract_provider.extract.store.report import Report
+from airflow_extract_provider.extract.store.statements import statement
+
+__all__ = ["Last", "Sweep", "begin", "end", "found", "judge", "last", "now", "opened", "report", "see", "unseen"]
+
+_FILE = "sweep.sql"
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """An open sweep. ``looked_at``: Postgres's clock, before the API looked up what came first. ``complete_to``: up to
+    when the incremental walk had said that all is there. ``judged``: what it had not seen is noted."""
+
+    number: int
+    looked_at: datetime
+    complete_to: datetime | None
+    judged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """When the last complete reading of an object began, by Postgres's clock, and which runner began it. ``number`` is
+    that of a sweep; None: it was the backfill."""
+
+    began_at: datetime
+    cause: str
+    number: int | None
+
+
+def begin(
+    conn: Connection, schema: str, source: str, object: str, number: int, cause: str, complete_to: datetime | None
+) -> None:
+    """Open a sweep, in the transaction of its ledger row, whose ``number`` it has. An open one is given up."""
+    asked = {"source": source, "object": object, "number": number, "cause": cause, "complete_to": complete_to}
+    conn.execute(statement(_FILE, "give_up", schema), asked)
+    conn.execute(statement(_FILE, "begin", schema), asked)
+
+
+def opened(conn: Connection, schema: str, source: str, object: str) -> Sweep | None:
+    """The open sweep of an object, if there is one."""
+    row = conn.execute(statement(_FILE, "open", schema), {"source": source, "object": object}).fetchone()
+    return None if row is None else Sweep(*row)
+
+
+def last(conn: Connection, schema: str, source: str, object: str) -> Last | None:
+    """The last complete reading of an object whose backfill is complete: a sweep, or that backfill."""
+    row = conn.execute(statement(_FILE, "last", schema), {"source": source, "object": object}).fetchone()
+    return None if row is None else Last(*row)
+
+
+def now(conn: Connection, schema: str) -> datetime:
+    """Postgres's clock."""
+    row = conn.execute(statement(_FILE, "clock", schema)).fetchone()
+    assert row is not None
+    found: datetime = row[0]
+    return found
+
+
+def see(
+    conn: Connection, schema: str, source: str, object: str, sweep: Sweep, keys: Sequence[str], looked_at: datetime
+) -> None:
+    """Add keys to what was seen, in the transaction of their pages, the first of which was looked up at ``looked_at``.
+    What was noted as absent is not, if another walk sees it."""
+    asked = {"source": source, "object": object, "sweep": sweep.number, "keys": keys, "looked_at": looked_at}
+    conn.execute(statement(_FILE, "see", schema), asked)
+    if sweep.judged:
+        conn.execute(statement(_FILE, "strike", schema), asked)
+    elif looked_at < sweep.looked_at:
+        conn.execute(statement(_FILE, "looked", schema), asked)
+
+
+def found(conn: Connection, schema: str, sweep: Sweep, counts: Mapping[str, int], fields: Mapping[str, int]) -> None:
+    """Add to a sweep's report, in the transaction that stores what was found."""
+    asked = {"sweep": sweep.number, "counts": json.dumps(dict(counts)), "fields": json.dumps(dict(fields))}
+    conn.execute(statement(_FILE, "found", schema), asked)
+
+
+def judge(
+    conn: Connection,
+    schema: str,
+    source: str,
+    object: str,
+    table: tuple[str, str],
+    sweep: Sweep,
+    allowed: Callable[[int], int],
+    *,
+    insist: bool = False,
+    provable: bool = True,
+) -> None:
+    """Note what a sweep that has read everything has not seen, in the current transaction. ``allowed`` tells how many
+    records it may delete of so many stored ones; ``insist``: though it has seen nothing at all. Not ``provable``: they
+    cannot be read by key, so that a record whose own key could not be read may be any of them, and none is noted.
+
+    Raises TooManyDeletesError: it would have to delete more. Nothing must be committed then.
+    """
+    asked: dict[str, Any] = {"source": source, "object": object, "sweep": sweep.number}
+    conn.execute(statement(_FILE, "impatient", schema))
+    counted = conn.execute(statement(_FILE, "stored", schema, table), asked).fetchone()
+    assert counted is not None
+    stored, seen = counted
+    if not provable and report(conn, schema, sweep.number).counts.get("without_key"):
+        absent = _absent(conn, schema, table, asked)
+        found(conn, schema, sweep, {"withheld": absent}, {})
+    else:
+        most = allowed(stored) if seen or insist else 0
+        absent = conn.execute(statement(_FILE, "note_absent", schema, table), {**asked, "most": most + 1}).rowcount
+        if absent > most:
+            raise _too_many(_absent(conn, schema, table, asked), stored, seen, most)
+    conn.execute(statement(_FILE, "judge", schema), {**asked, "stored": stored, "seen": seen, "absent": absent})
+
+
+def _absent(conn: Connection, schema: str, table: tuple[str, str], asked: Mapping[str, Any]) -> int:
+    row = conn.execute(statement(_FILE, "absent", schema, table), asked).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _too_many(absent: int, stored: int, seen: int, most: int) -> TooManyDeletesError:
+    what = (
+        f"the API's list no longer holds {absent:,} of {stored:,} stored records; a sweep may delete {most:,} of them."
+    )
+    if not seen:
+        what = f"the API's list was empty, and {stored:,} records are stored."
+    return TooManyDeletesError(
+        what,
+        kept="everything; nothing was deleted. All that the list held is stored.",
+        todo="Look whether the API hides records (rights of the login, a filter, a trouble of its own) and read again "
+        f"with `reset`. If they are gone, raise sweep.max_deletes, or run once with max_deletes: {absent}.",
+    )
+
+
+def unseen(conn: Connection, schema: str, source: str, object: str, limit: int) -> list[Due]:
+    """The records to be deleted next, those noted first coming first."""
+    asked = {"source": source, "object": object, "limit": limit}
+    return [Due(key, number) for key, number in conn.execute(statement(_FILE, "unseen", schema), asked)]
+
+
+def end(conn: Connection, schema: str, sweep: Sweep) -> None:
+    """Close a sweep, in the transaction of its last ledger row. What it has seen is forgotten."""
+    conn.execute(statement(_FILE, "end", schema), {"sweep": sweep.number})
+
+
+def report(conn: Connection, schema: str, number: int) -> Report:
+    """What a sweep has found so far."""
+    row = conn.execute(statement(_FILE, "report", schema), {"sweep": number}).fetchone()
+    assert row is not None
+    return Report(*row)

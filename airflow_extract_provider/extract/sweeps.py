@@ -1,0 +1,146 @@
+"""When a sweep begins, what it is told of the store, and how it ends: a ledger row and its books in one transaction."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from airflow_extract_provider.extract.cursor import Cursor, Position
+from airflow_extract_provider.extract.resume import Books, show
+from airflow_extract_provider.extract.source import ApiObject
+from airflow_extract_provider.extract.store import sweep
+from airflow_extract_provider.extract.store.fence import holding
+from airflow_extract_provider.extract.store.ledger import Entry
+from airflow_extract_provider.extract.store.report import Report
+from airflow_extract_provider.extract.sweeping import DEFAULT, Deletes
+from airflow_extract_provider.extract.walks.backfill import beginning
+from airflow_extract_provider.extract.walks.step import Absent, Answer, DueKey
+
+__all__ = ["Sweeps"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweeps:
+    """The sweeps of an object. ``max_deletes``: how many records this run may let one delete; None: as its config
+    says."""
+
+    books: Books
+    object: ApiObject
+    max_deletes: int | None
+
+    def begin(self, at: Cursor, made: str, complete_to: datetime | None) -> Cursor:
+        """Where this run begins: in the open sweep, at the beginning of one that is due, or behind the last one.
+
+        ``made`` as :meth:`Source.made` tells it. ``complete_to``: up to when the incremental walk calls the copy
+        complete; None: it cannot be asked.
+        """
+        fresh = beginning(self.object, made)
+        why = self._due(at, fresh)
+        if why is None:
+            return at
+        books, ledger = self.books, self.books.ledger
+        with holding(books.conn, books.schema, books.fence):
+            number, _ = ledger.append(books.conn, Entry("sweep", fresh, books.runner))
+            sweep.begin(books.conn, *self._whose, number, books.runner, complete_to)
+        self._say(f"begins: {why}")
+        found = Cursor(number, fresh)
+        show(books, found)
+        return found
+
+    def answer(self, asked: Absent) -> Answer:
+        """Judge what the open sweep has not seen, once; and tell what of it is to be deleted next.
+
+        Raises TooManyDeletesError: more than may be. Nothing is noted then.
+        """
+        books, open = self.books, self._open()
+        if not open.judged:
+            with holding(books.conn, books.schema, books.fence):
+                sweep.judge(
+                    books.conn,
+                    *self._whose,
+                    books.table,
+                    open,
+                    self._allowed,
+                    insist=self.max_deletes is not None,
+                    provable=self.object.by_key is not None,
+                )
+        if self.object.by_key is not None:
+            return Answer(())
+        due = sweep.unseen(books.conn, *self._whose, asked.limit)
+        return Answer(tuple(DueKey(each.key, each.number) for each in due), open.looked_at)
+
+    def end(self, position: Position) -> Cursor:
+        """Note that the open sweep has come to its end, and what it says of the copy."""
+        books, open = self.books, self._open()
+        with holding(books.conn, books.schema, books.fence):
+            sequence, _ = books.ledger.append(books.conn, Entry("page", position, books.runner))
+            sweep.end(books.conn, books.schema, open)
+        return Cursor(sequence, position)
+
+    def report(self, number: int | None) -> Report | None:
+        """The report of a sweep; None: of the last one, if this runner began it."""
+        books = self.books
+        if number is None:
+            last = sweep.last(books.conn, *self._whose)
+            number = last.number if last is not None and last.cause == books.runner else None
+        return None if number is None else sweep.report(books.conn, books.schema, number)
+
+    @property
+    def _whose(self) -> tuple[str, str, str]:
+        return self.books.schema, self.books.ledger.source, self.books.ledger.object
+
+    @property
+    def _allowed(self) -> Callable[[int], int]:
+        asked = None if self.max_deletes is None else Deletes(count=self.max_deletes)
+        config = self.object.sweep
+        return (asked or (DEFAULT if config is None else config.max_deletes)).allowed
+
+    def _open(self) -> sweep.Sweep:
+        found = sweep.opened(self.books.conn, *self._whose)
+        assert found is not None  # the fence is held: nobody else has closed it
+        return found
+
+    def _due(self, at: Cursor, fresh: Position) -> str | None:
+        """Why a sweep begins now, in words; None: it does not."""
+        conn, ledger = self.books.conn, self.books.ledger
+        kind, open = ledger.head_kind(conn), sweep.opened(conn, *self._whose)
+        if kind == "reset":
+            return "it was asked for"
+        every = None if self.object.sweep is None else self.object.sweep.every
+        if not at.position.complete:
+            return self._anew(at.position, fresh, open, every)
+        last = sweep.last(conn, *self._whose)
+        if last is None or (every is None and last.cause != self.books.runner):
+            return "no cadence is declared"
+        if every is not None and last.began_at + every <= self._now():
+            return f"the last complete reading began at {_second(last.began_at)}"
+        if every is not None:
+            self._say(f"nothing to do: the next one is due at {_second(last.began_at + every)}; `reset` begins one now")
+        return None
+
+    def _anew(
+        self, position: Position, fresh: Position, open: sweep.Sweep | None, every: timedelta | None
+    ) -> str | None:
+        """Why an unfinished sweep is begun again; None: it goes on."""
+        if open is None:
+            return "its books are gone"
+        if not position.pages and position != fresh:
+            return "the source file has changed"
+        held = position.swept and not open.judged and self.max_deletes is None
+        if held and every is not None and open.looked_at + every <= self._now():
+            return "the last one might not delete what it had not seen, and the next one is due"
+        return None
+
+    def _now(self) -> datetime:
+        return sweep.now(self.books.conn, self.books.schema)
+
+    def _say(self, what: str) -> None:
+        _log.info("%s/%s sweep   %s", self.books.ledger.source, self.books.ledger.object, what)
+
+
+def _second(instant: datetime) -> str:
+    return f"{instant.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
