@@ -93,18 +93,19 @@ def _chain(source: Source, name: str, found: ApiObject) -> None:
         changes = IncrementalOperator(task_id="incremental", **given)
         last >> changes
         last = changes
-    if found.sweep is not None:
-        everything = RebackfillOperator(
-            task_id="rebackfill",
-            reset=f"{{{{ '{name}' in params.sweep_now }}}}",
-            max_deletes="{{ params.max_deletes }}",
-            **given,
-        )
-        last >> everything
-        last = everything
     if found.by_key is not None:
         # What was noted is read also while the backfill is not complete and the task before is skipped.
-        last >> ByKeyOperator(task_id="by_key", trigger_rule="none_failed", **given)
+        noted = ByKeyOperator(task_id="by_key", trigger_rule="none_failed", **given)
+        last >> noted
+        last = noted
+    if found.sweep is not None:
+        # Last: a sweep that may not delete what it has not seen fails, run after run, until somebody looks.
+        last >> RebackfillOperator(
+            task_id="rebackfill",
+            reset=f"{{{{ '{name}' in params.sweep_now }}}}",
+            max_deletes=f"{{{{ params.max_deletes.get('{name}') }}}}",
+            **given,
+        )
 
 
 def _sync_form(source: Source) -> dict[str, Param]:
@@ -123,12 +124,13 @@ def _sync_form(source: Source) -> dict[str, Param]:
             uniqueItems=True,
         ),
         "max_deletes": Param(
-            None,
-            type=["null", "integer"],
-            minimum=0,
+            {},
+            type="object",
             title="Deletes allowed (max_deletes)",
-            description="How many records a sweep of this run may delete, when one has stopped with "
-            "TooManyDeletesError and they are gone indeed. Empty: as the source file says.",
+            properties={name: {"type": "integer", "minimum": 0} for name in swept},
+            additionalProperties=False,
+            description="When a sweep has stopped with TooManyDeletesError, and the records are gone indeed: how many "
+            f'it may delete in this run, by object, such as {{"{swept[0]}": 100}}. Else as the source file says.',
         ),
     }
 
@@ -146,8 +148,8 @@ the tables are there.
   complete. Its result in XCom tells that instant (`complete_to`), the lag, and what it has created and updated.
 - **`rebackfill`** sweeps an object when that is due: it reads everything again, finds changes that the API does not
   tell of, and deletes what is not there any more. If that were more than the source's `max_deletes`, it stops with
-  TooManyDeletesError, and deletes nothing. Trigger the DAG with *Sweep now* not to wait, and with *Deletes allowed* once
-  you know that the records are gone. Its report is in XCom (`sweep`), in its log, and in `extract.sweep`.
+  TooManyDeletesError, and deletes nothing. Trigger the DAG with *Sweep now* not to wait, and with *Deletes allowed*
+  once you know that the records are gone. Its report is in XCom (`sweep`), in its log, and in `extract.sweep`.
 - **`by_key`** reads records again of which a list could not tell the newest state.
 
 One object's failure does not stop the others. A walk that takes longer works in slices and, when the next run is due,

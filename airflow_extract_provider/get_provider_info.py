@@ -48,6 +48,7 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_extract_provider.operators.backfill",
                     "airflow_extract_provider.operators.by_key",
                     "airflow_extract_provider.operators.incremental",
+                    "airflow_extract_provider.operators.rebackfill",
                 ],
             },
             {

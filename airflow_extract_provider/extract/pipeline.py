@@ -25,6 +25,7 @@ from msgspec.structs import replace as replace_struct
 
 from airflow_extract_provider.extract.cursor import Cursor, CursorStore, Position
 from airflow_extract_provider.extract.errors import CursorUnreadableError, ExtractError, FencedError
+from airflow_extract_provider.extract.hashes.hash_map import HashMap
 from airflow_extract_provider.extract.held import walk_held
 from airflow_extract_provider.extract.progress import Progress, Summary, counted
 from airflow_extract_provider.extract.reader import Arrived, Client, LowerClock, Reader
@@ -38,6 +39,7 @@ from airflow_extract_provider.extract.store.birth import born
 from airflow_extract_provider.extract.store.connection import CROSSED, Connect
 from airflow_extract_provider.extract.store.fence import hold
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
+from airflow_extract_provider.extract.store.prefilter import Prefilter
 from airflow_extract_provider.extract.store.report import Report
 from airflow_extract_provider.extract.store.storable import REFUSALS
 from airflow_extract_provider.extract.store.target import Target
@@ -72,6 +74,7 @@ def run(
     runner: Runner | None = None,
     sink: Sink | None = None,
     cursor: CursorStore | None = None,
+    hash_map: HashMap | None = None,
     reset: bool = False,
     take_over: bool = False,
     max_deletes: int | None = None,
@@ -86,8 +89,9 @@ def run(
     is not there any more, ``max_deletes`` records at most (None: as `sweep` says).
     ``postgres`` opens connections to the store. ``sink`` takes the events of an object that publishes them outside of
     Postgres; the others' go into the outbox. ``cursor`` is where the position is shown to people and may be edited;
-    None: nowhere. ``reset`` starts over (once for a ``runner``: its retries go on), ``take_over`` takes the walk from
-    whoever holds it. After ``run_for``, or once ``stop`` is set, the run ends after the pages that have arrived.
+    None: nowhere. ``hash_map`` stands in front of the store, and knows much of what is stored. ``reset`` starts over
+    (once for a ``runner``: its retries go on), ``take_over`` takes the walk from whoever holds it. After ``run_for``,
+    or once ``stop`` is set, the run ends after the pages that have arrived.
 
     Nothing of Airflow is needed. Everything is committed page by page; run again after any error or crash.
 
@@ -101,7 +105,8 @@ def run(
             ledger = Ledger(settings.schema, source.source, object, walk)
             shown = cursor if walk != "by_key" else None
             books = Books(conn, settings.schema, fence, ledger, source.table(object), shown, runner.identity)
-            job = _Run(source, object, walk, books, client, sink, settings, max_deletes)
+            prefilter = Prefilter(settings.schema, source.source, object, hash_map)
+            job = _Run(source, object, walk, books, client, sink, settings, prefilter, max_deletes)
             return job.run(reset, run_for, stop or threading.Event())
     except ExtractError as exc:
         raise _shown(exc, source, object).at(kept=_KEPT, **place) from None
@@ -124,10 +129,12 @@ class _Run:
         client: Client,
         sink: Sink | None,
         settings: Settings,
+        prefilter: Prefilter,
         max_deletes: int | None,
     ) -> None:
         self._object, self._walk, self._made = source.object(object), walk, source.made(object)
         self._books, self._client, self._sink, self._settings = books, client, sink, settings
+        self._prefilter = prefilter
         self._source, self._target = source, Target.of(source, object, settings.schema)
         self._sweeps = Sweeps(books, self._object, max_deletes) if walk == "rebackfill" else None
         what = f"{source.source}/{object} {'sweep' if self._sweeps else walk}"
@@ -168,7 +175,9 @@ class _Run:
         """Where records go, once the books of the start are written: a start is a birth, and a first backfill is told
         from later ones by it; and who sweeps adds to what is seen, as every walk does while a sweep is open."""
         conn, (schema, _, object) = self._books.conn, self._target.whose
-        target = Target.of(self._source, object, schema, born(conn, *self._target.whose))
+        known = born(conn, *self._target.whose)
+        self._prefilter.enter(conn, self._target.table, self._object, known.number, self._books.fence.number)
+        target = Target.of(self._source, object, schema, known)
         open = sweep.opened(conn, *self._target.whose)
         return replace(target, sweep=open, sweeps=self._sweeps is not None)
 
@@ -291,7 +300,7 @@ class _Run:
         try:
             aside = self._object.on_bad_record == "quarantine"
             given = (books.conn, self._target, books.fence, books.ledger, batches)
-            return again(apply, *given, sink=self._sink, quarantine=aside)
+            return again(apply, *given, sink=self._sink, quarantine=aside, prefilter=self._prefilter)
         except REFUSALS as exc:
             raise first_unreadable(books.conn, batches) or exc from None
 

@@ -16,6 +16,7 @@ from airflow_extract_provider.extract.store.ledger import Entry
 from airflow_extract_provider.extract.store.report import Report
 from airflow_extract_provider.extract.sweeping import DEFAULT, Deletes
 from airflow_extract_provider.extract.walks.backfill import beginning
+from airflow_extract_provider.extract.walks.rebackfill import passes_by
 from airflow_extract_provider.extract.walks.step import Absent, Answer, DueKey
 
 __all__ = ["Sweeps"]
@@ -58,20 +59,26 @@ class Sweeps:
         """
         books, open = self.books, self._open()
         if not open.judged:
+            why = self._unproven(open)
             with holding(books.conn, books.schema, books.fence):
-                sweep.judge(
+                absent = sweep.judge(
                     books.conn,
                     *self._whose,
                     books.table,
                     open,
+                    self._before(open),
                     self._allowed,
                     insist=self.max_deletes is not None,
-                    provable=self.object.by_key is not None,
+                    provable=why is None,
+                )
+            if why is not None and absent:
+                self._say(
+                    f"{absent:,} are not in the list, and not deleted: {why}; declare `by_key` to be sure of each"
                 )
         if self.object.by_key is not None:
             return Answer(())
         due = sweep.unseen(books.conn, *self._whose, asked.limit)
-        return Answer(tuple(DueKey(each.key, each.number) for each in due), open.looked_at)
+        return Answer(tuple(DueKey(each.key, each.number) for each in due), self._before(open))
 
     def end(self, position: Position) -> Cursor:
         """Note that the open sweep has come to its end, and what it says of the copy."""
@@ -98,6 +105,21 @@ class Sweeps:
         asked = None if self.max_deletes is None else Deletes(count=self.max_deletes)
         config = self.object.sweep
         return (asked or (DEFAULT if config is None else config.max_deletes)).allowed
+
+    def _before(self, open: sweep.Sweep) -> datetime:
+        """What was stored before that instant must be in the list. A list may show late what was stored by another way:
+        only where a read by key has the last word that does not matter."""
+        return open.looked_at - (timedelta(0) if self.object.by_key is not None else self.object.late)
+
+    def _unproven(self, open: sweep.Sweep) -> str | None:
+        """Why what the sweep has not seen may be there all the same, in words; None: it is gone, or the API is asked
+        for it by key."""
+        if self.object.by_key is not None:
+            return None
+        if passes_by(self.object):
+            return "changed meanwhile, they may have moved to where the list was read already"
+        counts = sweep.report(self.books.conn, self.books.schema, open.number).counts
+        return "a record's key could not be read, so that it may be any of them" if counts.get("without_key") else None
 
     def _open(self) -> sweep.Sweep:
         found = sweep.opened(self.books.conn, *self._whose)

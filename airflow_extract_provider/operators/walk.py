@@ -287,6 +287,7 @@ class WalkOperator(BaseOperator):
         from airflow_extract_provider.extract.pipeline import Runner, run
         from airflow_extract_provider.hooks.api import RestApiHook
         from airflow_extract_provider.hooks.kafka import sink_of
+        from airflow_extract_provider.hooks.redis import hash_map_of
         from airflow_extract_provider.hooks.store import StoreHook
 
         store = StoreHook(self.store_conn_id).connect
@@ -294,6 +295,7 @@ class WalkOperator(BaseOperator):
         longest = interval("longest_wait", self.longest_wait, least=timedelta()).total_seconds()
         with (
             sink_of(source.object(self.object)) as sink,
+            hash_map_of(source.object(self.object)) as hash_map,
             closing(api.client(source, store=store, longest_wait=longest)) as client,
         ):
             return run(
@@ -305,6 +307,7 @@ class WalkOperator(BaseOperator):
                 runner=Runner(*runner),
                 sink=sink,
                 cursor=VariableCursors(),
+                hash_map=hash_map,
                 reset=self.starts_over,
                 take_over=flag("take_over", self.take_over),
                 run_for=_shortened(None if self.run_for is None else interval("run_for", self.run_for), next_run_at),

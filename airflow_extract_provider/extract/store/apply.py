@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from airflow_extract_provider.extract.page import SetAside
 from airflow_extract_provider.extract.sinks.sink import Sink
@@ -25,8 +26,9 @@ from airflow_extract_provider.extract.store.fence import Fence, hold, holding, i
 from airflow_extract_provider.extract.store.fields import fold
 from airflow_extract_provider.extract.store.judge import Coming
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
+from airflow_extract_provider.extract.store.prefilter import Prefilter
 from airflow_extract_provider.extract.store.quarantine import set_aside
-from airflow_extract_provider.extract.store.rows import Differing, Work, compared, composed, respelled, settle
+from airflow_extract_provider.extract.store.rows import Differing, Work, Written, compared, composed, respelled, settle
 from airflow_extract_provider.extract.store.storable import REFUSALS
 from airflow_extract_provider.extract.store.target import Target
 from airflow_extract_provider.extract.store.unreadable import unreadable
@@ -56,6 +58,7 @@ class _Given:
     rounds: Sequence[Mapping[str, Coming]]
     refused: Mapping[bytes, str] | None
     sink: Sink | None
+    prefilter: Prefilter | None
 
     @property
     def twice(self) -> set[str]:
@@ -69,6 +72,14 @@ class _Given:
         open = self.target.sweep
         simple = open is None or (not open.judged and self.looked_at >= open.looked_at)
         return len(self.rounds) < 2 and not more and simple
+
+    def seeing(self, plain: bool) -> dict[str, Any]:
+        """What the statement that compares tells the open sweep, if it is all that is to be done."""
+        open = self.target.sweep if plain else None
+        return {
+            "sweep": None if open is None else open.number,
+            "seen": [] if open is None else [key for batch in self.batches for key in batch.seen],
+        }
 
     @property
     def looked_at(self) -> datetime:
@@ -85,18 +96,20 @@ def apply(
     *,
     sink: Sink | None = None,
     quarantine: bool = False,
+    prefilter: Prefilter | None = None,
 ) -> Applied:
     """Bring pages that have arrived, in the order in which they were sent, into Postgres in one transaction.
 
     Events go to ``sink``, which has acknowledged them before the commit; None: into the outbox. With ``quarantine`` the
-    records that Postgres cannot hold are set aside, and the others arrive.
+    records that Postgres cannot hold are set aside, and the others arrive. What ``prefilter`` knows to be stored as it
+    comes is not compared.
 
     Raises FencedError: the walk was taken over. Raises DoubledKeyError, BadRecordError: a page holds something that
     cannot be stored without guessing. Raises FoldError, DetectorError, EventRepeatedError, and what the sink raises.
     Nothing of the batches is stored then.
     """
     rounds = in_rounds(batches, target.shape.raw_hash, turns=bool(target.folds))
-    given = _Given(conn, target, fence, ledger, batches, rounds, {} if quarantine else None, sink)
+    given = _Given(conn, target, fence, ledger, batches, rounds, {} if quarantine else None, sink, prefilter)
     if not quarantine:
         return _apply(given)
     try:
@@ -109,8 +122,27 @@ def apply(
 
 
 def _apply(given: _Given) -> Applied:
-    first = _compare(given, given.rounds[0] if given.rounds else {}, given.twice, plain=given.plain)
-    return first if isinstance(first, Applied) else _transaction(given, first)
+    found = given.rounds[0] if given.rounds else {}
+    unknown = _unknown(given, found)
+    first = _compare(given, unknown, given.twice, plain=given.plain)
+    applied, written = (first, {}) if isinstance(first, Applied) else _transaction(given, found, first)
+    if given.prefilter is not None:
+        differing = {} if isinstance(first, Applied) else first
+        same = {key: each.raw_hash for key, each in unknown.items() if key not in differing and not each.deleted}
+        given.prefilter.learn(same, {key: hash for key, hash in written.items() if hash is not None})
+    return applied
+
+
+def _unknown(given: _Given, found: Mapping[str, Coming]) -> Mapping[str, Coming]:
+    """What of a round is not known to be stored as it comes. A tombstone is always looked up, and so is what comes more
+    than once."""
+    if given.prefilter is None:
+        return found
+    twice = given.twice
+    known = given.prefilter.known(
+        {key: each.raw_hash for key, each in found.items() if not each.deleted and key not in twice}
+    )
+    return {key: each for key, each in found.items() if key not in known}
 
 
 def _compare(
@@ -123,7 +155,7 @@ def _compare(
         **compared(found, also),
         **given.fence.parameters(),
         "plain": plain,
-        "sweep": given.target.sweep.number if plain and given.target.sweep is not None else None,
+        **given.seeing(plain),
         "idle": idle_limit(given.fence),
     }
     asked |= given.ledger.parameters(entries)
@@ -145,24 +177,27 @@ def _compare(
     return Applied(sequence, totals, clock)
 
 
-def _transaction(given: _Given, first: Differing) -> Applied:
+def _transaction(given: _Given, found: Mapping[str, Coming], first: Differing) -> tuple[Applied, Written]:
+    """Bring what differs into Postgres, of the first round's records what ``first`` names; and what was written."""
     conn, target, twice = given.conn, given.target, given.twice
     with holding(conn, target.schema, given.fence) as clock:
         work = Work(conn, target, clock, twice, _newest(given.rounds, twice), given.refused, _audit(target))
         # Keys with more copies to come are locked in the first round, with the others and in their order.
-        settle(work, given.rounds[0] if given.rounds else {}, first)
-        for found in given.rounds[1:]:
-            differing = _compare(given, found, found)
+        settle(work, found, first)
+        for later in given.rounds[1:]:
+            differing = _compare(given, later, later)
             assert not isinstance(differing, Applied)
-            settle(work, found, differing)
+            settle(work, later, differing)
         # Once, at the end: folded in each round, two transactions could lock the user's rows in different orders.
         fold(conn, target.folds, work.foldings)
         _note(work, given.batches)
         _set_aside(work, given.batches)
         _tell_sweep(work, given)
         totals = _totals(work.changes, given.batches, aside=len(work.aside), events=len(work.events))
+        if given.prefilter is not None:
+            given.prefilter.claim(conn, work.written)
         sequence, ended = _publish(work, given, _entries(given.batches, totals))
-    return Applied(sequence, totals, ended)
+    return Applied(sequence, totals, ended), work.written
 
 
 def _publish(work: Work, given: _Given, entries: Sequence[Entry]) -> tuple[int, datetime]:

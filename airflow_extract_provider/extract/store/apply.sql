@@ -30,7 +30,7 @@ with stored as materialized (
     returning clock_timestamp() as clock
 ), seen as (
     insert into {extract}.sweep_seen (sweep, digests)
-    select %(sweep)s, array_agg({extract}.digest(key)) from held, unnest(%(keys)b::text[]) as given (key)
+    select %(sweep)s, array_agg({extract}.digest(key)) from held, unnest(%(seen)b::text[]) as given (key)
     where %(sweep)s::bigint is not null having count(*) > 0
 ), appended as (
     insert into {extract}.ledger (source, object, walk, kind, cause, position, sent_at, records, counts)
@@ -74,11 +74,11 @@ for update;
 -- Different bytes may be the same JSON (order of keys, white space): only a different value is a change. The hash of
 -- the bytes and the version are kept all the same: or the row would be locked and looked at each time that it is read.
 -- So is the canonical hash: by it the next spelling is known without a lock.
--- `differs` is null where `data` holds the whole record and can be compared here, `data` where the stored one stays.
--- `offset 0`: otherwise the texts would be read as JSON again in each place that uses them, which costs four times as
--- much.
+-- `differs` is null where `data` holds the whole record and can be compared here. Whatever has not changed, `data` is
+-- that of the bytes whose hash is stored: what does not count today may count tomorrow. `offset 0`: otherwise the texts
+-- would be read as JSON again in each place that uses them, which costs four times as much.
 update {table} as stored
-set data = coalesce(coming.data, stored.data), version = coming.version, raw_hash = coming.raw_hash,
+set data = coming.data, version = coming.version, raw_hash = coming.raw_hash,
     canonical_hash = coming.canonical_hash,
     revision = stored.revision
              + (coalesce(coming.differs, stored.data <> coming.data) or stored.deleted_at is not null)::int,

@@ -43,7 +43,7 @@ class Report:
         version is the same, ``fields`` tells where; ``late``: those whose version is older than what the incremental
         walk had called complete. ``deleted``: by whatever proof; ``confirmed``: by a read by key. ``still_there``: not
         in the list, but there when read by key. ``returned``: deleted before. ``withheld``: not seen, but not deleted
-        either, since a record's key could not be read. ``private`` leaves the fields out.
+        either, since that is no proof here. ``private`` leaves the fields out.
         """
         told = {name: self.counts.get(name, 0) for name in _COUNTS}
         shown = sorted(self.fields.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN]
@@ -99,7 +99,7 @@ _ROWS = (
     ("deleted", "deleted"),
     ("confirmed", "of these confirmed by key"),
     ("still_there", "not in the list, but there by key"),
-    ("withheld", "not in the list, but not deleted: a record's key could not be read"),
+    ("withheld", "not in the list, but not deleted: that alone is no proof here"),
     ("returned", "returned"),
 )
 
@@ -121,6 +121,6 @@ def _parts(told: Mapping[str, Any], version: str | None, fields: list[str]) -> I
     if told["still_there"]:
         yield f"{told['still_there']:,} not in the list, but there by key"
     if told["withheld"]:
-        yield f"{told['withheld']:,} not in the list, not deleted: a record's key could not be read"
+        yield f"{told['withheld']:,} not in the list, not deleted"
     if missed := told["missed"] + told["late"]:
         yield f"{missed:,} that the incremental walk had missed"

@@ -30,13 +30,15 @@ from airflow_extract_provider.extract.store.storable import unstorable
 from airflow_extract_provider.extract.store.target import Target
 from airflow_extract_provider.extract.store.unreadable import bad
 
-__all__ = ["Differing", "Work", "compared", "composed", "respelled", "settle"]
+__all__ = ["Differing", "Work", "Written", "compared", "composed", "respelled", "settle"]
 
 _FILE = "apply.sql"
 _WRITTEN: Mapping[Verdict, ChangeKind] = {"write": "updated", "regress": "regressed", "undelete": "undeleted"}
 
 Differing: TypeAlias = Mapping[str, bool]
 """The keys of a round that are not stored as they come, and whether there is a row."""
+Written: TypeAlias = Mapping[str, bytes | None]
+"""The hashes of what was written, by key; None where it was deleted."""
 
 
 class _Locked(msgspec.Struct, frozen=True):
@@ -63,7 +65,8 @@ class Work:
     ``twice`` are keys with more than one copy, ``newest`` are their newest versions; ``looked`` tells when the pages of
     what was written were asked for. ``refused`` are records, by their bytes, that Postgres has refused in an earlier
     attempt, and why; None: to meet one is an error, nothing is set ``aside``. ``clock`` is Postgres's at the beginning,
-    once the fence is held. ``audit`` is told what a sweep changes.
+    once the fence is held. ``audit`` is told what a sweep changes. ``written``: the hashes of what was, by key; None
+    where it was deleted.
     """
 
     conn: Connection
@@ -79,6 +82,7 @@ class Work:
     undecided: set[str] = field(default_factory=set)
     events: list[Event] = field(default_factory=list)
     foldings: list[Folding] = field(default_factory=list)
+    written: dict[str, bytes | None] = field(default_factory=dict)
 
     def rows(self, name: str, **values: Any) -> list[tuple[Any, ...]]:
         """The rows of a statement."""
@@ -207,6 +211,7 @@ def _counted(work: Work, row: _Written) -> _Written:
 
 def _tell(work: Work, rows: Sequence[_Written]) -> None:
     """Find the events of what was written, under the rows' locks, and keep what is to be folded."""
+    work.written.update((row.record.key, None if row.record.deleted else row.record.raw_hash) for row in rows)
     if work.target.folds:
         work.foldings += [_folding(row) for row in rows if _is_news(work.target, row)]
     if work.audit is not None:
@@ -232,7 +237,8 @@ def _is_news(target: Target, row: _Written) -> bool:
     record came in another spelling must not write over what people have edited."""
     if row.kind is not None or row.before is None:
         return row.kind is not None
-    return not (target.shape.marked(row.before.raw_hash) and target.shape.tells(row.before.canonical))
+    shape, before = target.shape, row.before
+    return not (shape.marked(before.raw_hash) and shape.tells(row.record.raw, before.raw_hash, before.canonical))
 
 
 def _folding(row: _Written) -> Folding:
@@ -260,35 +266,21 @@ def _seen(work: Work, row: _Written, kind: ChangeKind) -> Change:
 
 def _inserted(target: Target, records: Sequence[Coming]) -> dict[str, Any]:
     """Without canonical hashes, where `data` tells: most records never change, nor come in another spelling."""
-    shape = target.shape
-    return {
-        **_columns(target, records),
-        "data": [shape.data(record.raw) for record in records],
-        "canonical": [] if shape.whole else [shape.canonical(record.raw) for record in records],
-        "deleted": sparse([record.deleted for record in records]),
-    }
+    canonical = [] if target.shape.whole else [target.shape.canonical(record.raw) for record in records]
+    deleted = sparse([record.deleted for record in records])
+    return {**_columns(target, records), "canonical": canonical, "deleted": deleted}
 
 
 def _written(target: Target, records: Sequence[Coming], locked: Mapping[str, _Locked]) -> dict[str, Any]:
-    shape = target.shape
-    rows = [locked[record.key] for record in records]
+    shape, rows = target.shape, [locked[record.key] for record in records]
     canonical = [shape.canonical(record.raw) for record in records]
     differs = [
-        shape.differs(record.raw, now, row.canonical, row.data)
+        shape.differs(record.raw, now, row.raw_hash, row.canonical, row.data)
         for record, now, row in zip(records, canonical, rows, strict=True)
     ]
-    # What does not differ stays as it was at the last change, with the fields that do not count.
-    stays = [
-        each is False and row.deleted_at is None and shape.keeps(row.canonical)
-        for each, row in zip(differs, rows, strict=True)
-    ]
-    return {
-        **_columns(target, records),
-        "data": [None if same else shape.data(record.raw) for record, same in zip(records, stays, strict=True)],
-        "canonical": canonical,
-        # False is told, null is not: that is for Postgres to find out.
-        "differs": differs if any(each is not None for each in differs) else [],
-    }
+    # False is told, null is not: that is for Postgres to find out.
+    told = differs if any(each is not None for each in differs) else []
+    return {**_columns(target, records), "canonical": canonical, "differs": told}
 
 
 def _gone(records: Sequence[Coming]) -> dict[str, Any]:
@@ -300,10 +292,13 @@ def _gone(records: Sequence[Coming]) -> dict[str, Any]:
 
 
 def _columns(target: Target, records: Sequence[Coming]) -> dict[str, Any]:
-    """Records as columns, but for what depends on the row that they meet."""
+    """Records as columns, each as its object stores it."""
     shape = target.shape
-    typed = sparse([None if record.deleted else shape.typed(record.raw) for record in records])
-    return {**_gone(records), "typed": typed}
+    return {
+        **_gone(records),
+        "data": [shape.data(record.raw) for record in records],
+        "typed": sparse([None if record.deleted else shape.typed(record.raw) for record in records]),
+    }
 
 
 def _composed(name: str, target: Target) -> sql.Composed:

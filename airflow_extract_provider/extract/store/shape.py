@@ -50,9 +50,9 @@ class Shape:
     """How the records of an object are stored. ``keep``: the paths that `data` holds; None: all of the record.
     ``by``: the hash function; ``exclude``: the paths of which a change is none.
 
-    ``mark``, ``kept_as`` and ``counted_as`` are digests: of the whole shape, empty where records are stored as they
-    are, with the name of an unusual hash function behind it; of ``keep``; of what counts and by which function, empty
-    where that is the usual. ``counters``: the functions by what ``counted_as`` is with each of them.
+    ``kept_as`` and ``counted_as`` are digests: of ``keep``; of what counts and by which function, empty where that is
+    the usual. ``counters``: the functions by what ``counted_as`` is with each of them. ``mark`` is a digest of all that
+    is stored of a record, empty where that is the record as it is; behind it stands how it is hashed, if unusually.
     """
 
     keep: tuple[FieldPath, ...] | None = None
@@ -79,11 +79,15 @@ class Shape:
         if any(spec.type == "timestamptz" for spec in object.columns.values()):
             told.append(object.timestamps.model_dump(mode="json"))
         by, exclude = object.hash.by, tuple(sorted(set(object.hash.exclude)))
-        mark = xxhash.xxh64_digest(msgspec.json.encode(told)) if told else b""
-        mark += b"" if by == _USUAL else by.encode()
         kept_as = xxhash.xxh64_digest(msgspec.json.encode(object.keep))
         counters = _counters(exclude)
         counted_as = next(counted for counted, name in counters.items() if name == by)
+        mark = xxhash.xxh64_digest(msgspec.json.encode(told)) if told else b""
+        if object.keep is not None:
+            # Without the whole record at hand: hashed anew while most still are as they were, not when they change.
+            mark += counted_as
+        elif by != _USUAL:
+            mark += by.encode()
         shape = (object.keep, object.columns, object.timestamps, mark, kept_as)
         return Shape(*shape, by, exclude, counted_as, counters, DIGESTS[by])
 
@@ -97,8 +101,8 @@ class Shape:
         return self.digest(raw) + self.mark
 
     def marked(self, raw_hash: bytes) -> bool:
-        """Whether a row with this hash is stored in this shape, whatever the hash function was."""
-        return _without_name(raw_hash[16:]) == _without_name(self.mark)
+        """Whether a row with this hash is stored in this shape, however it was hashed."""
+        return _stored_as(raw_hash[16:]) == _stored_as(self.mark)
 
     def data(self, raw: bytes) -> str:
         """The JSON that `data` keeps of a record."""
@@ -117,26 +121,26 @@ class Shape:
             return self.kept_as + self.counted_as
         return b"" if self.whole else self.kept_as
 
-    def keeps(self, canonical: bytes | None) -> bool:
-        """Whether `data` beside this hash holds the fields that it would hold now."""
-        return _kept(canonical) == self.kept_as
-
     def kept_otherwise(self, canonical: bytes | None) -> bool:
         """Whether `data` beside this hash may lack fields that it would hold now."""
-        return _keeps_part(canonical) and not self.keeps(canonical)
+        return _keeps_part(canonical) and canonical is not None and canonical[_KEPT] != self.kept_as
 
-    def tells(self, canonical: bytes | None) -> bool:
-        """Whether a change since this hash was stored is found, whatever field it was in: not where other fields
-        counted, and `data` holds only a part."""
-        return not _keeps_part(canonical) or self._counter(canonical) is not None
+    def tells(self, raw: bytes, raw_hash: bytes, canonical: bytes | None) -> bool:
+        """Whether a change since these hashes were stored is found in any field: not where others counted, and `data`
+        holds only a part."""
+        return not _keeps_part(canonical) or self._counter(canonical) is not None or self._same_bytes(raw, raw_hash)
 
-    def differs(self, raw: bytes, now: bytes, canonical: bytes | None, data: str | None) -> bool | None:
-        """Whether a record, whose canonical hash is ``now``, is another one than the stored, with its hash and `data`;
-        None: `data` holds all of it and all of it counts, so that Postgres can compare them.
+    def differs(
+        self, raw: bytes, now: bytes, raw_hash: bytes, canonical: bytes | None, data: str | None
+    ) -> bool | None:
+        """Whether a record, whose canonical hash is ``now``, is another one than the stored, with its hashes and
+        `data`; None: `data` holds all of it and all of it counts, so that Postgres can compare them.
 
-        Where other fields counted when the hash was stored, the records themselves are compared, by what counts now:
-        as far as `data` holds them.
+        Where other fields counted when it was stored, the records themselves are compared, by what counts now: as far
+        as `data` holds them.
         """
+        if self._same_bytes(raw, raw_hash):
+            return False
         by = self._counter(canonical)
         if by is not None and canonical is not None:
             told = now[_HASH] if by == self.by else canonical_hash(raw, self.exclude, by)
@@ -149,6 +153,11 @@ class Shape:
             paths = tuple(_leaves(stored)) if self.kept_otherwise(canonical) else self.keep or ()
             raw, stored = _reduced(raw, paths), _reduced(stored, paths)
         return self._counted(raw) != self._counted(stored)
+
+    def _same_bytes(self, raw: bytes, raw_hash: bytes) -> bool:
+        """Whether these very bytes were stored in another shape, or hashed by another function."""
+        another = raw_hash[16:] != self.mark
+        return another and any(digest(raw) == raw_hash[:16] for digest in DIGESTS.values())
 
     def _counted(self, raw: bytes) -> bytes:
         return canonical_hash(raw, self.exclude, self.by)
@@ -182,18 +191,14 @@ AS_IT_IS = Shape()
 """Records as they are, in `data` alone."""
 
 
-def _without_name(mark: bytes) -> bytes:
-    """A mark without the hash function's name, which is shorter than a digest."""
+def _stored_as(mark: bytes) -> bytes:
+    """A mark without how records are hashed: alone, that is the name of a function, shorter than a digest."""
     return mark[:8] if len(mark) >= 8 else b""
 
 
-def _kept(canonical: bytes | None) -> bytes:
-    """What `data` keeps beside this hash; without one, all of the record."""
-    return (canonical or b"")[_KEPT] or _ALL_KEPT
-
-
 def _keeps_part(canonical: bytes | None) -> bool:
-    return _kept(canonical) != _ALL_KEPT
+    """Whether `data` beside this hash is a part of the record; without one, it is all."""
+    return canonical is not None and canonical[_KEPT] not in (b"", _ALL_KEPT)
 
 
 def picked(raw: bytes, paths: Iterable[FieldPath]) -> Mapping[FieldPath, bytes | None]:

@@ -99,23 +99,25 @@ def judge(
     object: str,
     table: tuple[str, str],
     sweep: Sweep,
+    before: datetime,
     allowed: Callable[[int], int],
     *,
     insist: bool = False,
     provable: bool = True,
-) -> None:
-    """Note what a sweep that has read everything has not seen, in the current transaction. ``allowed`` tells how many
-    records it may delete of so many stored ones; ``insist``: though it has seen nothing at all. Not ``provable``: they
-    cannot be read by key, so that a record whose own key could not be read may be any of them, and none is noted.
+) -> int:
+    """Note what a sweep that has read everything has not seen, of what was stored ``before`` an instant, in the current
+    transaction. ``allowed`` tells how many records it may delete of so many stored ones; ``insist``: though it has seen
+    nothing at all. Not ``provable``: that it has not seen them does not tell that they are gone, and none is noted.
+    Returns how many there are.
 
     Raises TooManyDeletesError: it would have to delete more. Nothing must be committed then.
     """
-    asked: dict[str, Any] = {"source": source, "object": object, "sweep": sweep.number}
+    asked: dict[str, Any] = {"source": source, "object": object, "sweep": sweep.number, "before": before}
     conn.execute(statement(_FILE, "impatient", schema))
     counted = conn.execute(statement(_FILE, "stored", schema, table), asked).fetchone()
     assert counted is not None
     stored, seen = counted
-    if not provable and report(conn, schema, sweep.number).counts.get("without_key"):
+    if not provable:
         absent = _absent(conn, schema, table, asked)
         found(conn, schema, sweep, {"withheld": absent}, {})
     else:
@@ -124,6 +126,7 @@ def judge(
         if absent > most:
             raise _too_many(_absent(conn, schema, table, asked), stored, seen, most)
     conn.execute(statement(_FILE, "judge", schema), {**asked, "stored": stored, "seen": seen, "absent": absent})
+    return absent
 
 
 def _absent(conn: Connection, schema: str, table: tuple[str, str], asked: Mapping[str, Any]) -> int:

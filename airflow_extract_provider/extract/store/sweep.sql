@@ -70,7 +70,7 @@ from {table} where deleted_at is null;
 
 -- name: absent
 select count(*) from {table} as stored
-where deleted_at is null and applied_at < (select looked_at from {extract}.sweep where number = %(sweep)s)
+where deleted_at is null and applied_at < %(before)s
   and not exists (
       select from (select unnest(digests) from {extract}.sweep_seen where sweep = %(sweep)s) as seen (digest)
       where digest = {extract}.digest(stored.key));
@@ -79,7 +79,7 @@ where deleted_at is null and applied_at < (select looked_at from {extract}.sweep
 -- One more than allowed, at most: that is enough to know, and nothing of it stays.
 with absent as (
     select key from {table} as stored
-    where deleted_at is null and applied_at < (select looked_at from {extract}.sweep where number = %(sweep)s)
+    where deleted_at is null and applied_at < %(before)s
       and not exists (
           select from (select unnest(digests) from {extract}.sweep_seen where sweep = %(sweep)s) as seen (digest)
           where digest = {extract}.digest(stored.key))

@@ -12,7 +12,7 @@ from airflow_extract_provider.extract.walks.by_key import by_key
 from airflow_extract_provider.extract.walks.lap import lap, settled
 from airflow_extract_provider.extract.walks.step import Absent, Answer, Step, Walk
 
-__all__ = ["between_sweeps", "rebackfill"]
+__all__ = ["between_sweeps", "passes_by", "rebackfill"]
 
 _AT_ONCE = 500
 """How many records one transaction deletes."""
@@ -32,11 +32,20 @@ def between_sweeps(object: ApiObject, backfilled: Position | None, made: str | N
     return replace(beginning(object, made), complete=True)
 
 
+def passes_by(object: ApiObject) -> bool:
+    """Whether a record that is changed while it waits to be read may move to where the list was read already: the
+    newest version comes first, or windows of time are read, which end where the sweep began. It is there then, though
+    a whole sweep has not seen it."""
+    order = object.order
+    newest_first = order is not None and order.falling and order.field == object.version
+    return getattr(object.pages, "cap", None) is not None or (newest_first and object.pages.by != "single")
+
+
 def rebackfill(object: ApiObject, position: Position) -> Walk:
     """Read an object from a position to its end; then, and only then, ask the store what was not seen.
 
     What was not seen is read by its key, which proves that it is gone or brings it; where the API cannot be asked so,
-    the complete sweep is the proof. Raises what :func:`~.lap.lap` and :func:`~.by_key.by_key` raise.
+    the complete sweep is the proof, if it is one. Raises what :func:`~.lap.lap` and :func:`~.by_key.by_key` raise.
     """
     if position.complete:
         yield Step((), position, None)
