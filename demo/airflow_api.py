@@ -116,6 +116,11 @@ class AirflowApi:
         """Return the messages of a task's log, one per line, each with all that Airflow has noted beside it."""
         return "\n".join(_log_line(entry) for entry in self._log(dag, run, task, try_number, map_index))
 
+    def messages(self, dag: str, run: str, task: str, try_number: int = 1, map_index: int = -1) -> list[str]:
+        """Return the messages of a task's log alone, as a person reads them."""
+        entries = self._log(dag, run, task, try_number, map_index)
+        return [str(entry["event"]) for entry in entries if isinstance(entry, dict)]
+
     def complaints(self, dag: str, run: str, task: str, try_number: int = 1, map_index: int = -1) -> list[str]:
         """Return what a task's log says from warnings upward, as a person would read it."""
         return [

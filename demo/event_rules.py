@@ -129,6 +129,7 @@ def passed(step: Step) -> bool:
 RULES = (
     Rule("customers", "stripe.customers.created", created, field("name"), bare=True),
     Rule("customers", "customer.described", changed(field("description")), field("description")),
+    Rule("customers", "stripe.customers.deleted", deleted, field("name")),
     Rule("products", "stripe.products.created", created, field("name"), bare=True),
     Rule("products", "product.retired", retired, field("active")),
     Rule("plans", "stripe.plans.created", created, field("nickname"), bare=True),

@@ -98,12 +98,21 @@ def expected(found: Mapping[str, Iterable[Step]]) -> list[Told]:
     ]
 
 
-def outbox(dsn: str) -> list[Told]:
-    """Read all events with plain SQL, in the order in which they were stored."""
-    question = "select source, type, subject, time, data::text from extract.events order by sequence"
+def outbox(dsn: str, after: int = 0) -> list[Told]:
+    """Read all events behind a place with plain SQL, in the order in which they were stored."""
+    question = (
+        "select source, type, subject, time, data::text from extract.events where sequence > %s order by sequence"
+    )
     with psycopg.connect(dsn) as connection:
-        rows = connection.execute(question).fetchall()
+        rows = connection.execute(question, [after]).fetchall()
     return [told(source.rsplit("/", 1)[-1], *rest) for source, *rest in rows]
+
+
+def newest(dsn: str) -> int:
+    """Return the place of the last event."""
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute("select coalesce(max(sequence), 0) from extract.events").fetchone()
+        return int(row[0]) if row else 0
 
 
 def untold_contacts(dsn: str) -> list[str]:

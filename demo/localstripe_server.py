@@ -1,6 +1,7 @@
 """localstripe (a stateful fake Stripe from PyPI) as our child: from scratch, in memory, on loopback only.
 
-Run as a script it *is* the server; ``LocalStripe`` starts that script.
+Run as a script it *is* the server; ``LocalStripe`` starts that script. Beside its API it has a back door: what is
+changed there leaves no event.
 """
 
 import argparse
@@ -10,15 +11,19 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import requests
 
 from airflow_extract_provider.testing.postgres import free_port
 from demo.processes import Child, ChildFailedError, start, stop_all
 
+if TYPE_CHECKING:
+    from aiohttp.web import Application, Request, StreamResponse
+
 PROJECT = Path(__file__).resolve().parents[1]
 START_SECONDS = 30.0
+BACK_DOOR = "/_config/store"  # below `_config` no key is asked for
 
 
 class LocalStripe:
@@ -82,7 +87,31 @@ def serve(port: int, seed: int) -> None:
     resources.Store.dump_to_disk = lambda store: None
     # Its ids are random: with a seed the same requests give the same ids.
     random.seed(seed)
+    open_back_door(server.app)
     web.run_app(server.app, host="127.0.0.1", port=port, access_log=None, print=None)
+
+
+def open_back_door(app: "Application") -> None:
+    """Let ``PATCH`` set fields of what is stored, and ``DELETE`` take it out, past all that its API would do."""
+    from aiohttp import web
+    from localstripe import resources
+
+    def kept(request: "Request") -> str:
+        key = f"{request.match_info['kind']}:{request.match_info['id']}"
+        if key not in resources.store:
+            raise web.HTTPNotFound
+        return key
+
+    async def patch(request: "Request") -> "StreamResponse":
+        vars(resources.store[kept(request)]).update(await request.json())
+        return web.Response()
+
+    async def delete(request: "Request") -> "StreamResponse":
+        del resources.store[kept(request)]
+        return web.Response()
+
+    app.router.add_route("PATCH", f"{BACK_DOOR}/{{kind}}/{{id}}", patch)
+    app.router.add_route("DELETE", f"{BACK_DOOR}/{{kind}}/{{id}}", delete)
 
 
 if __name__ == "__main__":

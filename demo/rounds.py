@@ -1,30 +1,30 @@
-"""The demo's two rounds: everything from the beginning, then once more while others write; each judged at its end."""
+"""The demo's three rounds, each judged at its end.
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from typing import Any, TypeVar
+Everything from the beginning; once more while others write; and what was changed behind the APIs' backs, by a sweep.
+"""
 
-import psycopg
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
-from demo.airflow_api import FINISHED, AirflowApi, AirflowApiError, TaskInstance
-from demo.events import compare, expected, outbox, polled_steps, steps, untold_contacts
+from demo.behind import Done, change_contacts, change_stripe
+from demo.events import EventVerdict, compare, expected, newest, outbox, polled_steps, steps, untold_contacts
 from demo.kinto_contacts import State, Truth, truth_over_http, writing
 from demo.progress import Progress
-from demo.services import BACKFILL, OBJECTS, SYNC, Services
+from demo.seed import Stripe
+from demo.services import OBJECTS, SYNC, Services
 from demo.stripe_changes import changing
-from demo.table import Work, print_events, print_table
+from demo.sweeps import Swept, judge_sweep, stored_reports
+from demo.table import Work, print_events, print_sweeps, print_table
 from demo.verify import Listing, listings, verify, verify_contacts
+from demo.watch import Run, Watch, ended, now, reports, sweeps_said
 
-RUN_SECONDS = 900.0
-SYNC_SECONDS = 180.0
 # Kinto's `late` in sources/crm.yaml, and its `Date`, which has whole seconds.
 SETTLE = timedelta(seconds=5 + 1.2)
 STRIPE_PAUSE = 0.03
 KINTO_PAUSE = 0.3
-
-Found = TypeVar("Found", bool, str)
+# As in `sources/`: of these a sweep asks the API by key what has become of them.
+BY_KEY = ("customers", "products", "contacts")
+VERSION = {"contacts": "last_modified"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Look:
 
     stripe: dict[str, Listing]
     contacts: Truth
+
+    @property
+    def live(self) -> dict[str, Listing]:
+        """All records by their object, without tombstones."""
+        return {**self.stripe, "contacts": self.contacts.live}
 
 
 def first_round(services: Services, progress: Progress) -> tuple[Look, bool]:
@@ -51,8 +56,9 @@ def first_round(services: Services, progress: Progress) -> tuple[Look, bool]:
     return there, equal and silent and state == "success" and synced
 
 
-def second_round(services: Services, progress: Progress, before: Look) -> bool:
-    """Copy while others write, and once more when they are done; return whether all is equal, and told as events.
+def second_round(services: Services, progress: Progress, before: Look) -> tuple[Look, bool]:
+    """Copy while others write, and once more when they are done; return what is there then, and whether all is equal,
+    and told as events.
 
     ``before`` is what the APIs hold at the beginning.
     """
@@ -75,7 +81,42 @@ def second_round(services: Services, progress: Progress, before: Look) -> bool:
     after = look(services, progress)
     equal = judge(services, after, begin, [first, second])
     told = judge_events(services, before, after, [each for writer in written for each in writer.states])
-    return equal and told and (state, again) == ("success", "success") and synced and settled
+    return after, equal and told and (state, again) == ("success", "success") and synced and settled
+
+
+def third_round(services: Services, progress: Progress, before: Look) -> bool:
+    """Change records behind the APIs' backs, and have all swept; return whether the sweep reports exactly that, and
+    all is equal, and told as events.
+
+    ``before`` is what the APIs hold at the beginning, all of it copied.
+    """
+    progress.say("round 3: records are changed and removed behind the APIs' backs; a sweep finds them")
+    begin, watching, place = now(), Watch(services, progress), newest(services.store)
+    done, traceless = change_behind(services, progress, before)
+    runs, state = watching.sweep()
+    after = look(services, progress)
+    purged = {key: int(str(before.contacts.live[key]["last_modified"])) for key in done["contacts"].removed}
+    copied = replace(after, contacts=Truth(after.contacts.live, after.contacts.deleted | purged))
+    equal = judge(services, copied, begin, runs)
+    found = judge_sweeps(services, before, after, done, runs, watching.begin)
+    told = judge_swept_events(services, before, after, place)
+    return equal and found and told and traceless and state == "success"
+
+
+def change_behind(services: Services, progress: Progress, before: Look) -> tuple[dict[str, Done], bool]:
+    """Change and remove records; return what was done by object, and whether the APIs have nothing to tell of it."""
+    stripe = Stripe(services.stripe.url)
+    events = len(stripe.everything("events"))
+    done = change_stripe(services.stripe.url, before.stripe, seed=3)
+    done["contacts"] = change_contacts(services.kinto.dsn, before.contacts, seed=3)
+    for name, what in done.items():
+        progress.say(f"behind the API's back, {name}: {what}")
+    told = len(stripe.everything("events")) - events
+    tombstones = truth_over_http(services.kinto.url).deleted.keys() ^ before.contacts.deleted.keys()
+    progress.say(
+        f"localstripe's events tell {told or 'nothing'} of it, Kinto's tombstones {len(tombstones) or 'nothing'}"
+    )
+    return done, not told and not tombstones
 
 
 def look(services: Services, progress: Progress) -> Look:
@@ -84,16 +125,16 @@ def look(services: Services, progress: Progress) -> Look:
     return Look(listings(services.stripe.url), truth_over_http(services.kinto.url))
 
 
-def judge(services: Services, there: Look, begin: datetime, backfills: list[str]) -> bool:
-    """Compare, print the table with the work done since ``begin``; return whether every object is equal."""
+def judge(services: Services, there: Look, begin: datetime, runs: list[Run]) -> bool:
+    """Compare, print the table with the work done by these runs, and by the sync's since ``begin``; return whether
+    every object is equal."""
     api = services.airflow.api
     verdicts = verify(there.stripe, services.store) + verify_contacts(there.contacts, services.store)
     work: dict[str, Work] = {}
-    syncs = [run["dag_run_id"] for run in api.runs(SYNC) if (ended(run) or begin) > begin]
-    for dag, runs in ((BACKFILL, backfills), (SYNC, syncs)):
-        for run in runs:
-            for name, report in reports(api, dag, run):
-                work.setdefault(name, Work()).add(report)
+    syncs = [(SYNC, run["dag_run_id"]) for run in api.runs(SYNC) if (ended(run) or begin) > begin]
+    for run in dict.fromkeys([*runs, *syncs]):
+        for name, report in reports(api, run):
+            work.setdefault(name, Work()).add(report)
     print_table(verdicts, work)
     return all(verdict.equal for verdict in verdicts)
 
@@ -108,12 +149,52 @@ def judge_events(services: Services, before: Look, after: Look, log: list[State]
     found = {name: steps(before.stripe[name], after.stripe[name]) for name in OBJECTS}
     found["contacts"] = polled_steps(before.contacts, log, after.contacts, seen)
     verdicts = compare(expected(found), events)
-    untold = untold_contacts(services.store)
     print_events(verdicts, events)
     explain(before, after, len(log), seen)
+    return all_told(services, verdicts)
+
+
+def judge_swept_events(services: Services, before: Look, after: Look, place: int) -> bool:
+    """The same of what a sweep has found, which is what differs between two looks; ``place`` is that of the last event
+    before."""
+    # A sweep may learn of a change that carries no instant, or an old one.
+    events = [replace(each, at=None) for each in outbox(services.store, place)]
+    found = {name: steps(before.live[name], after.live[name]) for name in after.live}
+    verdicts = compare(expected(found), events)
+    print_events([each for each in verdicts if each.expected or each.in_outbox], events)
+    return all_told(services, verdicts)
+
+
+def all_told(services: Services, verdicts: list[EventVerdict]) -> bool:
+    """Return whether all events are as they must be, and no stored change of a contact is without one."""
+    untold = untold_contacts(services.store)
     if untold:
         print(f"{len(untold):,} contacts have a stored change without an event: {', '.join(untold[:3])}, ...")
     return all(verdict.equal for verdict in verdicts) and not untold
+
+
+def judge_sweeps(
+    services: Services, before: Look, after: Look, done: dict[str, Done], runs: list[Run], begin: int
+) -> bool:
+    """Compare what the sweeps of these runs report with what was done, print the table; return whether it is that.
+
+    ``begin`` is the ledger's last row before them.
+    """
+    api = services.airflow.api
+    found = [(name, report) for run in runs for name, report in reports(api, run)]
+    xcom = {name: report["sweep"] for name, report in found if report["walk"] == "rebackfill"}
+    stored = stored_reports(services.store, begin)
+    verdicts = []
+    for name in after.live:
+        swept = Swept(before.live[name], after.live[name], VERSION.get(name), name in BY_KEY)
+        told = {"XCom": xcom.get(name, {}), "extract.sweep": stored.get(name, {})}
+        verdicts.append(judge_sweep(name, done[name], swept, told))
+    print_sweeps(verdicts, sweeps_said(api, runs))
+    brought = sum(
+        report[kind] for _, report in found if report["walk"] == "incremental" for kind in ("created", "updated")
+    )
+    print(f"the incremental walk of the same run brought {brought or 'nothing'} of it", flush=True)
+    return all(verdict.equal for verdict in verdicts) and not brought
 
 
 def explain(before: Look, after: Look, written: int, seen: set[tuple[str, int]]) -> None:
@@ -122,138 +203,3 @@ def explain(before: Look, after: Look, written: int, seen: set[tuple[str, int]])
     print("by the scripts: in localstripe, what differs between two full listings; each such thing was changed once;")
     print(f"  in Kinto, where {len(seen):,} of {written:,} states were seen, what these tell, joined end to end;")
     print(f"  {len(unseen):,} contacts came and went between two looks: stored as deleted, but no news", flush=True)
-
-
-class Watch:
-    """Shows what is committed from now on, and tells of each failure once."""
-
-    def __init__(self, services: Services, progress: Progress) -> None:
-        """Begin at what is committed now."""
-        self._services, self._progress = services, progress
-        self._api = services.airflow.api
-        self._told: set[tuple[str, str, int]] = set()
-        self._begin = self._newest_page()
-
-    def backfill(self, reset: bool) -> tuple[str, str]:
-        """Trigger the backfill of all objects as a person would, and watch it; return its run and how it ended."""
-        self._api.unpause(BACKFILL)
-        run = self._api.trigger(BACKFILL, {"objects": list(OBJECTS), "reset": reset})
-        again = ", from the start again" if reset else ""
-        self._progress.say(f"triggered {BACKFILL} for {', '.join(OBJECTS)}{again}")
-        self._begin = self._newest_page()
-
-        def state() -> str | None:
-            found = self._api.run(BACKFILL, run)["state"]
-            return str(found) if found in FINISHED else None
-
-        ended_as = self._until(state, run, RUN_SECONDS, f"run {run} of {BACKFILL}")
-        self._progress.say(f"the run ended: {ended_as}")
-        return run, ended_as
-
-    def wait_for_sync(self, after: datetime) -> bool:
-        """Wait for a run of the sync that began after an instant and has read all; return whether it succeeded."""
-
-        def success() -> bool | None:
-            for run in reversed(self._api.runs(SYNC)):
-                if run["state"] not in FINISHED or began(run) < after:
-                    continue
-                if run["state"] == "failed":
-                    return False
-                if any(
-                    report.get("walk") == "incremental" for _, report in reports(self._api, SYNC, run["dag_run_id"])
-                ):
-                    return True
-            return None
-
-        succeeded = self._until(success, None, SYNC_SECONDS, f"a run of {SYNC}")
-        self._progress.say(f"a whole run of {SYNC} ended: {'success' if succeeded else 'failed'}")
-        return succeeded
-
-    def _until(self, look: Callable[[], Found | None], run: str | None, seconds: float, what: str) -> Found:
-        until = time.monotonic() + seconds
-        while (found := look()) is None:
-            self._show(run)
-            if time.monotonic() > until:
-                raise AirflowApiError(f"{what} has not ended after {seconds:.0f} s")
-            time.sleep(0.7)
-        self._show(run)
-        return found
-
-    def _show(self, run: str | None) -> None:
-        """Show the tasks' states and what is committed."""
-        tasks = self._api.task_instances(BACKFILL, run) if run else []
-        self._tell_failures(BACKFILL, run, tasks)
-        states = {object_of(task): task.state or "waiting" for task in tasks}
-        newest = next(iter(self._api.runs(SYNC, most=1)), None)
-        if newest is not None:
-            states["contacts"] = newest["state"]
-            self._tell_failures(SYNC, newest["dag_run_id"], self._api.task_instances(SYNC, newest["dag_run_id"]))
-        with psycopg.connect(self._services.store) as connection:
-            records: dict[str, int] = dict(connection.execute(COMMITTED, [self._begin]).fetchall())
-        shown = (*(OBJECTS if run else ()), "contacts")
-        self._progress.show(
-            " · ".join(f"{name} {records.get(name, 0):,} {states.get(name, 'waiting')}" for name in shown)
-        )
-
-    def _tell_failures(self, dag: str, run: str | None, tasks: list[TaskInstance]) -> None:
-        """Say once per try why a task failed; it may be tried again for minutes before the run fails."""
-        for task in tasks:
-            one = (run or "", task.task_id, task.try_number)
-            if task.state not in ("failed", "up_for_retry") or one in self._told:
-                continue
-            self._told.add(one)
-            why = self._api.complaints(dag, one[0], task.task_id, task.try_number, task.map_index)[-5:]
-            words = "\n    ".join(why or ["its log says nothing"])
-            self._progress.say(f"{dag} {task.task_id}, try {task.try_number}: {task.state}\n    {words}")
-
-    def _newest_page(self) -> int:
-        with psycopg.connect(self._services.store) as connection:
-            row = connection.execute("select coalesce(max(sequence), 0) from extract.ledger").fetchone()
-            return int(row[0]) if row else 0
-
-
-# Of Stripe's objects the records read, of the contacts the changes: the sync reads the newest ones again and again.
-COMMITTED = """
-    select object, (case when source = 'stripe' then sum(records) else sum(changes) end)::bigint
-    from extract.ledger, lateral (
-        select coalesce(sum(value::bigint), 0) as changes from jsonb_each_text(counts)
-        where key in ('created', 'updated', 'undeleted', 'deleted')
-    ) as counted
-    where sequence > %s group by source, object
-"""
-
-
-def object_of(task: TaskInstance) -> str | None:
-    """Return which object a task works on; the object's name is its id, or a part of it."""
-    return next((part for part in task.task_id.split(".") if part in (*OBJECTS, "contacts")), None)
-
-
-def reports(api: AirflowApi, dag: str, run: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return what each task of a run reported about its work, with its object."""
-    found = []
-    for task in api.task_instances(dag, run):
-        name = object_of(task)
-        report = api.xcom(dag, run, task.task_id, map_index=task.map_index) if name else None
-        if name and isinstance(report, dict):
-            found.append((name, report))
-    return found
-
-
-def began(run: dict[str, Any]) -> datetime:
-    """Return when a run began, or the beginning of time if it has not."""
-    return instant(run["start_date"]) or datetime.min.replace(tzinfo=timezone.utc)
-
-
-def ended(run: dict[str, Any]) -> datetime | None:
-    """Return when a run ended, or None if it has not."""
-    return instant(run["end_date"])
-
-
-def instant(text: str | None) -> datetime | None:
-    """Read an instant as Airflow's API writes it."""
-    return None if text is None else datetime.fromisoformat(text)
-
-
-def now() -> datetime:
-    """Return this machine's clock, which is Airflow's too."""
-    return datetime.now(timezone.utc)

@@ -1,9 +1,10 @@
 """``make demo``: backfill and sync as a person would start them, watched, and judged by somebody else.
 
-Starts Postgres, a fake Stripe with a few thousand objects, Kinto with contacts, and Airflow. Two rounds: all is
-copied; then others write in both APIs while all is copied again. After each, every record is compared and a table
-printed; after the second every event too. Ends with 0 only if all are equal. Whatever happens, no process is left
-behind. With KEEP=1 all stays up until Ctrl-C.
+Starts Postgres, a fake Stripe with a few thousand objects, Kinto with contacts, and Airflow. Three rounds: all is
+copied; then others write in both APIs while all is copied again; then records are changed and removed so that the APIs
+have nothing to tell of it, and a sweep finds them. After each, every record is compared and a table printed; after the
+second and third every event too, and after the third what the sweep reports. Ends with 0 only if all are equal.
+Whatever happens, no process is left behind. With KEEP=1 all stays up until Ctrl-C.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from demo import kinto_contacts
 from demo.airflow_api import AirflowApiError
 from demo.processes import ChildFailedError
 from demo.progress import Progress
-from demo.rounds import first_round, second_round
+from demo.rounds import first_round, second_round, third_round
 from demo.seed import KEY
 from demo.services import FOLDER, Services, start_all
 
@@ -55,7 +56,9 @@ def main() -> int:
             try:
                 services = start_all(running, given.small, progress)
                 there, equal = first_round(services, progress)
-                equal = equal and second_round(services, progress, there)
+                if equal:
+                    there, equal = second_round(services, progress, there)
+                equal = equal and third_round(services, progress, there)
                 if given.keep:
                     keep_running(services, progress)
                 return 0 if equal else 1

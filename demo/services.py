@@ -23,7 +23,7 @@ from demo.verify import LISTS
 PROJECT = Path(__file__).resolve().parents[1]
 FOLDER = PROJECT / ".run" / "demo"
 SOURCES = PROJECT / "demo" / "sources"
-BACKFILL, SYNC = "stripe_backfill", "crm_sync"
+BACKFILL, STRIPE_SYNC, SYNC = "stripe_backfill", "stripe_sync", "crm_sync"
 OBJECTS = tuple(LISTS)
 CONTACTS, FEW_CONTACTS = 1000, 150
 SEED_SECONDS = 180.0
@@ -89,7 +89,7 @@ def prepare(airflow: AirflowStack, progress: Progress) -> None:
     airflow.command("extract", "migrate", "--sources", str(SOURCES))
     progress.say("the extract schema and the record tables are made")
     airflow.wait_until_healthy()
-    for dag in (BACKFILL, SYNC):
+    for dag in (BACKFILL, STRIPE_SYNC, SYNC):
         airflow.api.wait_for_dag(dag)
     progress.say("Airflow is ready")
 

@@ -1,4 +1,4 @@
-"""The tables that a round ends with: whether all records are equal, and what was done for it; then the events."""
+"""The tables that a round ends with: whether all records are equal, and what was done for it; events; sweeps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from typing import Any
 
 from demo.event_rules import Told
 from demo.events import EventVerdict
+from demo.sweeps import COUNTS, SweepVerdict
 from demo.verify import Verdict
 
 COLUMNS = ("created", "updated", "deleted", "pages", "requests", "seconds")
@@ -63,4 +64,15 @@ def print_events(verdicts: Sequence[EventVerdict], events: Sequence[Told]) -> No
     first = {each.type: each for each in reversed(events)}
     examples = [f"  {first[type]}" for type in SHOWN if type in first]
     print("for example", *examples, sep="\n")
+    print(*[verdict.complaint() for verdict in verdicts if not verdict.equal], sep="\n", flush=True)
+
+
+def print_sweeps(verdicts: Sequence[SweepVerdict], said: Sequence[str]) -> None:
+    """Print a line per object with what its sweep had to find, whether it reports just that, and what its log says."""
+    line = "{:<18}{:>9}{:>7}{:>8}{:>9}{:>8}{:>6}{:>9}{:>11}{:>8}".format
+    print("\n" + line("the sweep of", "seen", *COUNTS, "equal"))
+    for verdict in verdicts:
+        cells = [f"{verdict.expected[kind]:,}" for kind in ("seen", *COUNTS)]
+        print(line(verdict.object, *cells, "yes" if verdict.equal else "NO"))
+    print("in the tasks' logs", *[f"  {each}" for each in said], sep="\n")
     print(*[verdict.complaint() for verdict in verdicts if not verdict.equal], sep="\n", flush=True)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
@@ -86,35 +86,35 @@ def run(
 
     ``backfill`` reads it from the beginning, ``incremental`` what has changed since, ``by_key`` what was noted;
     ``rebackfill`` reads everything again, when that is due by the object's `sweep` or with ``reset``, and deletes what
-    is not there any more, ``max_deletes`` records at most (None: as `sweep` says).
-    ``postgres`` opens connections to the store. ``sink`` takes the events of an object that publishes them outside of
-    Postgres; the others' go into the outbox. ``cursor`` is where the position is shown to people and may be edited;
-    None: nowhere. ``hash_map`` stands in front of the store, and knows much of what is stored. ``reset`` starts over
-    (once for a ``runner``: its retries go on), ``take_over`` takes the walk from whoever holds it. After ``run_for``,
-    or once ``stop`` is set, the run ends after the pages that have arrived.
-
-    Nothing of Airflow is needed. Everything is committed page by page; run again after any error or crash.
+    is not there any more, ``max_deletes`` records at most (None: as `sweep` says). ``postgres`` opens connections to
+    the store. ``sink`` takes the events of an object that publishes them outside of Postgres, else they go into the
+    outbox. ``cursor`` is where the position is shown to people and may be edited (None: nowhere), ``hash_map`` knows
+    much of what is stored. ``reset`` starts over (once for a ``runner``: its retries go on), ``take_over`` takes the
+    walk from whoever holds it. After ``run_for``, or once ``stop`` is set, the run ends with the pages that have
+    arrived. Everything is committed page by page: run again after any error or crash.
 
     Raises one of the errors of :mod:`~airflow_extract_provider.extract.errors`, each with the place and what was kept.
     """
     settings, runner = settings or Settings(), runner or Runner()
-    place = {"source": source.source, "object": object, "walk": walk}
-    try:
+    with _told(source, object, walk):
         check_sink(source.object(object), sink, within=settings.idle_timeout)
         with walk_held(source, object, postgres, runner, take_over, settings) as (conn, fence):
-            ledger = Ledger(settings.schema, source.source, object, walk)
-            shown = cursor if walk != "by_key" else None
+            ledger, shown = Ledger(settings.schema, source.source, object, walk), cursor if walk != "by_key" else None
             books = Books(conn, settings.schema, fence, ledger, source.table(object), shown, runner.identity)
-            prefilter = Prefilter(settings.schema, source.source, object, hash_map)
-            job = _Run(source, object, walk, books, client, sink, settings, prefilter, max_deletes)
+            known = Prefilter(settings.schema, source.source, object, hash_map)
+            job = _Run(source, object, walk, books, client, sink, settings, known, max_deletes)
             return job.run(reset, run_for, stop or threading.Event())
+
+
+@contextmanager
+def _told(source: Source, object: str, walk: WalkName) -> Iterator[None]:
+    """Errors as people may see them, with the place and what was kept."""
+    try:
+        yield
     except ExtractError as exc:
-        raise _shown(exc, source, object).at(kept=_KEPT, **place) from None
-
-
-def _shown(exc: ExtractError, source: Source, object: str) -> ExtractError:
-    """The error as people may see it."""
-    return exc.without_key() if object in source.objects and source.object(object).private else exc
+        private = object in source.objects and source.object(object).private
+        shown = exc.without_key() if private else exc
+        raise shown.at(kept=_KEPT, source=source.source, object=object, walk=walk) from None
 
 
 class _Run:

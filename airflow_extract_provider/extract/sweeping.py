@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
 
 from airflow_extract_provider.extract.paging import Duration, Frozen
 
-__all__ = ["DEFAULT", "Allowance", "Deletes", "Sweep"]
+__all__ = ["ALLOWED", "Allowance", "Deletes", "Sweep"]
 
 _FEW = 5
 """Records of which a share may always delete so many: a tenth of a short list is less than one."""
@@ -63,7 +63,7 @@ Allowance: TypeAlias = Annotated[
 ]
 
 
-DEFAULT = Deletes(share=10_000)
+ALLOWED = Deletes(share=10_000)
 """What a sweep may delete if nothing else is said."""
 
 
@@ -72,7 +72,7 @@ class Sweep(Frozen):
 
     every: Duration = Field(description="how long after the beginning of the last complete reading a sweep is due")
     max_deletes: Allowance = Field(
-        default=DEFAULT,
+        default=ALLOWED,
         description="the most records that a sweep may delete without being asked to: 500, or 10% of those stored",
     )
 

@@ -14,7 +14,7 @@ from airflow_extract_provider.extract.store import sweep
 from airflow_extract_provider.extract.store.fence import holding
 from airflow_extract_provider.extract.store.ledger import Entry
 from airflow_extract_provider.extract.store.report import Report
-from airflow_extract_provider.extract.sweeping import DEFAULT, Deletes
+from airflow_extract_provider.extract.sweeping import ALLOWED, Deletes
 from airflow_extract_provider.extract.walks.backfill import beginning
 from airflow_extract_provider.extract.walks.rebackfill import passes_by
 from airflow_extract_provider.extract.walks.step import Absent, Answer, DueKey
@@ -75,7 +75,7 @@ class Sweeps:
                 self._say(
                     f"{absent:,} are not in the list, and not deleted: {why}; declare `by_key` to be sure of each"
                 )
-        if self.object.by_key is not None:
+        if self.object.by_key is not None or self._unproven(open) is not None:
             return Answer(())
         due = sweep.unseen(books.conn, *self._whose, asked.limit)
         return Answer(tuple(DueKey(each.key, each.number) for each in due), self._before(open))
@@ -104,7 +104,7 @@ class Sweeps:
     def _allowed(self) -> Callable[[int], int]:
         asked = None if self.max_deletes is None else Deletes(count=self.max_deletes)
         config = self.object.sweep
-        return (asked or (DEFAULT if config is None else config.max_deletes)).allowed
+        return (asked or (ALLOWED if config is None else config.max_deletes)).allowed
 
     def _before(self, open: sweep.Sweep) -> datetime:
         """What was stored before that instant must be in the list. A list may show late what was stored by another way:

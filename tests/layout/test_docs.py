@@ -13,7 +13,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from airflow_extract_provider.extract import paging, storing
+from airflow_extract_provider.extract import paging, storing, sweeping
 from airflow_extract_provider.extract.api import templates
 from airflow_extract_provider.extract.events.detectors import Found
 from airflow_extract_provider.extract.rules import Rule
@@ -35,6 +35,7 @@ MODELS: list[type[BaseModel]] = [
     storing.Column,
     storing.Fold,
     storing.KafkaPublish,
+    sweeping.Sweep,
     *get_args(get_args(paging.Pages)[0]),
 ]
 _LINK = re.compile(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)")

@@ -117,7 +117,8 @@ def judge(
     counted = conn.execute(statement(_FILE, "stored", schema, table), asked).fetchone()
     assert counted is not None
     stored, seen = counted
-    if not provable:
+    # A list that shows nothing at all is to be looked at, though nothing would come of it.
+    if not provable and (seen or insist or not stored):
         absent = _absent(conn, schema, table, asked)
         found(conn, schema, sweep, {"withheld": absent}, {})
     else:

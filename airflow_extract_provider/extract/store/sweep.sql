@@ -100,8 +100,12 @@ where source = %(source)s and object = %(object)s and reason = 'absent'
 order by noted_at, key limit %(limit)s;
 
 -- name: end
+-- What it had noted and could not settle is not the next one's, which may see it.
 with ended as (
-    update {extract}.sweep set ended_at = clock_timestamp() where number = %(sweep)s returning number
+    update {extract}.sweep set ended_at = clock_timestamp() where number = %(sweep)s returning number, source, object
+), dropped as (
+    delete from {extract}.refetch as noted using ended
+    where noted.source = ended.source and noted.object = ended.object and reason = 'absent'
 )
 delete from {extract}.sweep_seen using ended where sweep = ended.number;
 
