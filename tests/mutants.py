@@ -60,6 +60,7 @@ _LIMITS = (
 _HELD = (
     "where source = %(source)s and object = %(object)s and walk = %(walk)s and part = %(part)s and number = %(number)s"
 )
+SWEEPS = ("tests/crash/test_sweeps.py",)
 WALKS = ("tests/properties/test_total.py", "tests/hazards", "tests/properties/test_walk.py")
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -465,6 +466,86 @@ MUTANTS: tuple[Mutant, ...] = (
         "            given = network_of(self._session)\n",
         '            given = {"verify": None, "proxies": {}}\n',
         ("tests/extract/test_transport.py",),
+    ),
+    Mutant(
+        "2 one truth",
+        "a sweep's ledger row and its books begin apart",
+        "sweeps.py",
+        "            sweep.begin(books.conn,",
+        "        sweep.begin(books.conn,",
+        SWEEPS,
+    ),
+    Mutant(
+        "2 one truth",
+        "a sweep's last ledger row and its books are written apart",
+        "sweeps.py",
+        "            sweep.end(books.conn,",
+        "        sweep.end(books.conn,",
+        SWEEPS,
+    ),
+    Mutant(
+        "8 newer wins",
+        "what was stored while a sweep was open is absent",
+        "store/sweep.sql",
+        "    where deleted_at is null and applied_at < %(before)s\n",
+        "    where deleted_at is null and %(before)s is not null\n",
+        SWEEPS,
+    ),
+    Mutant(
+        "8 newer wins",
+        "what was stored since it was judged is deleted",
+        "store/judge.py",
+        '        return "delete" if coming.sent_at > stored.applied_at else "unchanged"',
+        '        return "delete"',
+        SWEEPS,
+    ),
+    Mutant(
+        "8 newer wins",
+        "a sweep is not told what other walks see",
+        "pipeline.py",
+        "        return replace(target, sweep=open, sweeps=",
+        "        open = open if self._sweeps is not None else None\n        return replace(target, sweep=open, sweeps=",
+        SWEEPS,
+    ),
+    Mutant(
+        "8 newer wins",
+        "what another walk sees stays noted as absent",
+        "store/sweep.py",
+        "    if sweep.judged:\n",
+        "    if sweep.judged and not keys:\n",
+        SWEEPS,
+    ),
+    Mutant(
+        "11 deletes need proof",
+        "a list out of a cache proves what is there now",
+        "store/sweep.py",
+        "    elif looked_at < sweep.looked_at:\n",
+        "    elif looked_at is None:\n",
+        SWEEPS,
+    ),
+    Mutant(
+        "11 deletes need proof",
+        "what a sweep that was given up had not seen stays noted",
+        "store/sweep.sql",
+        "delete from {extract}.refetch where source = %(source)s and object = %(object)s and reason = 'absent';\n",
+        "select from given_up;\n",
+        SWEEPS,
+    ),
+    Mutant(
+        "11 deletes need proof",
+        "a sweep may delete as much as it likes",
+        "store/sweep.py",
+        "        if absent > most:\n",
+        "        if absent < 0:\n",
+        SWEEPS,
+    ),
+    Mutant(
+        "11 deletes need proof",
+        "an empty list deletes a few records",
+        "store/sweep.py",
+        "        most = allowed(stored) if seen or insist else 0\n",
+        "        most = allowed(stored)\n",
+        SWEEPS,
     ),
 )
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from airflow_extract_provider.testing.postgres import EmbeddedPostgres
 from tests.crash.stage import Stage
+from tests.crash.sweep_stage import SweepStage
 from tests.loopback import LoopbackApi
 
 
@@ -25,3 +30,19 @@ def stage(api: LoopbackApi, dsn: str) -> Iterator[Callable[..., Stage]]:
         for each in made:
             for child in each.children:
                 child.clear_away()
+
+
+@pytest.fixture
+def sweeping(dsn: str) -> Iterator[Callable[..., SweepStage]]:
+    """Sets the stage of sweeps: of an object of which so much more is said."""
+    with ExitStack() as open:
+        yield lambda **spec: open.enter_context(closing(SweepStage(dsn, **spec)))
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedPostgres]:
+    """A server to be killed."""
+    with tempfile.TemporaryDirectory(prefix="extract-crash-") as folder:
+        Path(folder).chmod(0o755)
+        with EmbeddedPostgres(folder, {"fsync": "off"}) as server:
+            yield server

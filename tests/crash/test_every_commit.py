@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
 import signal
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -20,12 +19,10 @@ from airflow_extract_provider.extract.store.ledger import Ledger
 from airflow_extract_provider.testing.hostile import HostileApi
 from tests.crash.dying import Step, live
 from tests.extract.scene import Scene, exact
+from tests.forked import processes
 from tests.hazards.kinds import KINDS
 
 _numbers = itertools.count()
-# Each life is a process of its own, forked from one that has imported everything and has no threads.
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["tests.crash.dying"])
 
 
 class Lives:
@@ -47,7 +44,7 @@ class Lives:
             "cursor": str(self.cursor) + walk,
         }
         before = self.api.count
-        process = _processes.Process(target=live, args=(asked, step))
+        process = processes.Process(target=live, args=(asked, step))
         process.start()
         process.join(60)
         assert process.exitcode == (0 if step is None else -signal.SIGKILL)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -217,15 +216,6 @@ def test_connection_ended_by_the_server(stage: SetStage) -> None:
     assert scene.run("one").complete
     assert dict(scene.api.asked[asked_before].params) == expected
     scene.check_exact()
-
-
-@pytest.fixture
-def own_server() -> Iterator[EmbeddedPostgres]:
-    """A server to be killed."""
-    with tempfile.TemporaryDirectory(prefix="extract-crash-") as folder:
-        Path(folder).chmod(0o755)
-        with EmbeddedPostgres(folder, {"fsync": "off"}) as server:
-            yield server
 
 
 def test_server_killed(own_server: EmbeddedPostgres, api: LoopbackApi) -> None:

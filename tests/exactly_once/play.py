@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import signal
 from collections import defaultdict
@@ -28,14 +27,13 @@ from tests.crash.child import FileCursor
 from tests.crash.stage import wait_until
 from tests.exactly_once.dying import PUBLISHED, live
 from tests.exactly_once.oracle import RULES, Told, expected, logged, transitions, watch
+from tests.forked import processes
 from tests.hazards.kinds import KINDS
 from tests.sinks.topics import Received, received
 
 __all__ = ["KIND", "Play", "check_exact", "is_true"]
 
 KIND = KINDS["token updated"]
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["tests.exactly_once.dying"])
 
 
 class Play:
@@ -93,7 +91,7 @@ class Play:
     def live(self, step: str | None) -> None:
         """One life of the incremental walk in a process of its own."""
         noted = self.cursor.with_suffix(".noted")
-        process = _processes.Process(target=live, args=(self._asked(), step))
+        process = processes.Process(target=live, args=(self._asked(), step))
         process.start()
         process.join(60)
         assert process.exitcode == (0 if step is None else -signal.SIGKILL), step
@@ -106,7 +104,7 @@ class Play:
     def stopped(self, step: str, seconds: float) -> Iterator[None]:
         """Within: the incremental walk's process has stopped at a step, and does not know; Postgres waits for it for so
         many seconds."""
-        process = _processes.Process(target=live, args=(self._asked() | {"stop": seconds}, step))
+        process = processes.Process(target=live, args=(self._asked() | {"stop": seconds}, step))
         process.start()
         try:
             wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +13,11 @@ from airflow_extract_provider.extract.store.connection import Connect, Connectio
 from airflow_extract_provider.extract.store.migrate import migrate
 from tests.exactly_once.oracle import expected, found, watch
 from tests.exactly_once.writers import a_source, late, overlapping, versions, walking
+from tests.forked import processes
 from tests.store.applier import Applier, a_record
 
 SOAK = bool(os.environ.get("EXTRACT_SOAK"))
 WRITERS = 8
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["tests.exactly_once.writers"])
 
 
 @pytest.fixture
@@ -32,7 +30,7 @@ def conn(connect: Connect) -> Any:
 
 def at_once(*work: tuple[Callable[..., None], tuple[Any, ...]]) -> None:
     """Do all of it at the same time, each in a process of its own."""
-    running = [_processes.Process(target=function, args=args) for function, args in work]
+    running = [processes.Process(target=function, args=args) for function, args in work]
     for each in running:
         each.start()
     for each in running:

@@ -1,16 +1,19 @@
-"""The canonical hash: equal exactly when Postgres calls two values equal."""
+"""The hashes of a record: of its bytes, and the canonical one, equal exactly when Postgres calls two values equal."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_extract_provider.extract.hashes.record_hash import canonical_hash
-from airflow_extract_provider.extract.store.connection import Connect
+from airflow_extract_provider.extract.hashes.record_hash import DIGESTS, canonical_hash
+from airflow_extract_provider.extract.store.connection import Connect, Connection
+from airflow_extract_provider.extract.storing import HashName
 
 SAME_DATABASE = settings(
     deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -121,9 +124,79 @@ def test_numbers_of_any_length() -> None:
     assert canonical_hash(b"1e131071") == canonical_hash(("1" + "0" * 131_071).encode())
 
 
+WITHOUT = """
+create function without(record jsonb, path text[]) returns jsonb language plpgsql as $$
+begin
+    return record #- path;
+exception when invalid_parameter_value or invalid_text_representation then
+    -- There is no such place: something on the way to it is no object.
+    return record;
+end $$
+"""
+paths = st.lists(st.sampled_from(["a", "b", "aa", "B", "é", ""]), min_size=1, max_size=2).map(tuple)
+excluded = st.lists(paths, min_size=1, max_size=2)
+
+
+@pytest.fixture
+def without(connect: Connect) -> Iterator[Connection]:
+    """A connection to a database that takes a path out of a value."""
+    with connect() as conn:
+        conn.execute(WITHOUT)
+        yield conn
+
+
+@SAME_DATABASE
+@given(told=st.lists(st.tuples(some_pairs, excluded), min_size=1, max_size=40), data=st.data())
+def test_what_is_excluded_does_not_count(
+    without: Connection, told: list[tuple[tuple[str, str], list[tuple[str, ...]]]], data: st.DataObject
+) -> None:
+    """By every function: two hashes are equal exactly when `jsonb` calls the values equal without those paths."""
+    by = data.draw(st.sampled_from(get_args(HashName)))
+    for (one, other), exclude in told:
+        left = "without(without(%s::jsonb, %s), %s)"
+        ways = [list(exclude[0]), list(exclude[-1])]
+        row = without.execute(f"select {left} = {left}".encode(), [one, *ways, other, *ways]).fetchone()
+        assert row is not None
+        same = canonical_hash(one.encode(), exclude, by) == canonical_hash(other.encode(), exclude, by)
+        assert same == row[0], (one, other, exclude, by)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        ('{"a": {"v": 1, "w": 1}}', '{"a": {"w": 1.0}}', True),
+        ('{"a": {"v": 1}}', '{"a": {}}', True),
+        ('{"a": {"v": 1}}', "{}", False),
+        ('{"a": null}', '{"a": {"v": 1}}', False),
+        ('{"a": [{"v": 1}]}', '{"a": [{"v": 2}]}', False),
+        ('{"u": 1, "a.v": 1}', '{"u": {"b": []}, "a.v": 2}', False),
+        ('{"u": 1e99999}', '{"u": ' + "1" * 5_000 + "}", True),
+        ('["u"]', '["v"]', False),
+        ("null", '"u"', False),
+    ],
+)
+def test_paths_lead_through_objects(one: str, other: str, equal: bool) -> None:
+    """What is left out is named from the top, object by object; a list is not looked into."""
+    exclude = [("a", "v"), ("u",)]
+    assert (canonical_hash(one.encode(), exclude) == canonical_hash(other.encode(), exclude)) is equal
+
+
 def test_sixteen_bytes_that_stay() -> None:
-    """The hash is stored and goes into ids of events: it may never become another one."""
-    assert canonical_hash(b'{"b": [1.50, "x"], "a": null}').hex() == "28cf8e0da6eb0e472a2ec5235981f05e"
+    """The hashes are stored and go into ids of events: they may never become others."""
+    raw = b'{"b": [1.50, "x"], "a": null}'
+    assert canonical_hash(raw).hex() == "28cf8e0da6eb0e472a2ec5235981f05e"
+    assert {name: canonical_hash(raw, [("a",)], name).hex() for name in DIGESTS} == {
+        "xxh3": "429a8239c7f6acfc39e0413e2270bce8",
+        "md5": "4b725e772c29059235193b9da1bedad7",
+        "sha256": "0fc22b262babe9a1fad4b883b0000221",
+        "blake2b": "0520f93d7c038d9f573ff625c02f37cb",
+    }
+    assert {name: digest(b"abc").hex() for name, digest in DIGESTS.items()} == {
+        "xxh3": "06b05ab6733a618578af5f94892f3950",
+        "md5": "900150983cd24fb0d6963f7d28e17f72",
+        "sha256": hashlib.sha256(b"abc").hexdigest()[:32],
+        "blake2b": hashlib.blake2b(b"abc", digest_size=16).hexdigest(),
+    }
 
 
 @pytest.mark.parametrize("text", ["", "{", "NaN", "[Infinity]", "{'a': 1}"])

@@ -15,6 +15,7 @@ from airflow_extract_provider.extract.errors import SourceError
 from airflow_extract_provider.extract.paging import LastKeyPages, PageSize, TokenPages
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.sourcefile import load_source, load_sources, parse_source
+from airflow_extract_provider.extract.storing import HashMapRef, RecordHash
 
 ROOT = Path(airflow_extract_provider.__file__).resolve().parents[1]
 FILES = [*(ROOT / "airflow_extract_provider" / "sources").glob("*.yaml"), *(ROOT / "demo" / "sources").glob("*.yaml")]
@@ -608,3 +609,89 @@ def test_two_objects_with_one_cursor(tmp_path: Path) -> None:
         (tmp_path / f"{source}.yaml").write_text(text)
     with pytest.raises(SourceError, match="share the Variable extract_crm_eu_contacts_backfill_cursor"):
         load_sources(tmp_path)
+
+
+def test_the_hash_in_short_and_in_full(write: Write) -> None:
+    """A function's name alone, or with what does not count; by default the usual one, and all fields count."""
+    assert load_source(write(CRM)).object("contacts").hash == RecordHash()
+    assert load_source(write(_also("hash: md5"))).object("contacts").hash == RecordHash(by="md5")
+    text = "hash: {exclude: [stats.viewed_at, url], map: {redis: cache}}"
+    found = load_source(write(_also(text))).object("contacts").hash
+    assert (found.by, found.exclude) == ("xxh3", (("stats", "viewed_at"), ("url",)))
+    assert found.map == HashMapRef(redis="cache")
+    assert load_source(write(_also("hash: {exclude: url}"))).object("contacts").hash.exclude == (("url",),)
+
+
+def test_another_hash_beside_the_defaults(write: Write) -> None:
+    """It is laid over them word by word: an object with another function leaves out the same."""
+    text = CRM.replace("objects:", "defaults:\n  hash: {by: md5, exclude: [url]}\nobjects:")
+    found = load_source(write(text + "    hash: {by: sha256}\n")).object("contacts").hash
+    assert found == RecordHash(by="sha256", exclude=(("url",),))
+
+
+READ = {
+    "the key": ("", "id", "key, version, deleted, order or since"),
+    "below the version": ("version: meta.at", "meta.at.x", "key, version, deleted, order or since"),
+    "above the version": ("version: meta.at", "meta", "key, version, deleted, order or since"),
+    "the tombstone": ("deleted: gone", "gone", "key, version, deleted, order or since"),
+    "the order": ("order: [created, id]", "created", "key, version, deleted, order or since"),
+    "since": (
+        "since: {send: from, inclusive: true, field: changed}",
+        "changed",
+        "key, version, deleted, order or since",
+    ),
+    "a column": ("columns: {views: {path: stats.views, type: bigint}}", "stats", "columns"),
+    "where of a fold": ("fold: {table: org, where: {id: org.id}, set: {name: name}}", "org.id", "fold"),
+    "set of a fold": ("fold: {table: org, where: {id: org.id}, set: {name: name}}", "name.first", "fold"),
+    "a changed field": ("events: [{changed: {field: stats, name: moved}}]", "stats.views", "the event rule moved"),
+    "an edge": (
+        "events: [{rising_edge: {value: stats.views, above: 1, name: high}}]",
+        "stats.views",
+        "the event rule high",
+    ),
+    "a condition": (
+        "events: [{when: {condition: after.stats.views != before.stats.views, name: seen}}]",
+        "stats",
+        "the event rule seen",
+    ),
+    "a whole condition": (
+        "events: [{when: {condition: after != before, name: any}}]",
+        "url",
+        "the event rule any, which reads the whole record",
+    ),
+    "a function": (
+        "events: [{python: {function: 'mine:large', name: big}}]",
+        "url",
+        "the event rule big, which reads the whole record",
+    ),
+    "a function's field": (
+        "events: [{python: {function: 'mine:large', name: big, reads: [stats.views]}}]",
+        "stats.views",
+        "the event rule big",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_is_read_is_not_excluded(name: str, write: Write) -> None:
+    """It would be out of date without a word: refused, with its name and who reads it; any other field may be."""
+    text, exclude, reader = READ[name]
+    told = f"hash.exclude leaves out {exclude}, but it is read by {reader}"
+    with pytest.raises(SourceError) as caught:
+        load_source(write(_also(f"{text}\n    hash: {{exclude: [{exclude}, other]}}")))
+    assert told in str(caught.value)
+    if "whole" not in reader:
+        load_source(write(_also(f"{text}\n    hash: {{exclude: [other]}}")))
+
+
+def test_changed_without_fields_means_what_counts(write: Write) -> None:
+    """So do rules that read no field."""
+    text = "events: [created, changed, deleted, undeleted, {every: change}]\n    hash: {exclude: [url]}"
+    assert load_source(write(_also(text))).object("contacts").hash.exclude == (("url",),)
+
+
+@pytest.mark.parametrize("text", ["crc32", "{by: xxh64}", "{exclude: ['a[0]']}", "{map: {redis: ''}}", "{maps: {}}"])
+def test_a_hash_that_is_none(text: str, write: Write) -> None:
+    """A function that is not known, a field that is no path, a connection without a name."""
+    with pytest.raises(SourceError, match="hash"):
+        load_source(write(_also(f"hash: {text}")))

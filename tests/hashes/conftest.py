@@ -28,7 +28,7 @@ def _in_memory() -> Iterator[Kept]:
         assert isinstance(map, MemoryHashMap)
         return {key: hash for key, value in (map._entries() or {}).items() if (hash := hash_in(value)) is not None}
 
-    yield Kept(first.beside, flush, shown, stories=150)
+    yield Kept(first.beside, flush, shown, stories=500)
 
 
 def kept_by(server: RedisServer) -> Kept:
@@ -41,7 +41,7 @@ def kept_by(server: RedisServer) -> Kept:
         known = map._born is not None and map._born == found.get(b"\xff")
         return {key.decode(): value[1:] for key, value in found.items() if known and value.startswith(b"h")}
 
-    return Kept(lambda: RedisHashMap(server.client()), asked.flushall, shown, stories=40)
+    return Kept(lambda: RedisHashMap(server.client()), asked.flushall, shown, stories=50)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -90,6 +91,9 @@ _EVENTS = [
     for event in itertools.product([what] * often, range(4), (["a"], ["b"], ["a", "b"]), range(4))
 ]
 
+# The first ones of a list are drawn more often.
+random.Random(0).shuffle(_EVENTS)
+
 
 def _event(at: int) -> _Event:
     return _EVENTS[at]
@@ -111,7 +115,7 @@ class Story(RuleBasedStateMachine):
         self.opened: list[HashMap] = []
         self.reachable = True
 
-    @rule(events=st.lists(st.integers(0, len(_EVENTS) - 1).map(_event), min_size=1, max_size=10))
+    @rule(events=st.lists(st.sampled_from(range(len(_EVENTS))).map(_event), min_size=1, max_size=10))
     def happens(self, events: Sequence[_Event]) -> None:
         """Several at once: to draw them one by one takes longer than they do."""
         for event in events:

@@ -1,12 +1,14 @@
-"""The backfill walk on model APIs without I/O: no skip, pages move while read, order is checked (laws 1, 4, 7)."""
+"""Walks on model APIs without I/O: no skip, pages move while read, order is checked (laws 1, 4, 7)."""
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from itertools import pairwise
@@ -30,6 +32,8 @@ from airflow_extract_provider.extract.errors import (
 from airflow_extract_provider.extract.page import OrderValue, Page, Record, Refused, Reply, Request
 from airflow_extract_provider.extract.source import ApiObject
 from airflow_extract_provider.extract.walks.backfill import backfill, beginning
+from airflow_extract_provider.extract.walks.rebackfill import rebackfill
+from airflow_extract_provider.extract.walks.step import Absent, Answer, Ask, Due, DueKey, Walk
 
 SOAK = bool(os.environ.get("EXTRACT_SOAK"))
 BEGAN = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -37,7 +41,7 @@ BEGAN = datetime(2026, 1, 1, tzinfo=timezone.utc)
 search = settings(max_examples=20_000 if SOAK else 300, deadline=None, derandomize=not SOAK, database=None)
 
 
-def an_object(by: str, *, more: bool = True, falling: bool = False, ordered: bool = True) -> ApiObject:
+def an_object(by: str, *, more: bool = True, falling: bool = False, ordered: bool = True, **over: Any) -> ApiObject:
     """An object paged by `last_key`, `token`, `page` or `offset`, its order declared."""
     keyed: dict[str, Any] = {"by": "last_key", "send": "after", **({"more": "has_more"} if more else {})}
     pages = keyed if by == "last_key" else {"by": "token", "take": "next", "send": "token", "last": "null"}
@@ -47,7 +51,7 @@ def an_object(by: str, *, more: bool = True, falling: bool = False, ordered: boo
         pages = {"by": "offset", "send": "offset", "size": {"send": "limit", "max": 10}}
     order = {"order": ["-seq" if falling else "seq"]} if ordered else {}
     return ApiObject.model_validate(
-        {"name": "things", "path": "/things", "key": "id", "records": "data", "pages": pages, **order}
+        {"name": "things", "path": "/things", "key": "id", "records": "data", "pages": pages, **order, **over}
     )
 
 
@@ -135,12 +139,13 @@ class ModelApi:
 
 @dataclass(frozen=True)
 class Walked:
-    """What a walk yielded: its positions, its records, the replies it was sent, and how it ended."""
+    """What a walk yielded: its positions, its records, what is gone, the replies it was sent, and how it ended."""
 
     positions: list[Position]
-    requests: list[Request]
-    replies: list[Reply]
+    requests: list[Request | Ask]
+    replies: list[Reply | Answer]
     yielded: list[tuple[str, ...]]
+    gone: list[tuple[str, ...]]
     error: ExtractError | None
 
     @property
@@ -148,32 +153,59 @@ class Walked:
         return self.positions[-1].complete
 
 
+def empty(_: Ask) -> Answer:
+    """A store that has nothing to say."""
+    return Answer(())
+
+
 def walked(
-    thing: ApiObject, ask: Callable[[Request], Reply], position: Position | None = None, most: int = 5000
+    thing: ApiObject,
+    ask: Callable[[Request], Reply],
+    position: Position | None = None,
+    most: int = 5000,
+    *,
+    of: Callable[[ApiObject, Position], Walk] = backfill,
+    store: Callable[[Ask], Answer] = empty,
 ) -> Walked:
     """Drive a walk to its end; more than ``most`` requests are a walk that never ends."""
-    walk = backfill(thing, position or beginning(thing))
+    walk = of(thing, position or beginning(thing))
     step = next(walk)
-    found = Walked([step.position], [], [], [], None)
+    found = Walked([step.position], [], [], [], [], None)
     error: ExtractError | None = None
     try:
         while step.then is not None:
             assert len(found.requests) < most, "the walk does not end"
-            assert isinstance(step.then, Request)
             found.requests.append(step.then)
-            found.replies.append(ask(step.then))
+            found.replies.append(ask(step.then) if isinstance(step.then, Request) else store(step.then))
             step = walk.send(found.replies[-1])
             found.yielded.append(tuple(record.key for record in step.records))
+            found.gone.append(step.gone)
             found.positions.append(step.position)
     except ExtractError as exc:
         error = exc
-    return Walked(found.positions, found.requests, found.replies, found.yielded, error)
+    return replace(found, error=error)
 
 
 def keys_of(found: Walked) -> set[int]:
     return {int(key) for keys in found.yielded for key in keys}
 
 
+def replayed(replies: Sequence[Reply | Answer]) -> Callable[[Any], Any]:
+    """Says what was said before, whatever it is asked."""
+    told = iter(replies)
+    return lambda _: next(told)
+
+
+def keys_gone(found: Walked) -> list[str]:
+    return [key for keys in found.gone for key in keys]
+
+
+def absent_ones(keys: Sequence[str]) -> Answer:
+    """The store's answer to what a sweep has not seen."""
+    return Answer(tuple(DueKey(key, 1) for key in keys), BEGAN)
+
+
+absents = st.lists(st.lists(st.integers(1000, 1099).map(str), max_size=3), max_size=3)
 caps = st.lists(st.integers(2, 40), min_size=1, max_size=4)
 models = st.builds(
     ModelApi,
@@ -212,21 +244,76 @@ def test_token_walk_skips_nothing(model: ModelApi) -> None:
     assert model.lasting <= keys_of(found)
 
 
+@pytest.mark.parametrize("of", [backfill, rebackfill])
 @search
-@given(model=models, by=st.sampled_from(["last_key", "token"]), more=st.booleans())
-def test_rebuilt_from_any_position_the_rest_is_the_same(model: ModelApi, by: str, more: bool) -> None:
+@given(model=models, by=st.sampled_from(["last_key", "token"]), more=st.booleans(), absent=absents)
+def test_rebuilt_from_any_position_the_rest_is_the_same(
+    of: Callable[[ApiObject, Position], Walk], model: ModelApi, by: str, more: bool, absent: Sequence[Sequence[str]]
+) -> None:
     """A walk rebuilt from any position it yielded, after a round trip through JSON, asks and yields the same rest."""
     thing = an_object(by, more=more, falling=model.falling)
-    found = walked(thing, model.ask)
+    told = iter(absent)
+    found = walked(thing, model.ask, of=of, store=lambda _: absent_ones(next(told, ())))
     for number, position in enumerate(found.positions):
         rebuilt = Position.from_json(json.loads(json.dumps(position.as_json())))
         assert rebuilt == position
-        replies = iter(found.replies[number:])
-        rest = walked(thing, lambda _, replies=replies: next(replies), rebuilt)  # type: ignore[misc]
+        again = replayed(found.replies[number:])
+        rest = walked(thing, again, rebuilt, of=of, store=again)
         assert rest.requests == found.requests[number:]
         assert rest.yielded == found.yielded[number:]
+        assert rest.gone == found.gone[number:]
         assert rest.positions == found.positions[number:]
         assert type(rest.error) is type(found.error)
+
+
+@search
+@given(model=models, more=st.booleans(), absent=absents)
+def test_a_sweep_deletes_what_the_store_tells(model: ModelApi, more: bool, absent: Sequence[Sequence[str]]) -> None:
+    """It asks once it has read all that a backfill reads, and not before; what it is told is gone, in that order, until
+    nothing is left; and only then it is complete. A list that it cannot read to the end deletes nothing."""
+    thing = an_object("last_key", more=more, falling=model.falling)
+    read, told = walked(thing, copy.deepcopy(model).ask), iter(absent)
+    found = walked(thing, model.ask, of=rebackfill, store=lambda _: absent_ones(next(told, ())))
+    asked = [at for at, each in enumerate(found.requests) if isinstance(each, Absent)]
+    assert found.requests[: len(read.requests)] == read.requests
+    if read.error is not None:
+        assert (type(found.error), asked, keys_gone(found)) == (type(read.error), [], [])
+        return
+    chunks = list(itertools.takewhile(bool, absent))
+    assert asked == list(range(len(read.requests), len(read.requests) + len(chunks) + 1))
+    assert keys_gone(found) == [key for chunk in chunks for key in chunk]
+    assert [position.complete for position in found.positions] == [False] * (len(found.positions) - 1) + [True]
+    assert keys_of(found) == keys_of(read)
+
+
+@search
+@given(noted=st.dictionaries(st.integers(1, 40).map(str), st.booleans(), max_size=12), cut=st.integers(0, 60))
+def test_a_sweep_that_reads_by_key_asks_the_store_again(noted: Mapping[str, bool], cut: int) -> None:
+    """Rebuilt from any position behind its list, it reads exactly the keys that are noted then: those that are not
+    settled yet."""
+    thing = an_object("last_key", by_key={"path": "/things/{{ key }}"})
+    left = dict(noted)
+
+    def store(asked: Ask) -> Answer:
+        return Answer(tuple(DueKey(key, 1) for key in left) if isinstance(asked, Due) else ())
+
+    def ask(request: Request) -> Reply:
+        if request.key is None:
+            return a_page([1, 2], has_more=False)
+        return a_page([int(request.key)]) if left.pop(request.key) else Refused(404, own=True)
+
+    found = walked(thing, ask, of=rebackfill, store=store)
+    assert (found.error, found.complete, left) == (None, True, {})
+    assert sorted(keys_gone(found)) == sorted(key for key, there in noted.items() if not there)
+    behind = [position for position in found.positions if position.swept and not position.complete]
+    if not behind:
+        return
+    left = {key: there for key, there in noted.items() if int(key) % 2}
+    wanted = dict(left)
+    rest = walked(thing, ask, behind[cut % len(behind)], of=rebackfill, store=store)
+    assert [type(each) for each in rest.requests[:2]] == [Absent, Due]
+    assert {each.key for each in rest.requests if isinstance(each, Request)} == wanted.keys()
+    assert (rest.complete, left) == (True, {})
 
 
 @search

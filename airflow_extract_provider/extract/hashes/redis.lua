@@ -35,8 +35,12 @@ end
 if redis.call('HGET', KEYS[1], BORN) ~= ARGV[1] then
   return false  -- flushed, evicted, expired, cleared, or begun anew by another run
 end
-redis.call('EXPIRE', KEYS[1], ARGV[2])
 local marker = ARGV[3]
+
+-- The last command of a script: after one that writes, even a full server would take all the others.
+local function keep()
+  redis.call('EXPIRE', KEYS[1], ARGV[2])
+end
 
 -- name: marking
 -- Puts the marker where it may stand (marker.py says where), and gives what stood there, and what the server says to it.
@@ -61,6 +65,7 @@ local hashes = {}
 for i, value in ipairs(mark({unpack(ARGV, 4)})) do
   hashes[i] = value and string.sub(value, 1, 1) == 'h' and string.sub(value, 2)
 end
+keep()
 return hashes
 
 -- name: claim
@@ -69,6 +74,7 @@ local _, set = mark({unpack(ARGV, 4)})
 if type(set) == 'table' and set.err then
   redis.call('UNLINK', KEYS[1])
 end
+keep()
 return true
 
 -- name: learn
@@ -86,4 +92,5 @@ end
 if #told > 0 then
   redis.pcall('HSET', KEYS[1], unpack(told))
 end
+keep()
 return true

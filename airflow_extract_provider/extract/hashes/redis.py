@@ -5,8 +5,8 @@ cannot change before it writes. The script asks first which life of the server t
 6.2): one that was killed may come back with what had been taken out, and a client that reconnects does not notice. When
 entries go, nothing is lost but time: by eviction, FLUSHALL, a restart, a failover.
 
-An entry takes about 110 bytes for a key of 16 characters. The login needs EVAL, EVALSHA, INFO, HGET, HMGET, HSET,
-EXPIRE and UNLINK, on keys that begin with the prefix. A cluster is not served.
+An entry takes about 110 bytes for a key of 16 characters (90 in Redis 8). The login needs EVAL, EVALSHA, INFO, HGET,
+HMGET, HSET, EXPIRE and UNLINK, on keys that begin with the prefix. A cluster is not served.
 """
 
 from __future__ import annotations

@@ -69,20 +69,25 @@ select count(*), (select count(distinct digest) from (
 from {table} where deleted_at is null;
 
 -- name: absent
-select count(*) from {table} as stored
-where deleted_at is null and applied_at < %(before)s
-  and not exists (
-      select from (select unnest(digests) from {extract}.sweep_seen where sweep = %(sweep)s) as seen (digest)
-      where digest = {extract}.digest(stored.key));
+-- `offset 0`: else the join puts whole rows, all their data, into its temporary files.
+select count(*) from (
+    select {extract}.digest(key) as own from {table}
+    where deleted_at is null and applied_at < %(before)s offset 0) as stored
+where not exists (
+    select from (select unnest(digests) from {extract}.sweep_seen where sweep = %(sweep)s) as seen (digest)
+    where digest = own);
 
 -- name: note_absent
--- One more than allowed, at most: that is enough to know, and nothing of it stays.
-with absent as (
-    select key from {table} as stored
+-- One more than allowed, at most: that is enough to know, and nothing of it stays. `offset 0`: as above.
+with stored as (
+    select key, {extract}.digest(key) as own from {table}
     where deleted_at is null and applied_at < %(before)s
-      and not exists (
-          select from (select unnest(digests) from {extract}.sweep_seen where sweep = %(sweep)s) as seen (digest)
-          where digest = {extract}.digest(stored.key))
+    offset 0
+), absent as (
+    select key from stored
+    where not exists (
+        select from (select unnest(digests) from {extract}.sweep_seen where sweep = %(sweep)s) as seen (digest)
+        where digest = own)
     order by key limit %(most)s
 )
 insert into {extract}.refetch as noted (source, object, key, reason)
