@@ -34,7 +34,9 @@ MODELS: list[type[BaseModel]] = [
     paging.ByKey,
     storing.Column,
     storing.Fold,
+    storing.HashMapRef,
     storing.KafkaPublish,
+    storing.RecordHash,
     sweeping.Sweep,
     *get_args(get_args(paging.Pages)[0]),
 ]

@@ -30,7 +30,7 @@ create table if not exists {table} (
     data       jsonb not null,                             -- the record, equal as JSON to what the API sent
     version    timestamptz,                                -- the API's instant of the last change, if it has one
     revision   bigint not null default 1,                  -- how often the stored copy has changed
-    raw_hash   bytea not null,                             -- XXH3-128 of the record's own bytes
+    raw_hash   bytea not null,                             -- of the record's own bytes (XXH3-128, if `hash` says nothing)
     applied_at timestamptz not null,                       -- Postgres's clock, at the last change of this row
     deleted_at timestamptz
 );
