@@ -11,9 +11,11 @@ import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param, TaskGroup
 
 from airflow_extract_provider.assets import asset_of
@@ -88,24 +90,25 @@ def _chain(source: Source, name: str, found: ApiObject) -> None:
         "object": name,
         "next_run_at": "{{ next_run(dag_run.run_after, dag.timezone) }}",
     }
-    last: WalkOperator = BackfillOperator(task_id="backfill", **given)
+    tasks: list[WalkOperator] = [BackfillOperator(task_id="backfill", **given)]
     if found.incremental:
-        changes = IncrementalOperator(task_id="incremental", **given)
-        last >> changes
-        last = changes
+        tasks.append(IncrementalOperator(task_id="incremental", **given))
     if found.by_key is not None:
         # What was noted is read also while the backfill is not complete and the task before is skipped.
-        noted = ByKeyOperator(task_id="by_key", trigger_rule="none_failed", **given)
-        last >> noted
-        last = noted
+        tasks.append(ByKeyOperator(task_id="by_key", trigger_rule="none_failed", **given))
     if found.sweep is not None:
-        # Last: a sweep that may not delete what it has not seen fails, run after run, until somebody looks.
-        last >> RebackfillOperator(
-            task_id="rebackfill",
-            reset=f"{{{{ '{name}' in params.sweep_now }}}}",
-            max_deletes=f"{{{{ params.max_deletes.get('{name}') }}}}",
-            **given,
-        )
+        # Last, and whatever became of the others: neither must a record that cannot be read by key keep the sweeps from
+        # beginning, nor a sweep that may not delete what it has not seen keep the others waiting until somebody looks.
+        asked = {
+            "reset": f"{{{{ '{name}' in params.sweep_now }}}}",
+            "max_deletes": f"{{{{ params.max_deletes.get('{name}') }}}}",
+        }
+        tasks.append(RebackfillOperator(task_id="rebackfill", trigger_rule="all_done", **asked, **given))
+    for before, after in pairwise(tasks):
+        before >> after
+    if found.sweep is not None:
+        # A run is what its last tasks are: without this one it would be a success though others had failed.
+        tasks >> EmptyOperator(task_id="outcome", trigger_rule="none_failed")
 
 
 def _sync_form(source: Source) -> dict[str, Param]:

@@ -100,12 +100,13 @@ class Refused:
     """The API's 400, 404, 410 or 422 to a request: the walk decides whether it can ask in another way.
 
     ``said`` is the beginning of what the API said with it, as people may see it; empty: nothing, or it is not shown.
-    ``own``: it can be the API's own word, and is no text or web page of a proxy before it.
+    ``own``: it can be the API's own word, and is no text or web page of a proxy before it. ``age`` as of a page.
     """
 
     status: int
     said: str = ""
     own: bool = True
+    age: timedelta = timedelta(0)
 
     @property
     def quoted(self) -> str:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from airflow_extract_provider.extract.cursor import Position
 from airflow_extract_provider.extract.errors import ExtractError
-from airflow_extract_provider.extract.page import Halted, Page, Reply, Request
+from airflow_extract_provider.extract.page import Halted, Reply, Request
 from airflow_extract_provider.extract.source import ApiObject
 from airflow_extract_provider.extract.walks.step import Answer, Ask, Step, Walk
 
@@ -196,7 +196,7 @@ class Reader:
         except ExtractError as exc:
             raise exc.at(page=request.page) from None
         # A page out of a cache was looked up earlier than it was asked for.
-        self._age = reply.age if isinstance(reply, Page) else timedelta(0)
+        self._age = reply.age
         return reply
 
     def _put(self, item: Arrived | Ask | BaseException | None) -> None:

@@ -28,8 +28,8 @@ _UNITS = {
 
 @dataclass(frozen=True, slots=True)
 class Deletes:
-    """How many records a sweep may delete: ``count``, or a ``share`` of the stored ones in thousandths of a percent,
-    but five at least."""
+    """How many records a sweep may delete: ``count``, or a ``share`` of the stored ones in thousandths of a percent; at
+    least five then, if that is not more than half."""
 
     count: int | None = None
     share: int | None = None
@@ -37,8 +37,8 @@ class Deletes:
     def allowed(self, stored: int) -> int:
         """How many that is where so many records are stored."""
         if self.count is not None:
-            return self.count
-        return max(_FEW, stored * (self.share or 0) // 100_000)
+            return min(self.count, stored)
+        return max(min(_FEW, stored // 2), stored * self.share // 100_000) if self.share else 0
 
     def __str__(self) -> str:
         return str(self.count) if self.count is not None else f"{(self.share or 0) / 1000:g} %"

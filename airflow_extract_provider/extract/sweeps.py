@@ -11,12 +11,12 @@ from airflow_extract_provider.extract.cursor import Cursor, Position
 from airflow_extract_provider.extract.resume import Books, show
 from airflow_extract_provider.extract.source import ApiObject
 from airflow_extract_provider.extract.store import sweep
-from airflow_extract_provider.extract.store.fence import holding
+from airflow_extract_provider.extract.store.fence import hold, holding
 from airflow_extract_provider.extract.store.ledger import Entry
 from airflow_extract_provider.extract.store.report import Report
 from airflow_extract_provider.extract.sweeping import ALLOWED, Deletes
 from airflow_extract_provider.extract.walks.backfill import beginning
-from airflow_extract_provider.extract.walks.rebackfill import passes_by
+from airflow_extract_provider.extract.walks.rebackfill import leaves_out_undated, passes_by
 from airflow_extract_provider.extract.walks.step import Absent, Answer, DueKey
 
 __all__ = ["Sweeps"]
@@ -61,7 +61,7 @@ class Sweeps:
         if not open.judged:
             why = self._unproven(open)
             with holding(books.conn, books.schema, books.fence):
-                absent = sweep.judge(
+                withheld = sweep.judge(
                     books.conn,
                     *self._whose,
                     books.table,
@@ -70,12 +70,12 @@ class Sweeps:
                     self._allowed,
                     insist=self.max_deletes is not None,
                     provable=why is None,
+                    dated=self._by_instant,
                 )
-            if why is not None and absent:
-                self._say(
-                    f"{absent:,} are not in the list, and not deleted: {why}; declare `by_key` to be sure of each"
-                )
-        if self.object.by_key is not None or self._unproven(open) is not None:
+            if withheld:
+                why = why or "they have no instant, and the list was asked for by it"
+                self._say(f"{withheld:,} are not in the list, and not deleted: {why}; declare `by_key` to be sure")
+        if self.object.by_key is not None:
             return Answer(())
         due = sweep.unseen(books.conn, *self._whose, asked.limit)
         return Answer(tuple(DueKey(each.key, each.number) for each in due), self._before(open))
@@ -85,7 +85,9 @@ class Sweeps:
         books, open = self.books, self._open()
         with holding(books.conn, books.schema, books.fence):
             sequence, _ = books.ledger.append(books.conn, Entry("page", position, books.runner))
-            sweep.end(books.conn, books.schema, open)
+            left = sweep.end(books.conn, books.schema, open)
+        if left:
+            self._say(f"{left:,} are not in the list, and cannot be read by key: they stay noted (walk `by_key`)")
         return Cursor(sequence, position)
 
     def report(self, number: int | None) -> Report | None:
@@ -111,6 +113,12 @@ class Sweeps:
         only where a read by key has the last word that does not matter."""
         return open.looked_at - (timedelta(0) if self.object.by_key is not None else self.object.late)
 
+    @property
+    def _by_instant(self) -> bool:
+        """Whether records without an instant cannot be in the list that was read, nor be read by key."""
+        head = self.books.ledger.head(self.books.conn)
+        return self.object.by_key is None and head is not None and leaves_out_undated(head.position)
+
     def _unproven(self, open: sweep.Sweep) -> str | None:
         """Why what the sweep has not seen may be there all the same, in words; None: it is gone, or the API is asked
         for it by key."""
@@ -118,12 +126,17 @@ class Sweeps:
             return None
         if passes_by(self.object):
             return "changed meanwhile, they may have moved to where the list was read already"
+        if self._by_instant and self.object.since_field != self.object.version:
+            return "the list was asked for by an instant that they may not have"
         counts = sweep.report(self.books.conn, self.books.schema, open.number).counts
         return "a record's key could not be read, so that it may be any of them" if counts.get("without_key") else None
 
     def _open(self) -> sweep.Sweep:
-        found = sweep.opened(self.books.conn, *self._whose)
-        assert found is not None  # the fence is held: nobody else has closed it
+        books, found = self.books, sweep.opened(self.books.conn, *self._whose)
+        if found is None:
+            # Whoever has closed it has taken the walk over.
+            hold(books.conn, books.schema, books.fence)
+        assert found is not None
         return found
 
     def _due(self, at: Cursor, fresh: Position) -> str | None:
@@ -131,7 +144,7 @@ class Sweeps:
         conn, ledger = self.books.conn, self.books.ledger
         kind, open = ledger.head_kind(conn), sweep.opened(conn, *self._whose)
         if kind == "reset":
-            return "it was asked for"
+            return "it was started over"
         every = None if self.object.sweep is None else self.object.sweep.every
         if not at.position.complete:
             return self._anew(at.position, fresh, open, every)
@@ -152,9 +165,10 @@ class Sweeps:
             return "its books are gone"
         if not position.pages and position != fresh:
             return "the source file has changed"
-        held = position.swept and not open.judged and self.max_deletes is None
-        if held and every is not None and open.looked_at + every <= self._now():
-            return "the last one might not delete what it had not seen, and the next one is due"
+        # A proof grows old; what is read by key is proven anew.
+        held = position.swept and (self.max_deletes is None if not open.judged else self.object.by_key is None)
+        if held and every is not None and open.began_at + every <= self._now():
+            return "the last one has not deleted what it had not seen, and the next one is due"
         return None
 
     def _now(self) -> datetime:

@@ -205,6 +205,23 @@ def test_what_is_no_proof(applier: MakeApplier) -> None:
     assert sweep.report(one.conn, "extract", 7).counts == {"withheld": 3}
 
 
+def test_what_is_on_no_page_that_is_asked_for_by_instant(applier: MakeApplier) -> None:
+    """A record without a version is left, and counted; the others are noted, and only they count for the guard."""
+    one = applier("things")
+    whose = one.target.whose
+    one.apply([a_record("a", 1, 1), a_record("b", 1, 1), a_record("c"), a_record("d"), a_record("e")])
+    open = begun(one)
+    sweep.see(one.conn, *whose, open, ["a", "c"], open.looked_at)
+    assert sweep.judge(one.conn, *whose, one.target.table, open, open.looked_at, lambda _: 1, dated=True) == 2
+    assert set(one.noted()) == {"b"}
+    report = sweep.report(one.conn, "extract", 7)
+    assert (report.absent, report.counts) == (3, {"withheld": 2})
+    later = begun(one, 8)
+    sweep.see(one.conn, *whose, later, ["a", "c"], later.looked_at)
+    assert sweep.judge(one.conn, *whose, one.target.table, later, later.looked_at, lambda _: 3) == 0
+    assert set(one.noted()) == {"b", "d", "e"}
+
+
 def test_deleted_for_not_being_there(applier: MakeApplier) -> None:
     """Only what was applied before; told once more, nothing changes; the note goes with it."""
     one = applier("plain")
@@ -318,9 +335,9 @@ def large(databases: Databases, request: pytest.FixtureRequest) -> Iterator[Conn
             "insert into extract.sweep (number, source, object, ended_at)"
             " select n, 'shop', case n % 2 when 0 then 'plain' else 'o' || n end, now() from generate_series(1, 400) n",
             "insert into extract.sweep (number, source, object) values (1000, 'shop', 'plain')",
-            f"insert into extract.sweep_seen select 1000, array_agg(extract.digest({key})) {series}"
-            " where n % 10000 <> 7 group by n / 500",
-            f"insert into extract.sweep_seen select n, array[extract.digest({key})] {series}"
+            f"insert into extract.sweep_seen select 1000, n % 3 > 0, array_agg(extract.digest({key})) {series}"
+            " where n % 10000 <> 7 group by n / 500, n % 3 > 0",
+            f"insert into extract.sweep_seen select n, true, array[extract.digest({key})] {series}"
             " where n between 2000 and 9000",
             "insert into extract.refetch (source, object, key, reason)"
             f" select 'shop', 'o' || n % 100, {key}, 'x' {series}",
@@ -353,19 +370,20 @@ def test_the_copy_is_looked_through_once(large: Connection, name: str) -> None:
     what was seen only the open sweep's is read."""
     open = sweep.opened(large, *PLAIN)
     assert open is not None
-    asked = {"source": "shop", "object": "plain", "sweep": 1000, "before": open.looked_at, "most": 100}
+    asked = {"source": "shop", "object": "plain", "sweep": 1000, "before": open.looked_at, "most": 100, "dated": True, "own": False}
     found = explained(large, name, asked)
     assert [each["Node Type"] for each in found if each["Node Type"] == "Nested Loop"] == []
     assert {each["Actual Loops"] for each in found if each.get("Relation Name") in ("plain", "sweep_seen")} == {1}
     read = sum(each["Actual Rows"] for each in found if each.get("Relation Name") == "sweep_seen")
-    assert read == COUNT / 500
+    assert read == 2 * COUNT / 500
 
 
 def test_it_finds_exactly_those(large: Connection) -> None:
     """Five of 50,000."""
     open = sweep.opened(large, *PLAIN)
     assert open is not None
-    assert sweep.judge(large, *PLAIN, TABLE, open, open.looked_at, lambda stored: stored // 1000) == 5
+    sweep.judge(large, *PLAIN, TABLE, open, open.looked_at, lambda stored: stored // 10_000)
+    assert sweep.report(large, "extract", 1000).absent == 5
     found = [each.key for each in sweep.unseen(large, *PLAIN, 10)]
     assert found == [f"k{number:06}" for number in range(7, COUNT, 10_000)]
 

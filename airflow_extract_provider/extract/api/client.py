@@ -172,7 +172,7 @@ class ApiClient(Unshown):
         if answer.status != 200:
             said = self._said(object, asked, answer)
             if answer.status in _REFUSALS:
-                return Refused(answer.status, said, is_own(answer))
+                return Refused(answer.status, said, is_own(answer), answer.age)
             raise status_error(answer, asked, said, self._secrets())
         try:
             page = self._page(object, request, answer, began_at)

@@ -78,6 +78,7 @@ class _Given:
         open = self.target.sweep if plain else None
         return {
             "sweep": None if open is None else open.number,
+            "own": self.target.sweeps,
             "seen": [] if open is None else [key for batch in self.batches for key in batch.seen],
         }
 
@@ -190,9 +191,9 @@ def _transaction(given: _Given, found: Mapping[str, Coming], first: Differing) -
             settle(work, later, differing)
         # Once, at the end: folded in each round, two transactions could lock the user's rows in different orders.
         fold(conn, target.folds, work.foldings)
-        _note(work, given.batches)
+        met = _note(work, given.batches)
         _set_aside(work, given.batches)
-        _tell_sweep(work, given)
+        _tell_sweep(work, given, met)
         totals = _totals(work.changes, given.batches, aside=len(work.aside), events=len(work.events))
         if given.prefilter is not None:
             given.prefilter.claim(conn, work.written)
@@ -234,8 +235,9 @@ def _entries(batches: Sequence[Batch], totals: Counter[str]) -> list[Entry]:
     return [replace(each.entry, counts=+totals if at == last else {}) for at, each in enumerate(batches)]
 
 
-def _note(work: Work, batches: Sequence[Batch]) -> None:
-    """Note keys to be read again in the transaction that found the need; strike out the needs that it has met.
+def _note(work: Work, batches: Sequence[Batch]) -> Sequence[tuple[str, str]]:
+    """Note keys to be read again in the transaction that found the need; strike out the needs that it has met, and
+    return them, with the reasons why they had been noted.
 
     Noted first: a read by key that decided nothing raises the number of its note, which then stays.
     """
@@ -243,20 +245,20 @@ def _note(work: Work, batches: Sequence[Batch]) -> None:
     if settled and work.undecided:
         refetch.lock(work.conn, *work.target.whose, sorted({each.key for each in settled} | work.undecided))
     refetch.note(work.conn, *work.target.whose, work.undecided, "undecided")
-    met = refetch.settle(work.conn, *work.target.whose, settled)
-    if work.audit is not None:
-        here = {record.key for batch in batches for record in batch.records if not record.deleted}
-        work.audit.counts["still_there"] += sum(reason == "absent" and key in here for key, reason in met)
+    return refetch.settle(work.conn, *work.target.whose, settled)
 
 
 def _audit(target: Target) -> Audit | None:
     if target.sweep is None or not target.sweeps:
         return None
-    return Audit(target.sweep.complete_to, target.versioned, target.shape.keep)
+    # Names of fields may be personal data too.
+    keep = () if target.private else target.shape.keep
+    return Audit(target.sweep.complete_to, target.versioned, keep, target.shape.exclude)
 
 
-def _tell_sweep(work: Work, given: _Given) -> None:
-    """Tell the open sweep, if there is one, what was seen, and its own walk's what was found."""
+def _tell_sweep(work: Work, given: _Given, met: Sequence[tuple[str, str]]) -> None:
+    """Tell the open sweep, if there is one, what was seen and found. ``met``: the notes that were settled, and why they
+    had been made: another walk may have read by key what the sweep had not seen."""
     open, audit = work.target.sweep, work.audit
     if open is None:
         return
@@ -264,11 +266,18 @@ def _tell_sweep(work: Work, given: _Given) -> None:
     told = [batch for batch in given.batches if work.target.sweeps or batch.sent_at >= open.looked_at]
     seen = [key for batch in told for key in batch.seen]
     if seen:
-        sweep.see(work.conn, *work.target.whose, open, seen, given.looked_at)
+        looked_at = min(batch.sent_at for batch in told)
+        sweep.see(work.conn, *work.target.whose, open, seen, looked_at, own=work.target.sweeps)
+    here = {record.key for batch in given.batches for record in batch.records if not record.deleted}
+    absent = [key for key, reason in met if reason == "absent"]
+    counts = Counter(still_there=sum(key in here for key in absent))
     if audit is not None:
-        audit.counts["without_key"] += sum(each.key is None for batch in given.batches for each in batch.bad)
-        if +audit.counts:
-            sweep.found(work.conn, work.target.schema, open, +audit.counts, audit.fields)
+        counts += audit.counts
+        counts["without_key"] = sum(each.key is None for batch in given.batches for each in batch.bad)
+    else:
+        counts["deleted"] = counts["confirmed"] = sum(work.written.get(key, b"") is None for key in absent)
+    if +counts:
+        sweep.found(work.conn, work.target.schema, open, +counts, Counter() if audit is None else audit.fields)
 
 
 def _set_aside(work: Work, batches: Sequence[Batch]) -> None:

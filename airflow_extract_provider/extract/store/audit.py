@@ -22,12 +22,14 @@ class Audit:
     """Counts what one transaction of a sweep has changed.
 
     ``complete_to``: up to when the incremental walk had said that all is there; None: there is none. ``versioned``: the
-    object's records have versions. ``keep``: what is kept of them, None for all.
+    object's records have versions. ``keep``: what is kept of them and may be named, None for all; ``exclude``: what
+    does not count.
     """
 
     complete_to: datetime | None
     versioned: bool
     keep: Collection[FieldPath] | None
+    exclude: Collection[FieldPath] = ()
     counts: Counter[str] = field(default_factory=Counter)
     fields: Counter[str] = field(default_factory=Counter)
 
@@ -50,22 +52,33 @@ class Audit:
         known: datetime | None,
         before: str | None,
         after: bytes,
+        *,
+        partly: bool = False,
     ) -> None:
-        """A stored record was another one. ``known`` is the version that was stored, ``before`` the copy's text."""
+        """A stored record was another one. ``known`` is the version that was stored, ``before`` the copy's text,
+        ``partly``: that was made when less was kept."""
         if kind == "undeleted":
             self.counts["returned"] += 1
             return
         self.counts["changed"] += 1
         if self.versioned and version == known:
             self.counts["silent"] += 1
-            self._name(before, after)
+            self._name(before, after, partly=partly)
         elif self._should_have_come(version):
             self.counts["late"] += 1
 
     def _should_have_come(self, version: datetime | None) -> bool:
         return self.complete_to is not None and version is not None and version < self.complete_to
 
-    def _name(self, before: str | None, after: bytes) -> None:
-        """Count the fields that differ, of those that are kept."""
-        if before is not None and self.keep != ():
-            self.fields.update(differing(read(before.encode()), read(after), self.keep)[:_MOST])
+    def _name(self, before: str | None, after: bytes, *, partly: bool) -> None:
+        """Count the fields that differ, of those that are kept and count."""
+        if before is None or self.keep == ():
+            return
+        known = read(before.encode())
+        found = differing(known, read(after), [(name,) for name in known] if partly else self.keep)
+        left_out = tuple(".".join(path) for path in self.exclude)
+        self.fields.update([name for name in found if not _below(name, left_out)][:_MOST])
+
+
+def _below(name: str, paths: Collection[str]) -> bool:
+    return any(name == path or name.startswith(f"{path}.") for path in paths)

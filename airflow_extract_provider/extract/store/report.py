@@ -42,8 +42,9 @@ class Report:
         walk had called complete. ``changed``: records that differ from their copy; ``silent``: those of them whose
         version is the same, ``fields`` tells where; ``late``: those whose version is older than what the incremental
         walk had called complete. ``deleted``: by whatever proof; ``confirmed``: by a read by key. ``still_there``: not
-        in the list, but there when read by key. ``returned``: deleted before. ``withheld``: not seen, but not deleted
-        either, since that is no proof here. ``private`` leaves the fields out.
+        in the list, but there when read by key. ``unread``: not in the list, and not to be read by key; ``withheld``:
+        not seen, but not deleted either, since that is no proof here. ``returned``: deleted before. ``private`` leaves
+        the fields out.
         """
         told = {name: self.counts.get(name, 0) for name in _COUNTS}
         shown = sorted(self.fields.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN]
@@ -84,6 +85,7 @@ _COUNTS = (
     "deleted",
     "confirmed",
     "still_there",
+    "unread",
     "withheld",
     "returned",
 )
@@ -99,6 +101,7 @@ _ROWS = (
     ("deleted", "deleted"),
     ("confirmed", "of these confirmed by key"),
     ("still_there", "not in the list, but there by key"),
+    ("unread", "not in the list, and not to be read by key"),
     ("withheld", "not in the list, but not deleted: that alone is no proof here"),
     ("returned", "returned"),
 )
@@ -120,6 +123,8 @@ def _parts(told: Mapping[str, Any], version: str | None, fields: list[str]) -> I
         yield f"{told['returned']:,} returned"
     if told["still_there"]:
         yield f"{told['still_there']:,} not in the list, but there by key"
+    if told["unread"]:
+        yield f"{told['unread']:,} not in the list, and not to be read by key"
     if told["withheld"]:
         yield f"{told['withheld']:,} not in the list, not deleted"
     if missed := told["missed"] + told["late"]:

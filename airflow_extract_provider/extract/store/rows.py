@@ -25,6 +25,7 @@ from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.detect import detect
 from airflow_extract_provider.extract.store.fields import Folding
 from airflow_extract_provider.extract.store.judge import Coming, Stored, Verdict, judge
+from airflow_extract_provider.extract.store.shape import Shape
 from airflow_extract_provider.extract.store.statements import sparse, statements
 from airflow_extract_provider.extract.store.storable import unstorable
 from airflow_extract_provider.extract.store.target import Target
@@ -215,13 +216,13 @@ def _tell(work: Work, rows: Sequence[_Written]) -> None:
     if work.target.folds:
         work.foldings += [_folding(row) for row in rows if _is_news(work.target, row)]
     if work.audit is not None:
-        _audit(work.audit, rows)
+        _audit(work.audit, work.target.shape, rows)
     if work.target.detects:
         changes = [_seen(work, row, row.kind) for row in rows if row.kind is not None]
         work.events += detect(work.conn, work.target, changes)
 
 
-def _audit(audit: Audit, rows: Sequence[_Written]) -> None:
+def _audit(audit: Audit, shape: Shape, rows: Sequence[_Written]) -> None:
     for row in rows:
         if row.kind == "deleted":
             audit.deleted(by_key=row.record.by_key)
@@ -229,7 +230,8 @@ def _audit(audit: Audit, rows: Sequence[_Written]) -> None:
             audit.created(row.record.version)
         elif row.kind is not None:
             known = row.before.version and row.before.version.replace(tzinfo=timezone.utc)
-            audit.changed(row.kind, row.record.version, known, row.before.data, row.record.raw)
+            partly = shape.kept_otherwise(row.before.canonical)
+            audit.changed(row.kind, row.record.version, known, row.before.data, row.record.raw, partly=partly)
 
 
 def _is_news(target: Target, row: _Written) -> bool:

@@ -25,10 +25,12 @@ _FILE = "sweep.sql"
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """An open sweep. ``looked_at``: Postgres's clock, before the API looked up what came first. ``complete_to``: up to
-    when the incremental walk had said that all is there. ``judged``: what it had not seen is noted."""
+    """An open sweep. ``began_at``: by Postgres's clock; ``looked_at``: before the API looked up what came first, which
+    may have been earlier, for a cache. ``complete_to``: up to when the incremental walk had said that all is there.
+    ``judged``: what it had not seen is noted."""
 
     number: int
+    began_at: datetime
     looked_at: datetime
     complete_to: datetime | None
     judged: bool
@@ -74,15 +76,24 @@ def now(conn: Connection, schema: str) -> datetime:
 
 
 def see(
-    conn: Connection, schema: str, source: str, object: str, sweep: Sweep, keys: Sequence[str], looked_at: datetime
+    conn: Connection,
+    schema: str,
+    source: str,
+    object: str,
+    sweep: Sweep,
+    keys: Sequence[str],
+    looked_at: datetime,
+    *,
+    own: bool = True,
 ) -> None:
-    """Add keys to what was seen, in the transaction of their pages, the first of which was looked up at ``looked_at``.
-    What was noted as absent is not, if another walk sees it."""
+    """Add keys to what was seen, in the transaction of their pages, the first of which was looked up at ``looked_at``;
+    not ``own``: of another walk. What was noted as absent is not, if somebody sees it after all."""
     asked = {"source": source, "object": object, "sweep": sweep.number, "keys": keys, "looked_at": looked_at}
-    conn.execute(statement(_FILE, "see", schema), asked)
     if sweep.judged:
         conn.execute(statement(_FILE, "strike", schema), asked)
-    elif looked_at < sweep.looked_at:
+        return
+    conn.execute(statement(_FILE, "see", schema), {**asked, "own": own})
+    if looked_at < sweep.looked_at:
         conn.execute(statement(_FILE, "looked", schema), asked)
 
 
@@ -104,30 +115,43 @@ def judge(
     *,
     insist: bool = False,
     provable: bool = True,
+    dated: bool = False,
 ) -> int:
     """Note what a sweep that has read everything has not seen, of what was stored ``before`` an instant, in the current
-    transaction. ``allowed`` tells how many records it may delete of so many stored ones; ``insist``: though it has seen
-    nothing at all. Not ``provable``: that it has not seen them does not tell that they are gone, and none is noted.
-    Returns how many there are.
+    transaction. ``allowed`` tells how many of so many stored records its list may lack; ``insist``: a person said so,
+    and it may lack all. Not ``provable``: that it has not seen them does not tell that they are gone, and none is
+    noted, unless a person insists; ``dated``: nor is one without a version. Returns how many are left so.
 
-    Raises TooManyDeletesError: it would have to delete more. Nothing must be committed then.
+    Raises TooManyDeletesError: the list lacks more. Nothing must be committed then.
     """
-    asked: dict[str, Any] = {"source": source, "object": object, "sweep": sweep.number, "before": before}
+    asked: dict[str, Any] = {"source": source, "object": object, "sweep": sweep.number, "before": before, "own": False}
+    noted = provable or insist
+    asked["dated"] = True if dated and noted and not insist else None
     conn.execute(statement(_FILE, "impatient", schema))
     counted = conn.execute(statement(_FILE, "stored", schema, table), asked).fetchone()
     assert counted is not None
-    stored, seen = counted
-    # A list that shows nothing at all is to be looked at, though nothing would come of it.
-    if not provable and (seen or insist or not stored):
-        absent = _absent(conn, schema, table, asked)
-        found(conn, schema, sweep, {"withheld": absent}, {})
-    else:
-        most = allowed(stored) if seen or insist else 0
+    stored, seen, beside = counted
+    most = allowed(stored) if seen or insist else 0
+    if beside or not noted:
+        # What others have seen is there: all the more reason to doubt a list that lacks it.
+        _check(_absent(conn, schema, table, {**asked, "own": True}), stored, seen, most)
+    if noted:
         absent = conn.execute(statement(_FILE, "note_absent", schema, table), {**asked, "most": most + 1}).rowcount
         if absent > most:
-            raise _too_many(_absent(conn, schema, table, asked), stored, seen, most)
-    conn.execute(statement(_FILE, "judge", schema), {**asked, "stored": stored, "seen": seen, "absent": absent})
-    return absent
+            _check(_absent(conn, schema, table, asked), stored, seen, most)
+        withheld = _absent(conn, schema, table, {**asked, "dated": False}) if asked["dated"] else 0
+    else:
+        absent, withheld = 0, _absent(conn, schema, table, asked)
+    found(conn, schema, sweep, {"withheld": withheld} if withheld else {}, {})
+    told = {"stored": stored, "seen": seen, "absent": absent + withheld}
+    conn.execute(statement(_FILE, "judge", schema), {**asked, **told})
+    return withheld
+
+
+def _check(absent: int, stored: int, seen: int, most: int) -> None:
+    """See that a list does not lack more than it may. Raises TooManyDeletesError."""
+    if absent > most:
+        raise _too_many(absent, stored, seen, most)
 
 
 def _absent(conn: Connection, schema: str, table: tuple[str, str], asked: Mapping[str, Any]) -> int:
@@ -156,9 +180,13 @@ def unseen(conn: Connection, schema: str, source: str, object: str, limit: int) 
     return [Due(key, number) for key, number in conn.execute(statement(_FILE, "unseen", schema), asked)]
 
 
-def end(conn: Connection, schema: str, sweep: Sweep) -> None:
-    """Close a sweep, in the transaction of its last ledger row. What it has seen is forgotten."""
-    conn.execute(statement(_FILE, "end", schema), {"sweep": sweep.number})
+def end(conn: Connection, schema: str, sweep: Sweep) -> int:
+    """Close a sweep, in the transaction of its last ledger row. What it has seen is forgotten. Returns how many absent
+    records could not be read by key: they stay noted."""
+    left = conn.execute(statement(_FILE, "end", schema), {"sweep": sweep.number}).rowcount
+    if left:
+        found(conn, schema, sweep, {"unread": left}, {})
+    return left
 
 
 def report(conn: Connection, schema: str, number: int) -> Report:

@@ -14,7 +14,7 @@ with given_up as (
 delete from {extract}.refetch where source = %(source)s and object = %(object)s and reason = 'absent';
 
 -- name: open
-select number, looked_at, complete_to, judged_at is not null from {extract}.sweep
+select number, began_at, looked_at, complete_to, judged_at is not null from {extract}.sweep
 where source = %(source)s and object = %(object)s and ended_at is null;
 
 -- name: last
@@ -34,8 +34,8 @@ order by began_at desc limit 1;
 select clock_timestamp();
 
 -- name: see
-insert into {extract}.sweep_seen (sweep, digests)
-select %(sweep)s, array_agg({extract}.digest(key)) from unnest(%(keys)b::text[]) as given (key)
+insert into {extract}.sweep_seen (sweep, own, digests)
+select %(sweep)s, %(own)s, array_agg({extract}.digest(key)) from unnest(%(keys)b::text[]) as given (key)
 having count(*) > 0;
 
 -- name: strike
@@ -64,30 +64,35 @@ where number = %(sweep)s;
 select set_config('enable_nestloop', 'off', true);
 
 -- name: stored
+-- What the sweep itself has seen, and whether another walk has seen something meanwhile.
 select count(*), (select count(distinct digest) from (
-           select unnest(digests) from {extract}.sweep_seen where sweep = %(sweep)s) as seen (digest))
+           select unnest(digests) from {extract}.sweep_seen where sweep = %(sweep)s and own) as seen (digest)),
+       exists (select from {extract}.sweep_seen where sweep = %(sweep)s and not own)
 from {table} where deleted_at is null;
 
 -- name: absent
+-- With or without a version, as `dated` says; null: all of them. `own`: whether the sweep itself has seen them counts.
 -- `offset 0`: else the join puts whole rows, all their data, into its temporary files.
 select count(*) from (
-    select {extract}.digest(key) as own from {table}
-    where deleted_at is null and applied_at < %(before)s offset 0) as stored
+    select {extract}.digest(key) as digest from {table}
+    where deleted_at is null and applied_at < %(before)s and coalesce((version is not null) = %(dated)s::bool, true)
+    offset 0) as stored
 where not exists (
-    select from (select unnest(digests) from {extract}.sweep_seen where sweep = %(sweep)s) as seen (digest)
-    where digest = own);
+    select from (select unnest(digests) from {extract}.sweep_seen
+                 where sweep = %(sweep)s and (own or not %(own)s)) as seen (digest)
+    where seen.digest = stored.digest);
 
 -- name: note_absent
 -- One more than allowed, at most: that is enough to know, and nothing of it stays. `offset 0`: as above.
 with stored as (
-    select key, {extract}.digest(key) as own from {table}
-    where deleted_at is null and applied_at < %(before)s
+    select key, {extract}.digest(key) as digest from {table}
+    where deleted_at is null and applied_at < %(before)s and coalesce((version is not null) = %(dated)s::bool, true)
     offset 0
 ), absent as (
     select key from stored
     where not exists (
         select from (select unnest(digests) from {extract}.sweep_seen where sweep = %(sweep)s) as seen (digest)
-        where digest = own)
+        where seen.digest = stored.digest)
     order by key limit %(most)s
 )
 insert into {extract}.refetch as noted (source, object, key, reason)
@@ -105,14 +110,14 @@ where source = %(source)s and object = %(object)s and reason = 'absent'
 order by noted_at, key limit %(limit)s;
 
 -- name: end
--- What it had noted and could not settle is not the next one's, which may see it.
+-- What it had noted and could not settle is not the next one's, which may see it: it stays to be read by key.
 with ended as (
     update {extract}.sweep set ended_at = clock_timestamp() where number = %(sweep)s returning number, source, object
 ), dropped as (
-    delete from {extract}.refetch as noted using ended
-    where noted.source = ended.source and noted.object = ended.object and reason = 'absent'
+    delete from {extract}.sweep_seen using ended where sweep = ended.number
 )
-delete from {extract}.sweep_seen using ended where sweep = ended.number;
+update {extract}.refetch as noted set reason = 'undecided' from ended
+where noted.source = ended.source and noted.object = ended.object and reason = 'absent';
 
 -- name: report
 select number, began_at, ended_at, complete_to, stored, seen, absent, counts, fields

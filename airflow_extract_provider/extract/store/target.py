@@ -23,7 +23,7 @@ class Target:
     """Where an object's records go, how they are stored there, and what becomes an event.
 
     ``sweep``: the open one, to which all keys that are seen are told. ``sweeps``: it is this walk's own, and its report
-    tells what is changed. ``versioned``: records have versions.
+    tells what is changed. ``versioned``: records have versions. ``private``: they are personal data.
     """
 
     schema: str
@@ -35,6 +35,7 @@ class Target:
     emitter: Emitter | None = None
     baseline: Baseline = "over"
     versioned: bool = False
+    private: bool = False
     sweep: Sweep | None = None
     sweeps: bool = False
 
@@ -46,8 +47,8 @@ class Target:
         emitter = _emitter(source.source, found, born.number) if found.events else None
         baseline: Baseline = "over" if born.filled else "silent" if found.baseline == "silent" else "marked"
         table = source.table(object)
-        versioned = found.version is not None
-        return Target(schema, source.source, object, table, Shape.of(found), found.fold, emitter, baseline, versioned)
+        shape, kinds = Shape.of(found), (found.version is not None, found.private)
+        return Target(schema, source.source, object, table, shape, found.fold, emitter, baseline, *kinds)
 
     @property
     def whose(self) -> tuple[str, str, str]:

@@ -10,7 +10,9 @@ from msgspec.structs import replace
 from airflow_extract_provider.extract.api.templates import by_key_request
 from airflow_extract_provider.extract.cursor import Position, Whole
 from airflow_extract_provider.extract.errors import (
+    ApiUnavailableError,
     ExtractError,
+    LoginError,
     RequestRefusedError,
     SourceError,
     StopAndLook,
@@ -26,6 +28,9 @@ _AT_ONCE = 100
 _TIMES = 3
 _OWN = (StopAndLook, RequestRefusedError, SourceError)
 """Errors that the record of one key may be to blame for."""
+_PERHAPS = (ApiUnavailableError, LoginError)
+"""Errors that it may be to blame for, if the next key can be read."""
+_PERHAPS_IN_A_ROW = 2
 _GONE = (404, 410)
 
 
@@ -39,12 +44,13 @@ def noted(object: ApiObject, made: str | None = None) -> Position:
     return Position(Whole(), key=object.key_name, made=made)
 
 
-def by_key(object: ApiObject, position: Position) -> Walk:
+def by_key(object: ApiObject, position: Position, *, strict: bool = True) -> Walk:
     """Read the keys that are due until none is left: those noted before this walk began, and those noted meanwhile.
 
     A record that is there settles its note, and so does the API's word that it is gone (404, 410). What cannot be
     decided stays noted for the next time. A key that cannot be read keeps no other one waiting: it stays noted too, and
-    its error is raised when all others have been read, or when a hundred in a row could not be.
+    its error is raised when all others have been read (not ``strict``: it is left to those who come later), or when a
+    hundred in a row could not be; three, if the API seems to be away, or lets nobody in.
     """
     drain = _Drain(object)
     step = Step((), position, drain.due)
@@ -63,7 +69,8 @@ def by_key(object: ApiObject, position: Position) -> Walk:
             position = replace(position, pages=position.pages + 1, complete=False)
             told = Step((), position, None)
         step = dataclasses.replace(told, then=drain.then(position.pages + 1))
-    drain.check()
+    if strict:
+        drain.check()
     yield Step((), replace(position, complete=True), None)
 
 
@@ -117,7 +124,8 @@ class _Drain:
     def fail(self, exc: ExtractError) -> None:
         """The key cannot be read. Raises the error where that is no matter of this key alone."""
         self._in_a_row += 1
-        if not self._waiting or not isinstance(exc, _OWN) or self._in_a_row > _AT_ONCE:
+        bound = _AT_ONCE if isinstance(exc, _OWN) else _PERHAPS_IN_A_ROW if isinstance(exc, _PERHAPS) else 0
+        if not self._waiting or self._in_a_row > bound:
             raise exc
         key = self._waiting.pop(0).key
         self._failed[key] = exc

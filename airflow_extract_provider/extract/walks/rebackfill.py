@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from airflow_extract_provider.extract.cursor import Position
+from airflow_extract_provider.extract.cursor import AtInstant, InWindow, Position
 from airflow_extract_provider.extract.errors import BackfillFirstError
 from airflow_extract_provider.extract.source import ApiObject
 from airflow_extract_provider.extract.walks.backfill import beginning
@@ -12,7 +12,7 @@ from airflow_extract_provider.extract.walks.by_key import by_key
 from airflow_extract_provider.extract.walks.lap import lap, settled
 from airflow_extract_provider.extract.walks.step import Absent, Answer, Step, Walk
 
-__all__ = ["between_sweeps", "passes_by", "rebackfill"]
+__all__ = ["between_sweeps", "leaves_out_undated", "passes_by", "rebackfill"]
 
 _AT_ONCE = 500
 """How many records one transaction deletes."""
@@ -41,6 +41,12 @@ def passes_by(object: ApiObject) -> bool:
     return getattr(object.pages, "cap", None) is not None or (newest_first and object.pages.by != "single")
 
 
+def leaves_out_undated(position: Position) -> bool:
+    """Whether the list that was read up to a position was asked for by instant, at least in part: a record without one
+    is on no such page."""
+    return isinstance(position.place, AtInstant | InWindow) or position.taken_up is not None
+
+
 def rebackfill(object: ApiObject, position: Position) -> Walk:
     """Read an object from a position to its end; then, and only then, ask the store what was not seen.
 
@@ -58,7 +64,8 @@ def rebackfill(object: ApiObject, position: Position) -> Walk:
     answer = yield step
     assert isinstance(answer, Answer)
     if object.by_key is not None:
-        yield from by_key(object, position)
+        # One key that cannot be read must not keep a sweep from its end, and the next one from its beginning.
+        yield from by_key(object, position, strict=False)
         return
     while answer.due:
         gone = tuple(item.key for item in answer.due)

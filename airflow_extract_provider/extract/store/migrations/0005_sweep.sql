@@ -24,6 +24,7 @@ comment on table {extract}.sweep is 'One row per sweep: from when to when, and i
 
 create table {extract}.sweep_seen (
     sweep   bigint not null,
+    own     boolean not null,                              -- seen by the sweep itself; else by another walk meanwhile
     digests uuid[] not null                                -- of the keys on the pages of one transaction
 );
 -- Digests do not get smaller.
@@ -41,6 +42,9 @@ alter table {extract}.ledger
     add constraint ledger_kind_check check (kind in ('start', 'reset', 'sweep', 'edit', 'page', 'fold'));
 drop index {extract}.ledger_begun;
 create index ledger_begun on {extract}.ledger (source, object, walk, sequence) where kind in ('start', 'reset', 'sweep');
+
+-- What a sweep deletes is taken out of all that is noted.
+create index refetch_absent on {extract}.refetch (source, object, noted_at, key) where reason = 'absent';
 
 -- Two maps in front of the store must never tell of rows that were written without them.
 create table {extract}.hash_map (
