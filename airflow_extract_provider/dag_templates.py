@@ -149,11 +149,12 @@ the tables are there.
 - **`backfill`** copies an object from its first page to its last. Once that is done it does nothing.
 - **`incremental`** brings what has changed since the last run, from a little before the instant up to which the copy is
   complete. Its result in XCom tells that instant (`complete_to`), the lag, and what it has created and updated.
+- **`by_key`** reads records again of which a list could not tell the newest state.
 - **`rebackfill`** sweeps an object when that is due: it reads everything again, finds changes that the API does not
   tell of, and deletes what is not there any more. If that were more than the source's `max_deletes`, it stops with
   TooManyDeletesError, and deletes nothing. Trigger the DAG with *Sweep now* not to wait, and with *Deletes allowed*
   once you know that the records are gone. Its report is in XCom (`sweep`), in its log, and in `extract.sweep`.
-- **`by_key`** reads records again of which a list could not tell the newest state.
+- **`outcome`** fails if one of them has.
 
 One object's failure does not stop the others. A walk that takes longer works in slices and, when the next run is due,
 leaves the rest to it; a task is *skipped* while another run, such as one of `{source.source}_backfill`, holds its

@@ -399,8 +399,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "15 a need found",
         "one key that cannot be read stops all others",
         "walks/by_key.py",
-        "        if not self._waiting or not isinstance(exc, _OWN) or self._in_a_row > _AT_ONCE:",
-        "        if not self._waiting or isinstance(exc, _OWN) or self._in_a_row > _AT_ONCE:",
+        "        if not self._waiting or self._in_a_row > bound:",
+        "        if not self._waiting or self._in_a_row > bound or isinstance(exc, _OWN):",
         ("tests/extract/test_by_key.py",),
     ),
     Mutant(
@@ -479,16 +479,18 @@ MUTANTS: tuple[Mutant, ...] = (
         "2 one truth",
         "a sweep's last ledger row and its books are written apart",
         "sweeps.py",
-        "            sweep.end(books.conn,",
-        "        sweep.end(books.conn,",
+        "            left = sweep.end(books.conn,",
+        "        left = sweep.end(books.conn,",
         SWEEPS,
     ),
     Mutant(
         "8 newer wins",
         "what was stored while a sweep was open is absent",
         "store/sweep.sql",
-        "    where deleted_at is null and applied_at < %(before)s\n",
-        "    where deleted_at is null and %(before)s is not null\n",
+        "digest from {table}\n    where deleted_at is null and applied_at < %(before)s "
+        "and coalesce((version is not null) = %(dated)s::bool, true)\n    offset 0\n), absent",
+        "digest from {table}\n    where deleted_at is null and %(before)s is not null "
+        "and coalesce((version is not null) = %(dated)s::bool, true)\n    offset 0\n), absent",
         SWEEPS,
     ),
     Mutant(
@@ -519,8 +521,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "11 deletes need proof",
         "a list out of a cache proves what is there now",
         "store/sweep.py",
-        "    elif looked_at < sweep.looked_at:\n",
-        "    elif looked_at is None:\n",
+        "    if looked_at < sweep.looked_at:\n",
+        "    if looked_at is None:\n",
         SWEEPS,
     ),
     Mutant(
@@ -543,8 +545,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "11 deletes need proof",
         "an empty list deletes a few records",
         "store/sweep.py",
-        "        most = allowed(stored) if seen or insist else 0\n",
-        "        most = allowed(stored)\n",
+        "    most = allowed(stored) if seen or insist else 0\n",
+        "    most = allowed(stored)\n",
         SWEEPS,
     ),
 )

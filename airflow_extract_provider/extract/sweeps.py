@@ -165,9 +165,9 @@ class Sweeps:
             return "its books are gone"
         if not position.pages and position != fresh:
             return "the source file has changed"
-        # A proof grows old; what is read by key is proven anew.
-        held = position.swept and (self.max_deletes is None if not open.judged else self.object.by_key is None)
-        if held and every is not None and open.began_at + every <= self._now():
+        # A proof grows old; and one key that cannot be read must not put off all other changes.
+        held = position.swept and (open.judged or self.max_deletes is None)
+        if held and every is not None and (open.judged_at or open.began_at) + every <= self._now():
             return "the last one has not deleted what it had not seen, and the next one is due"
         return None
 

@@ -112,12 +112,12 @@ def live(asked: Asked, step: Step | None, said: Connection) -> None:
     said.send({**summary.as_dict(), "steps": dict(passed)})
 
 
-def again_and_again(asked: Asked, stop: str, said: Connection) -> None:
-    """Walk, each time as another run, until the file ``stop`` is there. Says how many runs ended with a summary
-    (`Done`), and how many with each error."""
+def again_and_again(asked: Asked, stop: str, parent: int, said: Connection) -> None:
+    """Walk, each time as another run, until the file ``stop`` is there, or the ``parent`` not any more. Says how many
+    runs ended with a summary (`Done`), and how many with each error."""
     ends: Counter[str] = Counter()
     for number in itertools.count():
-        if Path(stop).exists():
+        if Path(stop).exists() or not Path(f"/proc/{parent}").exists():
             break
         try:
             walked(replace(asked, runner=f"{asked.runner}, run {number}") if number else asked)

@@ -174,7 +174,7 @@ class SweepStage:
 
     def keep_on(self, runner: str, stop: Path, **asked: Any) -> Life:
         """Start a process that walks again and again."""
-        return self._started(again_and_again, replace(self.asked, runner=runner, **asked), str(stop))
+        return self._started(again_and_again, replace(self.asked, runner=runner, **asked), str(stop), os.getpid())
 
     def _started(self, *work: Any) -> Life:
         life = Life(*work)
@@ -226,6 +226,12 @@ class SweepStage:
     def sequence(self) -> int:
         """The ledger's last sequence."""
         return self.number("select coalesce(max(sequence), 0) from extract.ledger")
+
+    def alone(self) -> bool:
+        """Whether nobody else is connected to the database."""
+        asked = """select count(*) from pg_stat_activity where datname = current_database()
+                   and backend_type = 'client backend' and pid <> pg_backend_pid()"""
+        return self.conn.execute(asked).fetchone() == (0,)
 
     def moment(self) -> Moment:
         """What there is by now."""

@@ -70,7 +70,7 @@ class Disturbed:
         self._at("removed, not committed")
         return found
 
-    def learn(self, marker: Marker, hashes: Mapping[str, bytes]) -> None:
+    def learn(self, marker: Marker, hashes: Mapping[str, bytes | None]) -> None:
         self._at("committed, not set")
         self.map.learn(marker, hashes)
         self._at("set")

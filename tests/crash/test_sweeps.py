@@ -27,6 +27,8 @@ def a_round(stage: SweepStage, step: Step, wanted: Wanted) -> str | None:
     stage.change()
     name, since = f"killed at {step.kind} {step.number}", stage.moment()
     killed = stage.start(name, step).ends() is None
+    # What it had sent may still be carried out.
+    wait_until(stage.alone)
     reached, pages, asked = stage.reached(since), stage.pages(since), stage.api.count
     summary = stage.run(name)
     assert summary.complete

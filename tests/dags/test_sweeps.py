@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, BaseOperator
+from airflow.sdk import DAG
 from airflow.sdk.definitions.param import process_params
 from airflow.sdk.exceptions import ParamValidationError
 
@@ -15,6 +15,7 @@ from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.sourcefile import parse_source
 from airflow_extract_provider.extract.store.connection import Connect
 from airflow_extract_provider.operators.rebackfill import RebackfillOperator
+from airflow_extract_provider.operators.walk import WalkOperator
 from airflow_extract_provider.testing.hostile import HostileApi
 from tests.hazards.kinds import KINDS
 from tests.operators.stage import Stage
@@ -42,18 +43,29 @@ def sync_of(found: Source) -> DAG:
 
 
 def test_the_sweep_has_its_place_in_the_chain() -> None:
-    """It is the last: it may fail until somebody looks, and keeps none of the others waiting. Only where an object is
-    swept."""
-    chains = {task.task_id: task.downstream_task_ids for task in sync_of(source()).tasks}
+    """It is the last, and begins whatever became of the others: it may fail until somebody looks, and keeps none of the
+    others waiting, nor they it. Behind it stands what a run's state goes by. Only where an object is swept."""
+    tasks = sync_of(source()).tasks
+    chains = {task.task_id: task.downstream_task_ids for task in tasks}
     assert chains == {
-        "things.backfill": {"things.incremental"},
-        "things.incremental": {"things.by_key"},
-        "things.by_key": {"things.rebackfill"},
-        "things.rebackfill": set(),
-        "lines.backfill": {"lines.rebackfill"},
-        "lines.rebackfill": set(),
+        "things.backfill": {"things.incremental", "things.outcome"},
+        "things.incremental": {"things.by_key", "things.outcome"},
+        "things.by_key": {"things.rebackfill", "things.outcome"},
+        "things.rebackfill": {"things.outcome"},
+        "things.outcome": set(),
+        "lines.backfill": {"lines.rebackfill", "lines.outcome"},
+        "lines.rebackfill": {"lines.outcome"},
+        "lines.outcome": set(),
         "others.backfill": {"others.incremental"},
         "others.incremental": set(),
+    }
+    rules = {task.task_id: task.trigger_rule for task in tasks if task.task_id.startswith("things.")}
+    assert rules == {
+        "things.backfill": "all_success",
+        "things.incremental": "all_success",
+        "things.by_key": "none_failed",
+        "things.rebackfill": "all_done",
+        "things.outcome": "none_failed",
     }
 
 
@@ -133,7 +145,7 @@ class Shop(Stage):
     def sync(self, run_id: str, **conf: Any) -> dict[str, str]:
         """Run all tasks of the DAG in order, whatever comes of them; returns their states."""
         # Made anew: a task's templates are rendered in place.
-        tasks = [task for task in sync_of(self.source).tasks if isinstance(task, BaseOperator)]
+        tasks = [task for task in sync_of(self.source).tasks if isinstance(task, WalkOperator)]
         return {task.task_id: self.run_operator(task, conf, run_id=run_id).state.value for task in tasks}
 
     def report(self) -> Any:

@@ -100,9 +100,10 @@ class Sweeping(Scene):
         """Go on with the open sweep to its end; returns its report."""
         return self.sweep(reset=False)
 
-    def cut(self, number: int, walk: str = "rebackfill", **how: Any) -> None:
-        """A run that ends at its ``number``-th request, since the API does not answer it. All before is committed."""
-        self.api.fault(self.api.count + number, "503", times=self.tries)
+    def cut(self, number: int, walk: str = "rebackfill", *, keys: int = 1, **how: Any) -> None:
+        """A run that ends at its ``number``-th request, since the API does not answer it, nor so many ``keys`` that are
+        read by key. All before is committed."""
+        self.api.fault(self.api.count + number, "503", times=self.tries * keys)
         self.stops(ApiUnavailableError, walk=walk, **how)
 
     def rest(self, by: timedelta) -> None:

@@ -41,7 +41,7 @@ class Watched:
             raise HashMapAwayError("away")
         return self.map.claim(keys)
 
-    def learn(self, marker: Marker, hashes: Mapping[str, bytes]) -> None:
+    def learn(self, marker: Marker, hashes: Mapping[str, bytes | None]) -> None:
         self.map.learn(marker, hashes)
 
     def clear(self) -> None:
@@ -155,3 +155,16 @@ def test_another_config_ends_it(scene: Scene, api: HostileApi, map: Watched) -> 
         table = sql.Identifier(*scene.source.table(scene.object))
         row = conn.execute(sql.SQL("select count(value) from {}").format(table)).fetchone()
     assert row == (COUNT,)
+
+
+def test_it_grows_with_what_is_alive(scene: Scene, api: HostileApi) -> None:
+    """Records come and go; of those that are gone nothing is kept."""
+    map = MemoryHashMap()
+    for _ in range(4):
+        scene.run(walk="rebackfill", hash_map=map, max_deletes=COUNT)
+        api.delete(*api.ids[:40])
+        api.insert(40)
+        api.clock.advance(timedelta(minutes=5))
+    scene.run(walk="rebackfill", hash_map=map, max_deletes=COUNT)
+    assert scene.alive() == api.live()
+    assert len(map._entries() or {}) == COUNT

@@ -69,7 +69,11 @@ def scans(plan: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
 @pytest.mark.parametrize(
     ("file", "name", "values"),
     [
-        ("apply.sql", "compare", {**COMING, **FENCE, **ROWS, "plain": True, "idle": "60s", "sweep": 1, "seen": KEYS}),
+        (
+            "apply.sql",
+            "compare",
+            {**COMING, **FENCE, **ROWS, "plain": True, "idle": "60s", "sweep": 1, "own": True, "seen": KEYS},
+        ),
         ("apply.sql", "lock", LOCK),
         ("apply.sql", "write", {**COLUMNS, "differs": []}),
         ("detect.sql", "known", {**WALK, "rules": ["a", "b"], "made": ["x", "y"], "keys": KEYS}),

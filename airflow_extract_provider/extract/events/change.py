@@ -50,16 +50,22 @@ class Change(msgspec.Struct, frozen=True):
 
 
 def differing(
-    before: Any, after: Any, keep: Collection[FieldPath] | None = None, *, booleans: bool = True
+    before: Any,
+    after: Any,
+    keep: Collection[FieldPath] | None = None,
+    *,
+    exclude: Collection[FieldPath] = (),
+    booleans: bool = True,
 ) -> list[str]:
     """The paths of what differs between two records, by name; a list differs as a whole.
 
-    ``keep``: ``before`` holds these fields only, and only they are compared. ``booleans`` False: neither holds any,
-    which makes it twice as fast.
+    ``keep``: ``before`` holds these fields only, and only they are compared. ``exclude``: what stands there, or below,
+    does not count. ``booleans`` False: neither holds any, which makes it twice as fast.
     """
     if keep is not None:
         before, after = _reduced(before, keep), _reduced(after, keep)
-    return [_dotted(path) for path in _differences(before, after, same if booleans else operator.eq)]
+    paths = _differences(before, after, same if booleans else operator.eq)
+    return [_dotted(path) for path in paths if not exclude or not _below(path, exclude)]
 
 
 def held_at(record: Any, path: FieldPath) -> Any:
@@ -77,6 +83,11 @@ def _differences(before: Any, after: Any, equal: _Equal, path: FieldPath = ()) -
     names = before.keys() | after.keys()
     for name in sorted(name for name in names if not equal(before.get(name, ABSENT), after.get(name, ABSENT))):
         yield from _differences(before.get(name, ABSENT), after.get(name, ABSENT), equal, (*path, name))
+
+
+def _below(path: FieldPath, others: Collection[FieldPath]) -> bool:
+    """Whether a path is one of the others, or leads on from one."""
+    return any(path[: len(other)] == other for other in others)
 
 
 @lru_cache(maxsize=4096)
@@ -99,12 +110,13 @@ _UNREAD: Any = object()
 
 
 class Seen:
-    """A change, whose records are read when a rule asks for them first."""
+    """A change, whose records are read when a rule asks for them first. ``keep``: the fields that the stored copy
+    keeps, None: all. ``exclude``: those of which a change is none."""
 
-    __slots__ = ("_after", "_before", "_changed", "_keep", "_state", "change")
+    __slots__ = ("_after", "_before", "_changed", "_exclude", "_keep", "_state", "change")
 
-    def __init__(self, change: Change, keep: tuple[FieldPath, ...] | None) -> None:
-        self.change, self._keep = change, keep
+    def __init__(self, change: Change, keep: tuple[FieldPath, ...] | None, exclude: tuple[FieldPath, ...] = ()) -> None:
+        self.change, self._keep, self._exclude = change, keep, exclude
         # By hand: until Python 3.12 a cached property takes a lock, which costs as much as reading the record.
         self._before = self._after = self._changed = self._state = _UNREAD
 
@@ -124,15 +136,15 @@ class Seen:
 
     @property
     def state(self) -> bytes | None:
-        """A hash of the record after the change."""
+        """A hash of what counts of the record after the change."""
         if self._state is _UNREAD:
-            self._state = None if self.change.after is None else canonical_hash(self.change.after)
+            self._state = None if self.change.after is None else canonical_hash(self.change.after, self._exclude)
         found: bytes | None = self._state
         return found
 
     @property
     def changed(self) -> list[str] | None:
-        """The fields that differ, of those that are kept; None where there are no two records."""
+        """The fields that differ, of those that are kept and count; None where there are no two records."""
         if self._changed is _UNREAD:
             both = self.change.kind in BOTH_SIDES and self.before is not None
             self._changed = self._differing() if both else None
@@ -143,7 +155,7 @@ class Seen:
         texts = (self.change.before or b"", self.change.after or b"")
         booleans = any(word in text for text in texts for word in (b"true", b"false"))
         keep = [(name,) for name in self.before] if self.change.partly_known else self._keep
-        return differing(self.before, self.after, keep, booleans=booleans)
+        return differing(self.before, self.after, keep, exclude=self._exclude, booleans=booleans)
 
     def knew(self, reads: Sequence[FieldPath] | None) -> bool:
         """Whether what a rule reads is in the stored copy, which was kept under another `keep`."""

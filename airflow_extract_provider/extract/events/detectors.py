@@ -61,6 +61,7 @@ class Emitter:
     remembers: tuple[tuple[str, str], ...]
     _ready: tuple[_Ready, ...] = field(repr=False, compare=False)
     _keep: tuple[FieldPath, ...] | None = None
+    _exclude: tuple[FieldPath, ...] = ()
 
     @classmethod
     def of(
@@ -71,10 +72,12 @@ class Emitter:
         birth: int,
         keep: Sequence[FieldPath] | None = None,
         *,
+        exclude: Sequence[FieldPath] = (),
         told_early: bool = True,
     ) -> Emitter:
-        """An emitter for the rules of an object; ``keep`` are the fields that its stored copy keeps, None: all.
-        ``told_early``: events leave before the change is certain, so that ids must also tell apart what came of it.
+        """An emitter for the rules of an object; ``keep`` are the fields that its stored copy keeps, None: all;
+        ``exclude`` are those of which a change is none. ``told_early``: events leave before the change is certain, so
+        that ids must also tell apart what came of it.
 
         Raises SourceError: a detector's function cannot be loaded.
         """
@@ -86,6 +89,7 @@ class Emitter:
             tuple((rule.name, rule.fingerprint) for rule in rules if isinstance(rule, Edge) and rule.rearm is not None),
             tuple(_Ready.of(rule, source, object, told_early=told_early) for rule in rules),
             None if keep is None else tuple(keep),
+            tuple(exclude),
         )
 
     @property
@@ -99,7 +103,7 @@ class Emitter:
 
         Raises DetectorError: a rule fails on the change.
         """
-        seen = Seen(change, self._keep)
+        seen = Seen(change, self._keep, self._exclude)
         events: list[Event] = []
         turned: dict[str, bool] = {}
         for ready in self._ready:

@@ -1,8 +1,9 @@
 """What a hash map must do: say "unchanged" of a record before Postgres is asked. A third one is one file beside this,
 tested by the same suite.
 
-It holds, by key, the raw hash that Postgres has stored. An entry that is missing costs a read. One that is wrong would
-lose a change for ever; so a hash is answered only where nothing can have been committed since it was put there:
+By key, an entry is the raw hash of what Postgres holds, or of another spelling of it. One that is missing costs a read.
+One that is wrong would lose a change for ever; so a hash is answered only where nothing can have been committed since
+it was put there:
 
 * Whoever writes a row takes its entry out before the commit (`claim`), and puts the new hash in after it (`learn`).
 * A hash is put in only where the marker still stands that one's own `look` or `claim` has left there. So a process that
@@ -75,8 +76,8 @@ class HashMap(Protocol):
         committed."""
         ...
 
-    def learn(self, marker: Marker, hashes: Mapping[str, bytes]) -> None:
-        """Put in what is stored, where this marker still stands."""
+    def learn(self, marker: Marker, hashes: Mapping[str, bytes | None]) -> None:
+        """Put in what is stored, where this marker still stands; None: a deleted record, of which nothing is kept."""
         ...
 
     def clear(self) -> None:

@@ -73,11 +73,15 @@ class MemoryHashMap:
                 entries.update({key: marker for key in keys if gives_way(entries.get(key), marker)})
         return marker
 
-    def learn(self, marker: Marker, hashes: Mapping[str, bytes]) -> None:
+    def learn(self, marker: Marker, hashes: Mapping[str, bytes | None]) -> None:
         """Put in what is stored."""
         with self._lock:
             if (entries := self._entries()) is not None:
-                entries.update({key: known(hash) for key, hash in hashes.items() if entries.get(key) == marker})
+                for key in [key for key in hashes if entries.get(key) == marker]:
+                    if (hash := hashes[key]) is None:
+                        del entries[key]
+                    else:
+                        entries[key] = known(hash)
 
     def clear(self) -> None:
         """Drop all that is kept of the copy."""

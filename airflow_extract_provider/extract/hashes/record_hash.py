@@ -41,6 +41,8 @@ DIGESTS: Mapping[HashName, Digest] = {
 }
 """The hash functions by name."""
 
+_LONGEST_EXPONENT = 9
+"""Digits of an exponent; `jsonb` takes 6 at most, and Python reads no more than 4,300 of an int."""
 _LONGEST = 4_300
 """Digits of the longest int that Python and msgspec read."""
 
@@ -84,6 +86,8 @@ def _number(text: str) -> int | str:
         # As most prices are written: nothing is to be taken off, and it costs a third.
         return f"\0{whole}{fraction}e-{len(fraction)}"
     mantissa, _, exponent = text.lower().partition("e")
+    if len(exponent.lstrip("+-0")) > _LONGEST_EXPONENT:
+        return f"\0{text}"
     whole, _, fraction = mantissa.lstrip("-").partition(".")
     digits = (whole + fraction).lstrip("0")
     bare = digits.rstrip("0")

@@ -78,19 +78,25 @@ keep()
 return true
 
 -- name: learn
--- ARGV: ..., key and value of each.
-local keys, told = {}, {}
+-- ARGV: ..., key and value of each, '' where there is nothing to know any more.
+local keys, told, gone = {}, {}, {}
 for i = 4, #ARGV, 2 do
   keys[#keys + 1] = ARGV[i]
 end
 for i, value in ipairs(redis.call('HMGET', KEYS[1], unpack(keys))) do
-  if value == marker then
+  local hash = ARGV[3 + 2 * i]
+  if value == marker and hash == '' then
+    gone[#gone + 1] = keys[i]
+  elseif value == marker then
     told[#told + 1] = keys[i]
-    told[#told + 1] = ARGV[3 + 2 * i]
+    told[#told + 1] = hash
   end
 end
 if #told > 0 then
   redis.pcall('HSET', KEYS[1], unpack(told))
+end
+if #gone > 0 then
+  redis.pcall('HDEL', KEYS[1], unpack(gone))
 end
 keep()
 return true

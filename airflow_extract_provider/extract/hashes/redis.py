@@ -6,7 +6,8 @@ cannot change before it writes. The script asks first which life of the server t
 entries go, nothing is lost but time: by eviction, FLUSHALL, a restart, a failover.
 
 An entry takes about 110 bytes for a key of 16 characters (90 in Redis 8). The login needs EVAL, EVALSHA, INFO, HGET,
-HMGET, HSET, EXPIRE and UNLINK, on keys that begin with the prefix. A cluster is not served.
+HMGET, HSET, HDEL, EXPIRE and UNLINK on keys that begin with the prefix, and SELECT for a database other than 0. A
+cluster is not served.
 """
 
 from __future__ import annotations
@@ -93,9 +94,9 @@ class RedisHashMap(Unshown):
         self._run("claim", [(*self._entered(), marker, *map(_field, some)) for some in _pieces(keys)])
         return marker
 
-    def learn(self, marker: Marker, hashes: Mapping[str, bytes]) -> None:
+    def learn(self, marker: Marker, hashes: Mapping[str, bytes | None]) -> None:
         """Put in what is stored."""
-        told = [(_field(key), known(hash)) for key, hash in hashes.items()]
+        told = [(_field(key), b"" if hash is None else known(hash)) for key, hash in hashes.items()]
         calls = [(*self._entered(), marker, *chain.from_iterable(some)) for some in _pieces(told)]
         self._run("learn", calls)
 

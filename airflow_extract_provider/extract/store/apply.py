@@ -130,7 +130,7 @@ def _apply(given: _Given) -> Applied:
     if given.prefilter is not None:
         differing = {} if isinstance(first, Applied) else first
         same = {key: each.raw_hash for key, each in unknown.items() if key not in differing and not each.deleted}
-        given.prefilter.learn(same, {key: hash for key, hash in written.items() if hash is not None})
+        given.prefilter.learn(same, written)
     return applied
 
 

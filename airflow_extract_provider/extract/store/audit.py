@@ -75,10 +75,5 @@ class Audit:
         if before is None or self.keep == ():
             return
         known = read(before.encode())
-        found = differing(known, read(after), [(name,) for name in known] if partly else self.keep)
-        left_out = tuple(".".join(path) for path in self.exclude)
-        self.fields.update([name for name in found if not _below(name, left_out)][:_MOST])
-
-
-def _below(name: str, paths: Collection[str]) -> bool:
-    return any(name == path or name.startswith(f"{path}.") for path in paths)
+        keep = [(name,) for name in known] if partly else self.keep
+        self.fields.update(differing(known, read(after), keep, exclude=self.exclude)[:_MOST])

@@ -43,8 +43,8 @@ class Prefilter:
         life = conn.execute(statement(_FILE, "life", self._schema), asked).fetchone()
         assert row is not None
         assert life is not None
-        config = xxhash.xxh64_hexdigest(object.model_dump_json().encode())
-        # Another config may read other versions of the same bytes, or store them in another form.
+        config = xxhash.xxh64_hexdigest(object.model_dump_json(exclude={"events"}).encode())
+        # Another config may read other versions of the same bytes, or store them in another form; not one of events.
         identity = ":".join((life[1], str(birth), str(row[0]), config))
         copy = f"{life[0]}/{self._schema}/{self._whose['source']}/{object.name}"
         try:
@@ -69,6 +69,8 @@ class Prefilter:
         """Before the commit of a transaction that has written these rows: what the map knows of them is over."""
         written = list(keys)
         if written and self._map is not None:
+            # Where commits are not waited for, a crash may take back what the map has learned.
+            conn.execute(statement(_FILE, "durable", self._schema))
             try:
                 self._claimed = self._map.claim(written)
             except HashMapAwayError as exc:
@@ -76,9 +78,11 @@ class Prefilter:
         if written and self._lost:
             conn.execute(statement(_FILE, "leave", self._schema), self._whose)
 
-    def learn(self, read: Mapping[str, bytes], written: Mapping[str, bytes]) -> None:
-        """After the commit: what was found to be stored, and what is stored now."""
-        for marker, hashes in ((self._looked, read), (self._claimed, written)):
+    def learn(self, read: Mapping[str, bytes], written: Mapping[str, bytes | None]) -> None:
+        """After the commit: what was found to be stored, and what is stored now (None: deleted)."""
+        told: tuple[tuple[Marker | None, Mapping[str, bytes | None]], ...]
+        told = ((self._looked, dict(read)), (self._claimed, written))
+        for marker, hashes in told:
             if self._map is not None and marker is not None and hashes:
                 try:
                     self._map.learn(marker, hashes)

@@ -13,6 +13,9 @@ on conflict (source, object) do nothing;
 -- name: epoch
 select epoch from {extract}.hash_map where source = %(source)s and object = %(object)s;
 
+-- name: durable
+select set_config('synchronous_commit', 'on', true) where current_setting('synchronous_commit') = 'off';
+
 -- name: leave
 -- Something is written without the map: nothing that it holds is believed any more.
 update {extract}.hash_map set epoch = epoch + 1 where source = %(source)s and object = %(object)s;

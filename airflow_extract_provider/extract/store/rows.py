@@ -151,7 +151,8 @@ def respelled(
     shape = target.shape
     if canonical is None or canonical[16:] != shape.identity or record.raw in (refused or {}):
         return False
-    return shape.canonical(record.raw) == canonical and not unstorable(record.raw) and not shape.refusal(record.raw)
+    # Asked first: what cannot be stored may have no hash either.
+    return not unstorable(record.raw) and not shape.refusal(record.raw) and shape.canonical(record.raw) == canonical
 
 
 def settle(work: Work, found: Mapping[str, Coming], differing: Differing) -> None:

@@ -27,13 +27,18 @@ _FILE = "sweep.sql"
 class Sweep:
     """An open sweep. ``began_at``: by Postgres's clock; ``looked_at``: before the API looked up what came first, which
     may have been earlier, for a cache. ``complete_to``: up to when the incremental walk had said that all is there.
-    ``judged``: what it had not seen is noted."""
+    ``judged_at``: since then what it had not seen is noted."""
 
     number: int
     began_at: datetime
     looked_at: datetime
     complete_to: datetime | None
-    judged: bool
+    judged_at: datetime | None
+
+    @property
+    def judged(self) -> bool:
+        """Whether what it had not seen is noted."""
+        return self.judged_at is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +133,7 @@ def judge(
     noted = provable or insist
     asked["dated"] = True if dated and noted and not insist else None
     conn.execute(statement(_FILE, "impatient", schema))
-    counted = conn.execute(statement(_FILE, "stored", schema, table), asked).fetchone()
-    assert counted is not None
-    stored, seen, beside = counted
+    ((stored, seen, beside),) = conn.execute(statement(_FILE, "stored", schema, table), asked).fetchall()
     most = allowed(stored) if seen or insist else 0
     if beside or not noted:
         # What others have seen is there: all the more reason to doubt a list that lacks it.
@@ -142,10 +145,13 @@ def judge(
         withheld = _absent(conn, schema, table, {**asked, "dated": False}) if asked["dated"] else 0
     else:
         absent, withheld = 0, _absent(conn, schema, table, asked)
-    found(conn, schema, sweep, {"withheld": withheld} if withheld else {}, {})
-    told = {"stored": stored, "seen": seen, "absent": absent + withheld}
-    conn.execute(statement(_FILE, "judge", schema), {**asked, **told})
+    _judged(conn, schema, sweep, {"stored": stored, "seen": seen, "absent": absent + withheld}, withheld)
     return withheld
+
+
+def _judged(conn: Connection, schema: str, sweep: Sweep, told: Mapping[str, int], withheld: int) -> None:
+    found(conn, schema, sweep, {"withheld": withheld} if withheld else {}, {})
+    conn.execute(statement(_FILE, "judge", schema), {"sweep": sweep.number, **told})
 
 
 def _check(absent: int, stored: int, seen: int, most: int) -> None:

@@ -14,7 +14,7 @@ with given_up as (
 delete from {extract}.refetch where source = %(source)s and object = %(object)s and reason = 'absent';
 
 -- name: open
-select number, began_at, looked_at, complete_to, judged_at is not null from {extract}.sweep
+select number, began_at, looked_at, complete_to, judged_at from {extract}.sweep
 where source = %(source)s and object = %(object)s and ended_at is null;
 
 -- name: last

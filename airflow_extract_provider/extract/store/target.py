@@ -70,4 +70,5 @@ class Target:
 def _emitter(source: str, object: ApiObject, birth: int) -> Emitter:
     # In the outbox an event stands only if its change does.
     told_early = object.publish != "outbox"
-    return Emitter.of(source, object.name, object.events, birth, object.keep, told_early=told_early)
+    exclude = object.hash.exclude
+    return Emitter.of(source, object.name, object.events, birth, object.keep, exclude=exclude, told_early=told_early)

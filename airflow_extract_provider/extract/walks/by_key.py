@@ -69,8 +69,7 @@ def by_key(object: ApiObject, position: Position, *, strict: bool = True) -> Wal
             position = replace(position, pages=position.pages + 1, complete=False)
             told = Step((), position, None)
         step = dataclasses.replace(told, then=drain.then(position.pages + 1))
-    if strict:
-        drain.check()
+    drain.check(strict)
     yield Step((), replace(position, complete=True), None)
 
 
@@ -84,6 +83,7 @@ class _Drain:
         self._left: set[str] = set()
         self._failed: dict[str, ExtractError] = {}
         self._in_a_row = 0
+        self._last: ExtractError | None = None
 
     @property
     def due(self) -> Due:
@@ -124,6 +124,7 @@ class _Drain:
     def fail(self, exc: ExtractError) -> None:
         """The key cannot be read. Raises the error where that is no matter of this key alone."""
         self._in_a_row += 1
+        self._last = exc
         bound = _AT_ONCE if isinstance(exc, _OWN) else _PERHAPS_IN_A_ROW if isinstance(exc, _PERHAPS) else 0
         if not self._waiting or self._in_a_row > bound:
             raise exc
@@ -131,9 +132,12 @@ class _Drain:
         self._failed[key] = exc
         self._left.add(key)
 
-    def check(self) -> None:
-        """Raise the first key's error, if there is one: all others have been read."""
-        if self._failed:
+    def check(self, strict: bool) -> None:
+        """Raise the first key's error, if there is one: all others have been read. Not ``strict``: only one that may be
+        no key's own, since none could be read after it."""
+        if self._in_a_row and isinstance(self._last, _PERHAPS):
+            raise self._last
+        if self._failed and strict:
             first, *more = self._failed
             exc = self._failed[first]
             named = "" if self._object.private else f", such as {', '.join(more[:3])}"

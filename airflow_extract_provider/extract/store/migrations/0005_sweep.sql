@@ -13,7 +13,7 @@ create table {extract}.sweep (
     ended_at    timestamptz,
     given_up    boolean not null default false,            -- it was started over
     stored      bigint,                                    -- records of the copy when the list had been read
-    seen        bigint,                                    -- keys that it, or another walk meanwhile, has seen
+    seen        bigint,                                    -- keys that it has seen
     absent      bigint,                                    -- those of them that were there before it began, and were not seen
     counts      jsonb not null default '{{}}',             -- what it has found, by kind
     fields      jsonb not null default '{{}}'              -- fields that changed without the version, and how often
