@@ -19,6 +19,7 @@ from typing import Any
 from airflow_extract_provider.extract.page import SetAside
 from airflow_extract_provider.extract.sinks.sink import Sink
 from airflow_extract_provider.extract.store import outbox, refetch, sweep
+from airflow_extract_provider.extract.store.arrays import Texts
 from airflow_extract_provider.extract.store.audit import Audit
 from airflow_extract_provider.extract.store.batch import Batch, in_rounds
 from airflow_extract_provider.extract.store.connection import Connection
@@ -73,13 +74,14 @@ class _Given:
         simple = open is None or (not open.judged and self.looked_at >= open.looked_at)
         return len(self.rounds) < 2 and not more and simple
 
-    def seeing(self, plain: bool) -> dict[str, Any]:
-        """What the statement that compares tells the open sweep, if it is all that is to be done."""
+    def seeing(self, plain: bool, beside: Iterable[str]) -> dict[str, Any]:
+        """What the statement that compares tells the open sweep, if it is all that is to be done: the keys that it is
+        given, and those ``beside`` them."""
         open = self.target.sweep if plain else None
         return {
             "sweep": None if open is None else open.number,
             "own": self.target.sweeps,
-            "seen": [] if open is None else [key for batch in self.batches for key in batch.seen],
+            "seen": Texts(beside) if open is not None else Texts(),
         }
 
     @property
@@ -156,7 +158,7 @@ def _compare(
         **compared(found, also),
         **given.fence.parameters(),
         "plain": plain,
-        **given.seeing(plain),
+        **given.seeing(plain, given.rounds[0].keys() - found.keys() if plain and given.rounds else ()),
         "idle": idle_limit(given.fence),
     }
     asked |= given.ledger.parameters(entries)

@@ -30,7 +30,7 @@ with stored as materialized (
     returning clock_timestamp() as clock
 ), seen as (
     insert into {extract}.sweep_seen (sweep, own, digests)
-    select %(sweep)s, %(own)s, array_agg({extract}.digest(key)) from held, unnest(%(seen)b::text[]) as given (key)
+    select %(sweep)s, %(own)s, array_agg({extract}.digest(key)) from held, unnest(%(keys)b::text[] || %(seen)b::text[]) as given (key)
     where %(sweep)s::bigint is not null having count(*) > 0
 ), appended as (
     insert into {extract}.ledger (source, object, walk, kind, cause, position, sent_at, records, counts)

@@ -20,6 +20,7 @@ from psycopg import sql
 
 from airflow_extract_provider.extract.events.change import Change, ChangeKind
 from airflow_extract_provider.extract.events.event import Event
+from airflow_extract_provider.extract.store.arrays import Blobs, Texts
 from airflow_extract_provider.extract.store.audit import Audit
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.detect import detect
@@ -132,11 +133,11 @@ def compared(found: Mapping[str, Coming], also: Iterable[str]) -> dict[str, Any]
     case."""
     records = found.values()
     return {
-        "keys": list(found),
+        "keys": Texts(found),
         "versions": sparse([record.version for record in records]),
-        "hashes": [record.raw_hash for record in records],
+        "hashes": Blobs([record.raw_hash for record in records]),
         "deleted": sparse([record.deleted for record in records]),
-        "also": list(also),
+        "also": Texts(also),
     }
 
 
@@ -179,7 +180,7 @@ def _change(work: Work, records: Sequence[Coming]) -> None:
     if not records:
         return
     target, shape = work.target, work.target.shape
-    asked = {"keys": [record.key for record in records], "old": target.needs_old}
+    asked = {"keys": Texts([record.key for record in records]), "old": target.needs_old}
     asked |= {"part": not shape.whole, "counted": shape.counted_as}
     locked = {row[0]: _Locked(*row[1:]) for row in work.rows("lock", **asked)}
     if len(locked) < len(records):
@@ -288,9 +289,9 @@ def _written(target: Target, records: Sequence[Coming], locked: Mapping[str, _Lo
 
 def _gone(records: Sequence[Coming]) -> dict[str, Any]:
     return {
-        "keys": [record.key for record in records],
+        "keys": Texts([record.key for record in records]),
         "versions": sparse([record.version for record in records]),
-        "hashes": [record.raw_hash for record in records],
+        "hashes": Blobs([record.raw_hash for record in records]),
     }
 
 
@@ -299,7 +300,7 @@ def _columns(target: Target, records: Sequence[Coming]) -> dict[str, Any]:
     shape = target.shape
     return {
         **_gone(records),
-        "data": [shape.data(record.raw) for record in records],
+        "data": Texts([shape.data(record.raw) for record in records]),
         "typed": sparse([None if record.deleted else shape.typed(record.raw) for record in records]),
     }
 
