@@ -32,7 +32,9 @@ def a_round(stage: SweepStage, step: Step, wanted: Wanted) -> str | None:
     reached, pages, asked = stage.reached(since), stage.pages(since), stage.api.count
     summary = stage.run(name)
     assert summary.complete
-    assert stage.api.count - asked == wanted.requests - pages, "a committed page was read again"
+    # What a killed process has sent may be committed a little later, after it was looked for.
+    unread = wanted.requests - pages
+    assert stage.api.count - asked in {unread, unread - (step.kind == "sent")}, "a committed page was read again"
     stage.check_round(since, wanted, summary.sweep)
     return reached if killed else None
 
@@ -219,15 +221,15 @@ def test_stored_before_it_goes_on(sweeping: SetStage) -> None:
 
 
 def test_an_empty_list(sweeping: SetStage) -> None:
-    """However few records there are: a list that is empty deletes none of them, unless somebody says so."""
-    stage = sweeping()
+    """However many a sweep may delete: a list that is empty deletes nothing, unless somebody says so to this run."""
+    stage = sweeping(sweep={"every": "7d", "max_deletes": 500})
     stage.api.delete(*stage.ids[3:])
-    assert told(stage.run("one", max_deletes=30).sweep)["deleted"] == COUNT - 3
+    assert told(stage.run("one", reset=True).sweep)["deleted"] == COUNT - 3
     stage.api.delete(*stage.ids)
-    for _ in range(2):
-        assert stage.start("two", Step("told", 15)).ends() is None
+    for number in (6, 14, 22):
+        assert stage.start("two", Step("told", number), how={"reset": True}).ends() is None
         with pytest.raises(TooManyDeletesError, match="the API's list was empty, and 3 records are stored"):
-            stage.run("two")
+            stage.run("two", reset=True)
     assert len(stage.alive()) == 3
     assert told(stage.run("three", max_deletes=3).sweep)["deleted"] == 3
     stage.check_exact()

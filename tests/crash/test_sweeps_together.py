@@ -24,7 +24,7 @@ from tests.crash.sweep_stage import LONG_AGO, VARIANTS, Life, SweepStage
 
 SOAK = bool(os.environ.get("EXTRACT_SOAK"))
 SetStage = Callable[..., SweepStage]
-SWEEPS, KILLS = (200, 200) if SOAK else (4, 5)
+SWEEPS, KILLS = (80, 80) if SOAK else (4, 5)
 """How many sweeps must have ended, and how many processes been killed, before it is over."""
 SECONDS = 1800 if SOAK else 100
 EXPECTED = {

@@ -108,7 +108,7 @@ class Story(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.kept.flush()
-        self.stored = {key: hashed(key, 0) for key in KEYS}
+        self.stored: dict[str, bytes | None] = {key: hashed(key, 0) for key in KEYS}
         self.number, self.epoch = 0, 0
         self.runs: list[_Run] = []
         self.threads: list[_Thread] = []
@@ -152,7 +152,8 @@ class Story(RuleBasedStateMachine):
         """Only the holder of the fence can; it may have lost it before it commits."""
         run = self.run_of(event)
         if run.entered and not run.writing and run.number == self.number and len(self.threads) < _THREADS:
-            self.threads.append(_Thread(run, self.writing(run, event.keys, commits=event.steps > 0)))
+            run.writing = True
+            self.threads.append(_Thread(run, self.writing(run, self.others(event), commits=event.steps > 0)))
             self.proceed(self.threads[-1], event.steps)
 
     def goes_on(self, event: _Event) -> None:
@@ -175,7 +176,7 @@ class Story(RuleBasedStateMachine):
     def runs_without_a_map(self, event: _Event) -> None:
         """Only its number tells of it."""
         self.number += 1
-        self.stored |= self.others(event.keys)
+        self.stored |= self.others(event)
 
     # What a run does; after each step something else may happen.
 
@@ -188,15 +189,14 @@ class Story(RuleBasedStateMachine):
         if run.number == self.number:
             self.check({key: hash for key, hash in known.items() if hash is not None})
         yield
-        learned = {key: self.stored[key] for key, hash in known.items() if hash is None}
+        read = {key: self.stored[key] for key, hash in known.items() if hash is None}
+        learned = {key: hash for key, hash in read.items() if hash is not None}
         yield
         self.asked(run, lambda: run.map.learn(found.marker, learned))
 
-    def writing(self, run: _Run, keys: Sequence[str], commits: bool) -> Iterator[None]:
-        """Locks, claims, commits and learns. Who goes on without the map moves the identity with the commit."""
-        run.writing, writes = True, self.others(keys)
-        yield
-        marker = self.asked(run, lambda: run.map.claim(keys))
+    def writing(self, run: _Run, writes: Mapping[str, bytes | None], commits: bool) -> Iterator[None]:
+        """Claims, with the rows locked, commits and learns. Who goes on without the map moves the identity with it."""
+        marker = self.asked(run, lambda: run.map.claim(list(writes)))
         yield
         run.writing = False
         if not commits or run.number != self.number:
@@ -232,9 +232,10 @@ class Story(RuleBasedStateMachine):
         self.threads = [thread for thread in self.threads if thread.run is not run]
         run.writing = False
 
-    def others(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """Other hashes than are stored."""
-        return {key: hashed(key, self.stored[key] == hashed(key, 0)) for key in keys}
+    def others(self, event: _Event) -> dict[str, bytes | None]:
+        """Other hashes than are stored; None: the record is deleted."""
+        all = {key: (hashed(key, 0), hashed(key, 1), None) for key in event.keys}
+        return {key: [hash for hash in all[key] if hash != self.stored[key]][event.which % 2] for key in event.keys}
 
     def asked(self, run: _Run, question: Callable[[], _Answer]) -> _Answer | None:
         """Ask the map; None: it is away, or was already."""

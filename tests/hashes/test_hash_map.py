@@ -100,6 +100,19 @@ def test_a_claim_takes_the_entry_out_until_the_commit_is_learned(kept: Kept) -> 
     assert known(run, "a", "b") == [B, hashed("b", 1)]
 
 
+def test_what_was_deleted_leaves_nothing(kept: Kept) -> None:
+    """Only where the marker still stands: another may have brought it back."""
+    run = filled(kept, 1)
+    first = run.claim(["a", "b"])
+    run.learn(first, {"a": None, "b": hashed("b", 1)})
+    assert known(run, "a", "b") == [None, hashed("b", 1)]
+    deleted, revived = run.claim(["a"]), run.claim(["a"])
+    run.learn(deleted, {"a": None})
+    run.learn(revived, {"a": B})
+    run.learn(deleted, {"a": None})
+    assert known(run, "a") == [B]
+
+
 def test_a_look_leaves_a_claim_of_its_own_run_in_place(kept: Kept) -> None:
     """One thread looks ahead, while another is about to commit."""
     run = entered(kept, 1)

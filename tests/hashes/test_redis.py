@@ -191,13 +191,14 @@ def test_a_server_that_refuses(settings: Sequence[str], said: str) -> None:
 
 def test_a_login_with_no_more_rights_than_are_needed(server: RedisServer) -> None:
     """Those that the docs name."""
-    rights = ["+eval", "+evalsha", "+info", "+hget", "+hmget", "+hset", "+expire", "+unlink"]
+    rights = ["+eval", "+evalsha", "+info", "+hget", "+hmget", "+hset", "+hdel", "+expire", "+unlink"]
     server.tell("ACL", "SETUSER", "map", "on", f">{SECRET}", "~extract:*", *rights)
     run = RedisHashMap(server.client(username="map", password=SECRET))
     run.enter("copy", "one", 1)
     run.learn(run.look(["a"]).marker, {"a": A})
     assert known(run) == A
-    run.claim(["a"])
+    run.learn(run.claim(["a"]), {"a": None})
+    assert server.tell("HLEN", KEY) == len(["born", "state"])
     run.clear()
     assert not run.enter("copy", "one", 1)
     server.tell("ACL", "SETUSER", "map", "-info")

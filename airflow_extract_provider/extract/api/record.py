@@ -29,6 +29,8 @@ _KINDS = {
     ord("f"): "false",
     ord("n"): "null",
 }
+_PLAIN_KEY = re.compile(rb'"[ !#-\[\]-~]+"')
+"""As most keys are written: what stands there is the text."""
 _UNITS = {"unix": "seconds", "unix_ms": "milliseconds", "unix_us": "microseconds"}
 # A zero, in quotes or not, an instant of zeros, a word for no: what databases hold where there is none.
 _NOTHING = re.compile(rb'"?(?:[-+0.:\s]*|0000-00-00T[0:.]+Z?|(?i:false|f|no|n|null|none))"?|\[\s*\]|\{\s*\}')
@@ -199,6 +201,8 @@ def _value(fields: Any, way: _Ways) -> bytes | None:
 def _key_text(raw: bytes, way: _Ways, number: int) -> str:
     """A key as text: a text as it is, a whole number by its digits. So 7 and "7" are one key."""
     if raw.startswith(b'"'):
+        if _PLAIN_KEY.fullmatch(raw):
+            return raw[1:-1].decode()
         try:
             text = msgspec.json.decode(raw, type=str)
             text.encode()
