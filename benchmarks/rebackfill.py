@@ -2,7 +2,8 @@
 
 Records of 1 KB with nested parts, on pages of 100 by tokens, over loopback. The bare loop is what one writes without
 all this: a raw socket, each page parsed, one binary upsert and a commit a page, into a table of the same shape that
-holds all the records. It knows nothing of cursors, retries, changes or deletes. Each reading is a process of its own,
+holds all the records. It knows nothing of cursors, retries, changes or deletes. The same with `requests`, as the sweep
+uses it, is told beside. Each reading is a process of its own,
 in turns; the ratio is the median of the turns'. CPU is that of the reading, without its imports, and of its Postgres
 backends; the API's server is another process, and does not count.
 
@@ -29,6 +30,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import requests
@@ -152,16 +154,22 @@ def compared(stage: Stage, many: int) -> bool:
     """Take turns, and print what they took; whether the bounds are kept."""
     before = stage.stood()
     turns = [
-        [stage.reading(*of) for of in (("sweep", "few"), ("sweep", "many"), ("bare", "many"))] for _ in range(TURNS)
+        [stage.reading(*of) for of in (("sweep", "few"), ("sweep", "many"), ("bare", "many"), ("usual", "many"))]
+        for _ in range(TURNS)
     ]
     after = stage.stood()
-    few, sweeps, loops = zip(*turns, strict=True)
+    few, sweeps, loops, usual = zip(*turns, strict=True)
     print(f"{many:,} records of {len(RECORD)} bytes on pages of {SIZE}, nothing changed; medians of {TURNS} turns")
     tell("sweep", sweeps, many)
     tell("bare loop", loops, many)
+    tell("  requests", usual, many)
     peaks = [statistics.median(each.peak for each in found) for found in (few, sweeps)]
     print(f"  peak memory of a sweep: {peaks[0] / 1024:.1f} MiB for {FEW:,}, {peaks[1] / 1024:.1f} MiB for {many:,}")
-    ratio = statistics.median(ours.cpu / bare.cpu for ours, bare in zip(sweeps, loops, strict=True))
+    ratio, beside = (
+        statistics.median(ours.cpu / other.cpu for ours, other in zip(sweeps, others, strict=True))
+        for others in (loops, usual)
+    )
+    print(f"  {'CPU as a multiple of that with requests':38} {beside:6.2f}")
     kept = [
         within("CPU as a multiple of the bare loop's", ratio, CPU),
         within("WAL in bytes a record", max(each.written for each in sweeps) / many, WAL),
@@ -202,7 +210,11 @@ def times(pid: int | None, of: slice) -> float:
 def once(what: str, object: str, counts: Mapping[str, int], dsn: str, port: int) -> None:
     """In a process of its own: one reading, and what it took."""
     began, used = time.monotonic(), time.process_time()
-    records = bare_loop(object, dsn, port) if what == "bare" else walk(a_source(counts), object, what, dsn, port)
+    loops = {"bare": raw, "usual": by_requests}
+    if what in loops:
+        records = bare_loop(loops[what](f"/{object}", port), dsn)
+    else:
+        records = walk(a_source(counts), object, what, dsn, port)
     found = {"seconds": time.monotonic() - began, "own": time.process_time() - used, "peak": peak()}
     assert records == counts[object]
     print(json.dumps(found))
@@ -229,25 +241,43 @@ def walk(source: Source, object: str, what: str, dsn: str, port: int) -> int:
     return summary.records
 
 
-def bare_loop(object: str, dsn: str, port: int) -> int:
+def bare_loop(pages: Iterator[dict[str, Any]], dsn: str) -> int:
     """Page after page: fetch, parse, upsert, commit. Returns how many records it has read."""
     read = 0
-    token: str | None = ""
-    with psycopg.connect(dsn) as conn, socket.create_connection(("127.0.0.1", port)) as api, api.makefile("rb") as got:
-        while token is not None:
-            api.sendall(b"GET /%b?cursor=%b HTTP/1.1\r\nHost: api\r\n\r\n" % (object.encode(), token.encode()))
-            length = 0
-            while (header := got.readline()) != b"\r\n":
-                name, _, value = header.partition(b":")
-                length = int(value) if name.lower() == b"content-length" else length
-            page = json.loads(got.read(length))
-            data, token = page["data"], page["next"]
+    with psycopg.connect(dsn) as conn, closing(pages):  # type: ignore[type-var]  # they are generators
+        for page in pages:
+            data = page["data"]
             versions = [datetime.fromisoformat(record["updated_at"]) for record in data]
             columns = [[record["id"] for record in data], [json.dumps(record) for record in data], versions]
             conn.execute(UPSERT, columns, binary=True)
             conn.commit()
             read += len(data)
     return read
+
+
+def raw(path: str, port: int) -> Iterator[dict[str, Any]]:
+    """The pages, through a socket."""
+    token: str | None = ""
+    with socket.create_connection(("127.0.0.1", port)) as api, api.makefile("rb") as got:
+        while token is not None:
+            api.sendall(b"GET %b?cursor=%b HTTP/1.1\r\nHost: api\r\n\r\n" % (path.encode(), token.encode()))
+            length = 0
+            while (header := got.readline()) != b"\r\n":
+                name, _, value = header.partition(b":")
+                length = int(value) if name.lower() == b"content-length" else length
+            page = json.loads(got.read(length))
+            token = page["next"]
+            yield page
+
+
+def by_requests(path: str, port: int) -> Iterator[dict[str, Any]]:
+    """The pages, through the library."""
+    token: str | None = ""
+    with requests.Session() as session:
+        while token is not None:
+            page = session.get(f"http://127.0.0.1:{port}{path}", params={"cursor": token}).json()
+            token = page["next"]
+            yield page
 
 
 def a_source(counts: Mapping[str, int]) -> Source:
