@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from airflow_extract_provider.extract.errors import TooManyDeletesError
+from airflow_extract_provider.extract.errors import RequestRefusedError, TooManyDeletesError
 from airflow_extract_provider.extract.store import refetch
 from airflow_extract_provider.extract.store.connection import connecting
 from airflow_extract_provider.testing.hostile import Asked, HostileApi, Kind
@@ -150,6 +150,31 @@ def test_the_list_hides_records_that_are_there(things: Returning, make: Make) ->
         api.clock.advance(HOUR)
         assert scene.sweep()["deleted"] == 2
         assert scene.alive() == api.live()
+
+
+class Refusing(Returning):
+    """An API that refuses to give one of its records by its key."""
+
+    def _right(self, asked: Asked, fault: Kind | None) -> Answer:
+        refused = asked.path == "/things/k0011"
+        return Answer(400, b'{"error": {"message": "no"}}') if refused else super()._right(asked, fault)
+
+
+def test_a_record_that_cannot_be_read_by_key(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """It keeps the sweep from no other one, nor from its end, but is not deleted: it stays noted, and is counted."""
+    caplog.set_level("INFO", "airflow_extract_provider")
+    with Refusing(KIND.served()) as api:
+        api.insert(30)
+        api.clock.advance(60)
+        scene = make(api, by_key=BY_KEY)
+        api.delete("k0010", "k0011", "k0012")
+        found = scene.sweep()
+        assert (found["absent"], found["confirmed"], found["unread"], found["still_there"]) == (3, 2, 1, 0)
+        assert (scene.tombstones(), set(scene.noted()), scene.sweeps()) == ({"k0010", "k0012"}, {"k0011"}, ["ended"])
+        assert "1 not in the list, and not to be read by key" in caplog.text
+        # Its own walk tells of it. It is no matter of the next sweep, which it is absent from as well.
+        assert scene.stops(RequestRefusedError, walk="by_key").key == "k0011"
+        assert scene.sweep()["unread"] == 1
 
 
 class Cached(HostileApi):
