@@ -15,7 +15,7 @@ import msgspec
 from airflow_extract_provider.extract.errors import SourceError
 from airflow_extract_provider.extract.paging import Timestamps
 
-__all__ = ["floored", "instant", "shown_from", "written"]
+__all__ = ["Reading", "floored", "instant", "reading", "shown_from", "written"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _SECOND, _MICROSECOND = timedelta(seconds=1), timedelta(microseconds=1)
@@ -36,7 +36,8 @@ _NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 _USUAL = re.compile(rb'"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{3}|\.\d{6})?Z"')
 """How most instants are written, in UTC: read in a third of the time."""
-_Reading: TypeAlias = Callable[[bytes], datetime | None]
+Reading: TypeAlias = Callable[[bytes], datetime | None]
+"""From a JSON value to the instant that it spells, None when it is not written as declared."""
 
 
 def instant(raw: bytes, timestamps: Timestamps) -> datetime | None:
@@ -45,11 +46,12 @@ def instant(raw: bytes, timestamps: Timestamps) -> datetime | None:
     What is finer than a microsecond is cut off towards the past, so two instants never change their order. A local
     time that its zone passes twice, or never, is not guessed: None.
     """
-    return _reading(timestamps.format, timestamps.zone)(raw)
+    return reading(timestamps.format, timestamps.zone)(raw)
 
 
 @lru_cache(maxsize=256)
-def _reading(format: str, zone: str | None) -> _Reading:
+def reading(format: str, zone: str | None) -> Reading:
+    """What reads the instants of a `format` and a `zone`, as in `timestamps`, as :func:`instant` does."""
     local = None if zone is None else ZoneInfo(zone)
     if format in _POWERS:
         return _unix_reading(_POWERS[format])
@@ -102,7 +104,7 @@ def _placed(found: datetime, local: ZoneInfo | None) -> datetime | None:
     return first.astimezone(timezone.utc) if first.utcoffset() == second.utcoffset() else None
 
 
-def _unix_reading(power: int) -> _Reading:
+def _unix_reading(power: int) -> Reading:
     def read(raw: bytes) -> datetime | None:
         if _NUMBER.fullmatch(raw):
             return _since_epoch(raw.decode(), power)

@@ -38,8 +38,7 @@ class Request:
     key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """One JSON entity: its primary key as text, its own bytes as the API sent them (UTF-8).
 
     The key of several fields is the JSON array of their texts. ``version`` is an aware instant, or None when the

@@ -22,6 +22,9 @@ __all__ = ["Arrived", "Client", "LowerClock", "Reader"]
 _AFTER_THE_REQUEST = 0.003
 """Seconds, somewhat more than it takes to make and send a request (benchmarks/latency.py)."""
 
+_MOMENTS = 4
+"""How many of these to wait for more pages: a transaction for each page costs more than what is done to its records."""
+
 
 class Client(Protocol):
     """What fetches pages. Only one thread uses it at a time."""
@@ -135,9 +138,17 @@ class Reader:
         with suppress(queue.Empty):
             return self._queue.get_nowait()
         item = self._queue.get(timeout=seconds) if seconds else self._queue.get_nowait()
-        # Whoever had to wait, waits for the API: its next request shall go out before this thread wants the processor.
-        time.sleep(_AFTER_THE_REQUEST)
+        if isinstance(item, Arrived):
+            self._linger()
         return item
+
+    def _linger(self) -> None:
+        """Whoever had to wait, waits for the API: its next request shall go out before this thread wants the processor,
+        and of a quick one the next pages may come along. It is kept from nothing meanwhile."""
+        for _ in range(_MOMENTS):
+            time.sleep(_AFTER_THE_REQUEST)
+            if self._queue.full() or not self._thread.is_alive():
+                return
 
     def answer(self, answer: Answer) -> None:
         """Answer the walk's question: all that came before it must have been committed."""

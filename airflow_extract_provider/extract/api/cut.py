@@ -58,7 +58,7 @@ def cut_one(object: ApiObject, body: bytes, began_at: datetime, key: str | None 
 
     def parts(body: bytes) -> _Parts:
         # Where the answer is the record, its members are the record's own, a field called `error` among them.
-        envelope = _envelope(body) if path else {}
+        envelope = _envelope(body) if path else _not_taken_apart(body)
         _check_error(envelope, path)
         return envelope, [_selected(body, envelope, path, "by_key.record", object.private)]
 
@@ -126,13 +126,16 @@ def _opened(
     except UnicodeDecodeError:
         raise _no_json() from None
     try:
-        msgspec.json.decode(body, type=msgspec.Raw)
-    except msgspec.DecodeError:
+        return (*parts(body), {})
+    except _NoJsonError:
         found = _halved(read, body, parts)
         if found is None:
             raise _no_json() from None
         return found
-    return (*parts(body), {})
+
+
+class _NoJsonError(WrongAnswerError):
+    """What was to be taken apart is no JSON."""
 
 
 def _check_some(body: bytes) -> None:
@@ -191,7 +194,13 @@ def _key_of_both(read: RecordReader, first: bytes, second: bytes) -> str | None:
 
 
 def _envelope(body: bytes) -> Mapping[str, msgspec.Raw]:
-    return members(msgspec.Raw(body)) if body.startswith(b"{") else {}
+    """The members of the answer; it is JSON to its end then."""
+    return members(msgspec.Raw(body)) if body.startswith(b"{") else _not_taken_apart(body)
+
+
+def _not_taken_apart(body: bytes) -> Mapping[str, msgspec.Raw]:
+    _decoded(msgspec.Raw(body), msgspec.Raw)
+    return {}
 
 
 def members(value: msgspec.Raw) -> Mapping[str, msgspec.Raw]:
@@ -284,4 +293,4 @@ def _decoded(value: msgspec.Raw, kind: Any) -> Any:
     try:
         return msgspec.json.decode(value, type=kind)
     except msgspec.DecodeError:
-        raise WrongAnswerError("the body is no JSON.", todo="Try again later.") from None
+        raise _NoJsonError("the body is no JSON.", todo="Try again later.") from None

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from airflow_extract_provider.extract.errors import BadRecordError
-from airflow_extract_provider.extract.instants import instant
+from airflow_extract_provider.extract.instants import Reading, reading
 from airflow_extract_provider.extract.page import FieldPath, OrderValue, Record
 from airflow_extract_provider.extract.paging import Timestamps
 from airflow_extract_provider.extract.source import ApiObject
@@ -68,6 +68,9 @@ class RecordReader:
     order: _Ways | None
     since: _Ways | None
     timestamps: Timestamps
+    instant: Reading
+    plain: bool
+    """There is nothing to read but key and version."""
 
     def record(self, raw: bytes, number: int) -> Record:
         """The record in these bytes, the ``number``-th of its page.
@@ -83,6 +86,8 @@ class RecordReader:
             raise bad_record(number, f"one of {self._names()} lies below something that is no object") from None
         key = self._key(fields, number)
         version = None if self.version is None else self._version(_value(fields, self.version), number, key)
+        if self.plain:
+            return Record(key, raw, version)
         since = version if self.since == self.version else self._since(fields, number, key)
         return Record(
             key=key,
@@ -98,20 +103,19 @@ class RecordReader:
         return ", ".join(dict.fromkeys(_name(way) for way in ways if way is not None))
 
     def _key(self, fields: Any, number: int) -> str:
-        parts = []
-        for way in self.key:
-            raw = _value(fields, way)
-            if raw is None:
-                raise bad_record(number, f"the key `{_name(way)}` is missing or null")
-            parts.append(_key_text(raw, way, number))
-        key = parts[0] if len(parts) == 1 else msgspec.json.encode(parts).decode()
+        if len(self.key) == 1:
+            (way,) = self.key
+            key = _key_text(_value(fields, way), way, number)
+        else:
+            parts = [_key_text(_value(fields, way), way, number) for way in self.key]
+            key = msgspec.json.encode(parts).decode()
         if len(key) * 4 > _LONGEST_KEY and len(key.encode()) > _LONGEST_KEY:
             raise bad_record(number, f"the key is longer than {_LONGEST_KEY} bytes")
         return key
 
     def _version(self, raw: bytes | None, number: int, key: str) -> datetime | None:
         """The instant of the last change; None when the record has none."""
-        found = None if raw is None else instant(raw, self.timestamps)
+        found = None if raw is None else self.instant(raw)
         if raw is not None and found is None:
             assert self.version is not None
             raise bad_record(number, f"the version `{_name(self.version)}` is {_no_instant(self.timestamps)}", key)
@@ -121,7 +125,7 @@ class RecordReader:
         if self.since is None:
             return None
         raw = _value(fields, self.since)
-        found = None if raw is None else instant(raw, self.timestamps)
+        found = None if raw is None else self.instant(raw)
         if raw is not None and found is None:
             what = f"`{_name(self.since)}`, which `since` compares, is {_no_instant(self.timestamps)}"
             raise bad_record(number, what, key)
@@ -138,7 +142,7 @@ class RecordReader:
             return None
         if self.order in self.key and raw.startswith(b'"'):
             return _key_text(raw, self.order, number)
-        found = _number(raw) if raw[:1] in b"-0123456789" else instant(raw, self.timestamps)
+        found = _number(raw) if raw[:1] in b"-0123456789" else self.instant(raw)
         if found is None:
             what = f"`{_name(self.order)}`, which `order` names, is neither a number nor {_an_instant(self.timestamps)}"
             raise bad_record(number, what, key)
@@ -168,6 +172,8 @@ def _made(
         order=way(order),
         since=way(since),
         timestamps=timestamps,
+        instant=reading(timestamps.format, timestamps.zone),
+        plain=deleted is None and order is None and since is None,
     )
 
 
@@ -198,11 +204,13 @@ def _value(fields: Any, way: _Ways) -> bytes | None:
     return None if found == b"null" else found
 
 
-def _key_text(raw: bytes, way: _Ways, number: int) -> str:
+def _key_text(raw: bytes | None, way: _Ways, number: int) -> str:
     """A key as text: a text as it is, a whole number by its digits. So 7 and "7" are one key."""
+    if raw is None:
+        raise bad_record(number, f"the key `{_name(way)}` is missing or null")
+    if _PLAIN_KEY.fullmatch(raw):
+        return raw[1:-1].decode()
     if raw.startswith(b'"'):
-        if _PLAIN_KEY.fullmatch(raw):
-            return raw[1:-1].decode()
         try:
             text = msgspec.json.decode(raw, type=str)
             text.encode()

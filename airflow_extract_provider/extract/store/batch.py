@@ -79,18 +79,16 @@ def in_rounds(batches: Collection[Batch], hash: Hash, *, turns: bool = False) ->
 
     Raises DoubledKeyError: two different records with one key on one page, and no version to tell them apart.
     """
-    if len(batches) == 1 and not turns:
-        # The usual case, quicker: one page, each key on it once.
-        (only,) = batches
-        found = [*_page_in_order(only, hash), *_gone(only, hash)]
-        by_key = {each.key: each for each in found}
-        if len(by_key) == len(found):
-            return [by_key]
+    found = [each for batch in batches for each in (*_page_in_order(batch, hash), *_gone(batch, hash))]
+    if turns:
+        found = [replace_struct(each, turn=turn) for turn, each in enumerate(found)]
+    by_key = {each.key: each for each in found}
+    if len(by_key) == len(found):
+        # The usual case, quicker: each key comes once.
+        return [by_key] if found else []
     rounds: list[dict[str, Coming]] = []
-    count = itertools.count()
-    for batch in batches:
-        for each in [*_page_in_order(batch, hash), *_gone(batch, hash)]:
-            _place(rounds, replace_struct(each, turn=next(count)) if turns else each)
+    for each in found:
+        _place(rounds, each)
     return rounds
 
 

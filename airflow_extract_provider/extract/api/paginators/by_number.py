@@ -352,7 +352,8 @@ class Counted:
             return Turn(page.records, page.records, place, complete=True, again=True)
         watch = place.pages
         if page.rows:
-            watch = onward(watch, "\0".join(keys_of(page)), "a page that it had given before, under another number")
+            known = "\0".join(keys_of(page)).encode()
+            watch = onward(watch, known, "a page that it had given before, under another number")
         number = (self.pages.first if place.number is None else place.number) + 1
         # Pages move while they are read: what is in order within each need not be in order from one to the next.
         moved = AtPage(number, watch, page.rows, max(place.most, page.rows))

@@ -235,7 +235,7 @@ class AfterRecord:
                 key=place.after,
             )
         key, version = self._stands(page, -1)
-        pages = onward(place.pages, f"{version}\0{key}", "a page that ends as one before")
+        pages = onward(place.pages, f"{version}\0{key}".encode(), "a page that ends as one before")
         moved = AfterValue(key, version, pages)
         return Turn(page.records, page.records, moved, complete=told is False)
 

@@ -64,7 +64,7 @@ class Token:
                 "the API gave the page token that it was just sent; going on would circle for ever.",
                 todo="Most often the API ignores the token: check the spelling of pages.send; else report it.",
             )
-        tokens = onward(place.tokens, token, "a page token that it had given before")
+        tokens = onward(place.tokens, token.encode(), "a page token that it had given before")
         pages = place.pages
         empty = 0 if page.rows else place.empty + 1
         if empty > _EMPTY:

@@ -118,8 +118,7 @@ def mark_of(record: Record) -> str:
 
 def with_keys(digest: int, keys: Iterable[str]) -> int:
     """A sum of hashes: the same for the same keys in any order."""
-    for key in keys:
-        digest += xxhash.xxh3_64_intdigest(key.encode())
+    digest += sum([xxhash.xxh3_64_intdigest(key.encode()) for key in keys])
     return digest & 0x7FFF_FFFF_FFFF_FFFF
 
 
@@ -198,9 +197,9 @@ def total(page: Page, path: FieldPath | None) -> int | None:
     return int(raw)
 
 
-def onward(lap: Lap, value: str, what: str) -> Lap:
+def onward(lap: Lap, value: bytes, what: str) -> Lap:
     """The lap one value on. Raises RepeatedPageError: that is the marked one again; ``what`` names it."""
-    digest = xxhash.xxh3_64_hexdigest(value.encode())
+    digest = xxhash.xxh3_64_hexdigest(value)
     if digest == lap.mark:
         raise RepeatedPageError(
             f"the API gave {what}; going on would circle for ever.",
@@ -221,7 +220,8 @@ def nothing_new() -> RepeatedPageError:
 
 def onward_page(lap: Lap, page: Page, what: str) -> Lap:
     """As :func:`onward`, of a page's records with their versions: changed meanwhile, the same ones may come again."""
-    return onward(lap, "\0".join(f"{record.key}\0{record.version}" for record in page.records), what)
+    seen = [(record.key, record.version) for record in page.records]
+    return onward(lap, msgspec.json.encode(seen), what)
 
 
 def request_refused(refusal: Refused) -> RequestRefusedError:
