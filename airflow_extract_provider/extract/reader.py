@@ -5,11 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from airflow_extract_provider.extract.cursor import Position
 from airflow_extract_provider.extract.errors import ExtractError
@@ -22,8 +23,9 @@ __all__ = ["Arrived", "Client", "LowerClock", "Reader"]
 _AFTER_THE_REQUEST = 0.003
 """Seconds, somewhat more than it takes to make and send a request (benchmarks/latency.py)."""
 
-_MOMENTS = 4
-"""How many of these to wait for more pages: a transaction for each page costs more than what is done to its records."""
+_MOMENTS = 10
+"""How many of these to wait at most while pages still come: a transaction for each of them costs more than what is done
+to its records."""
 
 
 class Client(Protocol):
@@ -76,12 +78,42 @@ class LowerClock:
         return read + timedelta(seconds=(time.monotonic() - at) * 0.999)
 
 
+_Item: TypeAlias = Arrived | Ask | BaseException | None
+"""None is the end."""
+
+
+class _Waiting(queue.Queue[_Item]):
+    """What has arrived and is not yet applied; full when its records have so many bytes. One page always has room."""
+
+    def _init(self, _maxsize: int) -> None:
+        self.queue: deque[_Item] = deque()
+        self._weights: deque[int] = deque()
+        self._weight = 0
+
+    def _qsize(self) -> int:
+        return self._weight
+
+    def _put(self, item: _Item) -> None:
+        # At least one, since a queue without weight counts as empty.
+        weight = 1 + (sum([len(each.raw) for each in item.step.records]) if isinstance(item, Arrived) else 0)
+        self.queue.append(item)
+        self._weights.append(weight)
+        self._weight += weight
+
+    def _get(self) -> _Item:
+        self._weight -= self._weights.popleft()
+        return self.queue.popleft()
+
+
 class Reader:
-    """Drives a walk in a thread of its own, and hands over what arrives, in order."""
+    """Drives a walk in a thread of its own, and hands over what arrives, in order.
+
+    ``ahead``: it asks for no more while pages wait whose records have so many bytes.
+    """
 
     def __init__(self, object: ApiObject, walk: Walk, client: Client, clock: LowerClock, ahead: int) -> None:
         self._object, self._walk, self._client, self._clock = object, walk, client, clock
-        self._queue: queue.Queue[Arrived | Ask | BaseException | None] = queue.Queue(maxsize=ahead)
+        self._queue = _Waiting(ahead)
         self._answers: queue.Queue[Answer] = queue.Queue(maxsize=1)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"read {object.name}", daemon=True)
@@ -133,7 +165,7 @@ class Reader:
                 records += len(item.step.records)
                 yield item
 
-    def _taken(self, seconds: float) -> Arrived | Ask | BaseException | None:
+    def _taken(self, seconds: float) -> _Item:
         """The next item; waits for it so long. Raises Empty."""
         with suppress(queue.Empty):
             return self._queue.get_nowait()
@@ -145,9 +177,11 @@ class Reader:
     def _linger(self) -> None:
         """Whoever had to wait, waits for the API: its next request shall go out before this thread wants the processor,
         and of a quick one the next pages may come along. It is kept from nothing meanwhile."""
+        waiting = 0
         for _ in range(_MOMENTS):
             time.sleep(_AFTER_THE_REQUEST)
-            if self._queue.full() or not self._thread.is_alive():
+            before, waiting = waiting, self._queue.qsize()
+            if waiting == before or self._queue.full():
                 return
 
     def answer(self, answer: Answer) -> None:
@@ -210,7 +244,7 @@ class Reader:
         self._age = reply.age
         return reply
 
-    def _put(self, item: Arrived | Ask | BaseException | None) -> None:
+    def _put(self, item: _Item) -> None:
         """Wait for room, but not for ever: nobody may be left to take it."""
         while True:
             try:

@@ -26,13 +26,14 @@ class Settings:
 
     ``silent_after`` must be longer than the longest request and than ``idle_timeout`` together: a holder that has not
     been heard of for so long may be taken over. ``idle_timeout`` is how long Postgres lets a transaction of a stopped
-    process live. ``batch`` is the most records of one transaction (and one page), ``ahead`` the most pages waiting.
+    process live. ``batch`` is the most records of one transaction, ``ahead`` the most bytes of records that wait for
+    one; of either there may be one page more.
     """
 
     schema: str = "extract"
     silent_after: timedelta = timedelta(minutes=5)
     idle_timeout: timedelta = timedelta(seconds=60)
     batch: int = 2000
-    ahead: int = 4
+    ahead: int = 4 << 20
     cursor_every: timedelta = timedelta(seconds=5)
     log_every: timedelta = timedelta(seconds=5)

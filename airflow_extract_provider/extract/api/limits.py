@@ -156,7 +156,9 @@ def told(headers: Mapping[str, str], now: datetime) -> Told:
     clocks = [now] if (date := _instant(found.get("date", ""))) is None else [date, now]
     pauses = (_seconds(found[name], clocks) for name in _PAUSES if name in found)
     pause = next((each for each in pauses if each is not None), None)
-    quotas = [each for each in _quotas(found, clocks) if each != Told()]
+    # No other header tells of a quota.
+    some = any("limit" in name for name in found)
+    quotas = [each for each in _quotas(found, clocks) if each != Told()] if some else []
     bound = [each for each in quotas if each.remaining is not None]
     if bound:
         told = min(bound, key=lambda each: (each.remaining, -(each.reset or 0.0), each.limit is None))
