@@ -22,7 +22,7 @@ _MIGRATE = ActionCommand(
     help="Make or upgrade the tables in Postgres",
     description="Makes or upgrades the bookkeeping schema and the record tables of the sources, in one transaction. "
     "Run again, it does nothing.",
-    func=lazy_load_command("airflow_extract_provider.commands.migrate"),
+    func=lazy_load_command("airflow_extract_provider.commands.store.migrate"),
     args=(
         _argument("--sources", help="the folder with the sources' YAML files; without it only the bookkeeping is made"),
         *_STORE,
@@ -34,7 +34,7 @@ _COVERAGE = ActionCommand(
     name="coverage",
     help="Show what is complete up to when, and the gaps",
     description="Shows for which instants the copy of an object is complete, and the gaps in between.",
-    func=lazy_load_command("airflow_extract_provider.commands.coverage"),
+    func=lazy_load_command("airflow_extract_provider.commands.store.coverage"),
     args=(
         _argument("source", nargs="?", help="only this source"),
         _argument("object", nargs="?", help="only this object"),
@@ -47,7 +47,7 @@ _FOLD = ActionCommand(
     help="Fold old ledger rows into few",
     description="Folds the ledger's rows of old pages into few, so that it does not grow for ever. Coverage stays the "
     "same, and walks may run meanwhile.",
-    func=lazy_load_command("airflow_extract_provider.commands.fold"),
+    func=lazy_load_command("airflow_extract_provider.commands.store.fold"),
     args=(
         _argument("--older-than", default="30d", help="how old pages must be, such as 30d or 12h (default: 30d)"),
         *_STORE,
@@ -59,7 +59,7 @@ _LIST = ActionCommand(
     help="Show what could not be stored, and why",
     description="Shows the records that could not be stored: where they were seen, how often, and why. Their values "
     "are shown only with --raw.",
-    func=lazy_load_command("airflow_extract_provider.commands.quarantine_list"),
+    func=lazy_load_command("airflow_extract_provider.commands.quarantine.quarantined"),
     args=(
         _argument("--source", help="only this source"),
         _argument("--object", help="only this object"),
@@ -74,7 +74,7 @@ _REPLAY = ActionCommand(
     help="Store what can be read now",
     description="Reads the quarantined records of an object again, as the source file says now, and stores those that "
     "can be read. Nothing newer is written over; no walk of the object may run meanwhile.",
-    func=lazy_load_command("airflow_extract_provider.commands.quarantine_replay"),
+    func=lazy_load_command("airflow_extract_provider.commands.quarantine.replay"),
     args=(
         _argument("source", help="the source"),
         _argument("object", help="the object"),
@@ -96,7 +96,7 @@ _CONSUMERS = ActionCommand(
     help="Show who reads the events, and how far each is",
     description="Shows each consumer's place, how many events are behind it unread, how many are parked to be tried "
     "again, its dead letters, and since when the oldest event waits for it.",
-    func=lazy_load_command("airflow_extract_provider.commands.events_consumers"),
+    func=lazy_load_command("airflow_extract_provider.commands.events.consumers"),
     args=_STORE,
 )
 
@@ -105,7 +105,7 @@ _DROP_CONSUMER = ActionCommand(
     help="Forget a consumer",
     description="Forgets a consumer with all that it has parked, dead letters included; events that waited only for "
     "it can be deleted then. A run of it that is alive ends with FencedError. Used again, it begins anew.",
-    func=lazy_load_command("airflow_extract_provider.commands.events_drop_consumer"),
+    func=lazy_load_command("airflow_extract_provider.commands.events.drop_consumer"),
     args=(_CONSUMER, *_STORE),
 )
 
@@ -118,7 +118,7 @@ _DEAD = GroupCommand(
             help="Show the dead letters, and why",
             description="Shows the dead letters: place, type, key, how often each was tried, and how the last try "
             "failed, in the handler's own words. The events' data is not shown.",
-            func=lazy_load_command("airflow_extract_provider.commands.events_dead_list"),
+            func=lazy_load_command("airflow_extract_provider.commands.events.dead_list"),
             args=(
                 _argument("--consumer", help="only this consumer"),
                 _argument("--limit", default="100", help="at most so many (default: %(default)s)"),
@@ -130,14 +130,14 @@ _DEAD = GroupCommand(
             help="Give dead letters to their consumer again",
             description="Puts dead letters back, with all their tries: the consumer's next run handles them. Later "
             "events of their records that were handled are not handled again.",
-            func=lazy_load_command("airflow_extract_provider.commands.events_dead_replay"),
+            func=lazy_load_command("airflow_extract_provider.commands.events.dead_replay"),
             args=(_CONSUMER, _PLACES, _ALL, *_STORE),
         ),
         ActionCommand(
             name="drop",
             help="Delete dead letters",
             description="Deletes dead letters: the consumer will never handle them.",
-            func=lazy_load_command("airflow_extract_provider.commands.events_dead_drop"),
+            func=lazy_load_command("airflow_extract_provider.commands.events.dead_drop"),
             args=(_CONSUMER, _PLACES, _ALL, *_STORE),
         ),
     ),
@@ -148,7 +148,7 @@ _PRUNE = ActionCommand(
     help="Delete old events that nobody needs",
     description="Deletes events that all consumers have passed and none has parked. Consumers do so at the end of each "
     "run; this is for an outbox that is read by other means: while there is no consumer, all that are old enough go.",
-    func=lazy_load_command("airflow_extract_provider.commands.events_prune"),
+    func=lazy_load_command("airflow_extract_provider.commands.events.prune"),
     args=(
         _argument("--older-than", default="30d", help="how old events must be, such as 30d or 12h (default: 30d)"),
         *_STORE,

@@ -1,0 +1,51 @@
+"""The commands about the store: `airflow extract migrate`, `coverage`, `fold`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+from airflow_extract_provider.commands.command import command, connect, duration, utc
+from airflow_extract_provider.extract.progress import counted
+from airflow_extract_provider.extract.sourcefile import load_sources
+from airflow_extract_provider.extract.store import coverage as store_coverage
+from airflow_extract_provider.extract.store import fold as store_fold
+from airflow_extract_provider.extract.store import migrate as store_migrate
+from airflow_extract_provider.extract.store.connection import named_errors
+
+__all__ = ["coverage", "fold", "migrate"]
+
+
+@command
+def migrate(args: Namespace) -> Iterator[str]:
+    """`airflow extract migrate`."""
+    sources = [] if args.sources is None else list(load_sources(Path(args.sources)).values())
+    if args.sql:
+        yield store_migrate.script(sources, args.schema)
+        return
+    done = store_migrate.migrate(lambda: connect(args.conn_id), sources, args.schema)
+    yield from done or ["Nothing to do: the schema and the tables are of this version."]
+
+
+@command
+def coverage(args: Namespace) -> Iterator[str]:
+    """`airflow extract coverage`."""
+    with named_errors(), connect(args.conn_id) as conn:
+        found = store_coverage.coverage(conn, args.schema, args.source, args.object)
+    for each in found:
+        start = "the beginning" if each.start is None else utc(each.start)
+        kind = "GAP    " if each.gap else "covered"
+        yield f"{each.source}/{each.object}   {kind}   {start} .. {utc(each.end)}"
+    if not found:
+        yield "Nothing is complete: no walk has come to its end since it last started over."
+
+
+@command
+def fold(args: Namespace) -> Iterator[str]:
+    """`airflow extract fold`."""
+    older_than = duration("--older-than", args.older_than)
+    with named_errors(), connect(args.conn_id) as conn:
+        conn.autocommit = True
+        gone = store_fold.fold(conn, args.schema, older_than)
+    yield f"{counted(gone, 'ledger row')} folded away; what is covered is the same."
