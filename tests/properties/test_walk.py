@@ -515,7 +515,6 @@ def test_a_page_that_is_refused_behind_a_full_one(status: int, last: int) -> Non
         assert keys_of(found) == set(range(1, sum(sizes) + 1))
 
 
-@pytest.mark.xfail(strict=True, reason="a page of one record is asked for again without end: by_number.py, `turn`")
 @pytest.mark.parametrize(("count", "size"), [(4, 3), (6, 5)])
 def test_a_last_page_of_one_record_that_is_not_known(count: int, size: int) -> None:
     """A record goes after the first page, and behind the last place is one that has moved there: it was not capped."""

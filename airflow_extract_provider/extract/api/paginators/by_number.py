@@ -84,9 +84,10 @@ class Overlapping:
             return self._taken(place, page, found)
         if place.beyond:
             return Turn((), (), self._more_behind(place, found))
-        if page.rows < found.asked and isinstance(self.pages, PageNumberPages):
+        rows = max(page.rows, 2)
+        if rows < found.asked and isinstance(self.pages, PageNumberPages):
             # A smaller page than asked for begins elsewhere: the server caps the size. Ask again with this one.
-            return Turn((), (), replace(place, rows=max(page.rows, 2)))
+            return Turn((), (), replace(place, rows=rows))
         return Turn((), (), self._back(place))
 
     def refused(self, place: Place, refusal: Refused) -> Place:
