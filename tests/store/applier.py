@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from airflow_extract_provider.extract.cursor import AfterKey, Position
 from airflow_extract_provider.extract.page import Record

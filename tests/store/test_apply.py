@@ -7,12 +7,12 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 
 from airflow_extract_provider.extract.cursor import AfterKey, Position
 from airflow_extract_provider.extract.errors import BadRecordError, DoubledKeyError, FencedError

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from airflow_extract_provider.extract.errors import BadRecordError, SchemaMissingError
 from airflow_extract_provider.extract.page import Record
