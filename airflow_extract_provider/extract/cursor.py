@@ -203,7 +203,8 @@ class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reads since a page token has expired, ``restarts`` how often that did not bring it on. ``largest`` is the most rows
     of a page, and ``nulls`` counts records without the version, which no filter finds.
 
-    ``swept``: a sweep has read the list to its end, and is about what it has not seen.
+    ``swept``: a sweep has read the list to its end, and is about what it has not seen. ``until`` is where a window ends
+    that is read by itself (exclusive); None: nothing bounds what is read.
 
     ``key`` names the key fields, and ``made`` is a digest of all else that decides which records are copied and where
     to, as the source file said when the walk began. None: not known.
@@ -226,6 +227,7 @@ class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     largest: Count = 0
     nulls: Count = 0
     swept: bool = False
+    until: Instant | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The position as JSON values."""

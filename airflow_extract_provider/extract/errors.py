@@ -25,7 +25,9 @@
     │   ├── CursorInvalidError       the cursor was edited into something that is no cursor
     │   ├── CursorAheadError         the cursor was edited to a place that was never reached
     │   ├── CursorShadowedError      something hides the cursor Variable: it would never move
+    │   ├── WindowInvalidError       a window of time that says nothing, or reaches into the future
     │   ├── PositionMismatchError    the position in the ledger was made under another `pages`
+    │   ├── LeftBehindError          an object, its table or its source was renamed: the old copy would stay behind
     │   ├── FoldError                the table that fields are folded into lacks a row or column, or refuses a value
     │   └── SinkRefusedError         where events are published must be set up, or allow it, first
     └── StopAndLook                  the API or another run did something that cannot be passed without losing records
@@ -73,6 +75,7 @@ __all__ = [
     "FencedError",
     "FixConfig",
     "FoldError",
+    "LeftBehindError",
     "LoginError",
     "MovingListError",
     "PositionMismatchError",
@@ -95,6 +98,7 @@ __all__ = [
     "TryAgain",
     "UnorderedStreamError",
     "WalkBusyError",
+    "WindowInvalidError",
     "WrongAnswerError",
 ]
 
@@ -219,10 +223,22 @@ class CursorShadowedError(FixConfig):
     anchor = "cursor-shadowed"
 
 
+class WindowInvalidError(FixConfig):
+    """A window of time to be read that has no zone, no length, or reaches into the future."""
+
+    anchor = "window-invalid"
+
+
 class PositionMismatchError(FixConfig):
     """The ledger's position was made under another way of paging."""
 
     anchor = "position-mismatch"
+
+
+class LeftBehindError(FixConfig):
+    """What the source files say now would leave stored records behind, under a name that they say no more."""
+
+    anchor = "left-behind"
 
 
 class FoldError(FixConfig):

@@ -11,12 +11,13 @@ begins where the ledger stands.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Literal, TypeAlias
 
 import psycopg
@@ -37,6 +38,7 @@ from airflow_extract_provider.extract.store import outbox, refetch, sweep
 from airflow_extract_provider.extract.store.apply import Applied, Batch, apply
 from airflow_extract_provider.extract.store.birth import born
 from airflow_extract_provider.extract.store.connection import CROSSED, Connect
+from airflow_extract_provider.extract.store.coverage import covers
 from airflow_extract_provider.extract.store.fence import hold
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
 from airflow_extract_provider.extract.store.prefilter import Prefilter
@@ -50,10 +52,14 @@ from airflow_extract_provider.extract.walks.by_key import by_key, noted
 from airflow_extract_provider.extract.walks.incremental import handed_off, incremental
 from airflow_extract_provider.extract.walks.rebackfill import between_sweeps, rebackfill
 from airflow_extract_provider.extract.walks.step import Absent, Answer, Ask, DueKey, Walk
+from airflow_extract_provider.extract.walks.window import Window, opened
+from airflow_extract_provider.extract.walks.window import window as window_walk
 
-__all__ = ["Runner", "Settings", "Summary", "WalkName", "run"]
+__all__ = ["Runner", "Settings", "Summary", "WalkName", "Window", "run"]
 
-WalkName: TypeAlias = Literal["backfill", "incremental", "rebackfill", "by_key"]
+_log = logging.getLogger(__name__)
+
+WalkName: TypeAlias = Literal["backfill", "incremental", "rebackfill", "by_key", "window"]
 _SECONDS_BETWEEN_ANNOUNCEMENTS = 0.2
 _KEPT = "what was committed; the walk goes on where the ledger stands."
 _WALKS: Mapping[WalkName, Callable[[ApiObject, Position], Walk]] = {
@@ -61,6 +67,7 @@ _WALKS: Mapping[WalkName, Callable[[ApiObject, Position], Walk]] = {
     "incremental": incremental,
     "rebackfill": rebackfill,
     "by_key": by_key,
+    "window": window_walk,
 }
 
 
@@ -78,6 +85,7 @@ def run(
     reset: bool = False,
     take_over: bool = False,
     max_deletes: int | None = None,
+    window: Window | None = None,
     run_for: timedelta | None = None,
     stop: threading.Event | None = None,
     settings: Settings | None = None,
@@ -86,12 +94,14 @@ def run(
 
     ``backfill`` reads it from the beginning, ``incremental`` what has changed since, ``by_key`` what was noted;
     ``rebackfill`` reads everything again, when that is due by the object's `sweep` or with ``reset``, and deletes what
-    is not there any more, ``max_deletes`` records at most (None: as `sweep` says). ``postgres`` opens connections to
-    the store. ``sink`` takes the events of an object that publishes them outside of Postgres, else they go into the
-    outbox. ``cursor`` is where the position is shown to people and may be edited (None: nowhere), ``hash_map`` knows
-    much of what is stored. ``reset`` starts over (once for a ``runner``: its retries go on), ``take_over`` takes the
-    walk from whoever holds it. After ``run_for``, or once ``stop`` is set, the run ends with the pages that have
-    arrived. Everything is committed page by page: run again after any error or crash.
+    is not there any more, ``max_deletes`` records at most (None: as `sweep` says). ``window`` reads what changed within
+    the ``window``, unless the copy is known to be complete for it, and moves no other walk.
+
+    ``postgres`` opens connections to the store. ``sink`` takes the events of an object that publishes them outside of
+    Postgres, else they go into the outbox. ``cursor`` is where the position is shown to people and may be edited (None:
+    nowhere), ``hash_map`` knows much of what is stored. ``reset`` starts over (once for a ``runner``: its retries go
+    on), ``take_over`` takes the walk from whoever holds it. After ``run_for``, or once ``stop`` is set, the run ends
+    with the pages that have arrived. Everything is committed page by page: run again after any error or crash.
 
     Raises one of the errors of :mod:`~airflow_extract_provider.extract.errors`, each with the place and what was kept.
     """
@@ -99,10 +109,11 @@ def run(
     with _told(source, object, walk):
         check_sink(source.object(object), sink, within=settings.idle_timeout)
         with walk_held(source, object, postgres, runner, take_over, settings) as (conn, fence):
-            ledger, shown = Ledger(settings.schema, source.source, object, walk), cursor if walk != "by_key" else None
+            ledger = Ledger(settings.schema, source.source, object, walk, "" if window is None else str(window))
+            shown = cursor if walk not in ("by_key", "window") else None
             books = Books(conn, settings.schema, fence, ledger, source.table(object), shown, runner.identity)
             known = Prefilter(settings.schema, source.source, object, hash_map)
-            job = _Run(source, object, walk, books, client, sink, settings, known, max_deletes)
+            job = _Run(source, object, walk, books, client, sink, settings, known, max_deletes, window)
             return job.run(reset, run_for, stop or threading.Event())
 
 
@@ -131,13 +142,15 @@ class _Run:
         settings: Settings,
         prefilter: Prefilter,
         max_deletes: int | None,
+        window: Window | None,
     ) -> None:
         self._object, self._walk, self._made = source.object(object), walk, source.made(object)
         self._books, self._client, self._sink, self._settings = books, client, sink, settings
         self._prefilter = prefilter
         self._source, self._target = source, Target.of(source, object, settings.schema)
         self._sweeps = Sweeps(books, self._object, max_deletes) if walk == "rebackfill" else None
-        what = f"{source.source}/{object} {'sweep' if self._sweeps else walk}"
+        self._window = window
+        what = f"{source.source}/{object} {'sweep' if self._sweeps else walk if window is None else f'window {window}'}"
         version = ".".join(self._object.version or ()) or None
         every, private = settings.log_every.total_seconds(), self._object.private
         self._progress = Progress(what, every, private, lambda: client.left, version)
@@ -147,7 +160,11 @@ class _Run:
         self._sent = client.requests
 
     def run(self, reset: bool, run_for: timedelta | None, stop: threading.Event) -> Summary:
-        before = self._at = begin(self._books, self._beginning(reset), reset=reset)
+        beginning = self._beginning(reset)
+        if self._window is not None and not reset and self._is_covered(self._window):
+            self._at = Cursor(0, beginning)
+            return self._summary(self._at, True, None)
+        before = self._at = begin(self._books, beginning, reset=reset)
         if self._sweeps is not None:
             before = self._at = self._sweeps.begin(before, self._made, self._called_complete())
         self._target = self._known_target()
@@ -187,6 +204,9 @@ class _Run:
             return noted(self._object, self._made)
         if self._walk == "backfill":
             return beginning(self._object, self._made)
+        if self._window is not None:
+            self._window.check_past(datetime.now(timezone.utc))
+            return opened(self._object, self._window, self._made)
         if self._walk == "rebackfill":
             filled = self._books.ledger.of("backfill").head(self._books.conn)
             return between_sweeps(self._object, filled.position if filled else None, self._made)
@@ -197,6 +217,13 @@ class _Run:
             # Under way: that the backfill was started over meanwhile is no matter.
             return replace_struct(beginning(self._object, self._made), complete=True, closed=begun.position.closed)
         return handed_off(self._object, backfilled.position if backfilled else None, self._made)
+
+    def _is_covered(self, window: Window) -> bool:
+        """Whether the copy is complete for a window, by whichever walk; and says so."""
+        found = covers(self._books.conn, *self._target.whose, window.start, window.until)
+        if found:
+            _log.info("%s   nothing to do: that is covered; `reset` reads it again", self._progress.what)
+        return found
 
     def _called_complete(self) -> datetime | None:
         """Up to when the incremental walk says that all is there; None: the API cannot be asked so."""
@@ -345,7 +372,8 @@ class _Run:
             seconds=self._progress.seconds,
             cursor_before=before.position.as_json(),
             cursor_after=position.as_json(),
-            complete_to=position.closed if position.complete else None,
+            complete_to=position.closed if position.complete and self._window is None else None,
             without_version=position.nulls,
             sweep=None if report is None else report.as_dict(private=self._object.private),
+            window=None if self._window is None else str(self._window),
         )

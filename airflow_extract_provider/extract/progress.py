@@ -44,7 +44,8 @@ class Summary:
     of the runner: of all tries and slices of a task instance, as its ledger rows add them up. ``seconds`` is the wall
     time of the last of them. ``complete``: the walk has reached the end, and the copy is complete up to ``complete_to``
     (aware; None before the end). ``cursor_before`` and ``cursor_after`` are positions as JSON. ``sweep`` is what the
-    sweep has found that the run took part in, as :meth:`~.report.Report.as_dict` tells it.
+    sweep has found that the run took part in, as :meth:`~.report.Report.as_dict` tells it. ``window`` is the window of
+    time that was read.
     """
 
     source: str
@@ -61,6 +62,7 @@ class Summary:
     complete_to: datetime | None
     without_version: int = 0
     sweep: Mapping[str, Any] | None = None
+    window: str | None = None
 
     @property
     def lag_seconds(self) -> float | None:
@@ -88,6 +90,7 @@ class Summary:
             "complete_to": self.complete_to.isoformat() if self.complete_to else None,
             "lag_seconds": self.lag_seconds,
             **({} if self.sweep is None else {"sweep": dict(self.sweep)}),
+            **({} if self.window is None else {"window": self.window}),
         }
 
 

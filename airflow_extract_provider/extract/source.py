@@ -11,10 +11,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from jinja2 import Environment, TemplateSyntaxError, meta
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from airflow_extract_provider.extract.errors import SourceError
 from airflow_extract_provider.extract.page import FieldPath
@@ -22,14 +22,14 @@ from airflow_extract_provider.extract.paging import (
     ByKey,
     Duration,
     Frozen,
-    Order,
     Pages,
     PathText,
+    PathTexts,
+    PlaceText,
     Since,
     Timestamps,
     TokenPages,
-    field_path,
-    one_or_many,
+    WrittenOrder,
 )
 from airflow_extract_provider.extract.rates import Limits
 from airflow_extract_provider.extract.rules import Changed, Rules, unkept
@@ -57,16 +57,12 @@ class ApiObject(Frozen):
     params: Sent = Field(default_factory=dict, description="query parameters; may be templates; no secrets")
     headers: Sent = Field(default_factory=dict, description="headers; may be templates; no secrets")
     body: str | None = Field(default=None, description="the JSON body of a POST; a template")
-    key: Annotated[tuple[PathText, ...], BeforeValidator(one_or_many)] = Field(
-        min_length=1, description="the primary key: one field or several, nested ones with dots"
-    )
+    key: PathTexts = Field(min_length=1, description="the primary key: one field or several, nested ones with dots")
     pages: Pages = Field(description="how the API is paged; there is no default, since a wrong guess loses records")
-    records: Annotated[FieldPath, BeforeValidator(lambda v: () if v == "@" else field_path(v))] = Field(
-        description="where the answer holds the list of records; @ when the answer is the list"
-    )
+    records: PlaceText = Field(description="where the answer holds the list of records; @ when the answer is the list")
     version: PathText | None = Field(default=None, description="the field that holds the instant of the last change")
     deleted: PathText | None = Field(default=None, description="the field that is true in a deleted record's tombstone")
-    order: Annotated[Order, BeforeValidator(Order.parsed)] | None = Field(
+    order: WrittenOrder | None = Field(
         default=None,
         description="the order that the API promises: [created], newest first [-created], or [updated_at, id]",
     )
@@ -261,6 +257,11 @@ class ApiObject(Frozen):
         return self.since_field == self.version or self.pages.by == "position" or self._newest_first
 
     @property
+    def windowed(self) -> bool:
+        """Whether the API can be asked for what lies between two instants, or at least from one on."""
+        return self.since is not None or self.pages.by == "position" or self._newest_first
+
+    @property
     def _newest_first(self) -> bool:
         return self.order is not None and self.order.falling and self.order.field == self.version
 
@@ -331,7 +332,7 @@ class Source(Frozen):
         if not isinstance(data, Mapping):
             return data
         data = dict(data)
-        defaults = data.pop("defaults", None) or {}
+        defaults = {} if (given := data.pop("defaults", None)) is None else given
         if not isinstance(defaults, Mapping):
             raise ValueError("`defaults` is no mapping")
         objects = data.get("objects")

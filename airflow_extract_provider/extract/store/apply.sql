@@ -33,8 +33,8 @@ with stored as materialized (
     select %(sweep)s, %(own)s, array_agg({extract}.digest(key)) from held, unnest(%(keys)b::text[] || %(seen)b::text[]) as given (key)
     where %(sweep)s::bigint is not null having count(*) > 0
 ), appended as (
-    insert into {extract}.ledger (source, object, walk, kind, cause, position, sent_at, records, counts)
-    select %(source)s, %(object)s, %(ledger)s, kind, cause, position, sent_at, records, counts
+    insert into {extract}.ledger (source, object, walk, part, kind, cause, position, sent_at, records, counts)
+    select %(source)s, %(object)s, %(ledger)s, %(ledger_part)s, kind, cause, position, sent_at, records, counts
     from held, rows from (jsonb_to_recordset(%(entries)s::jsonb)
                 as (kind text, cause text, position jsonb, sent_at timestamptz, records bigint, counts jsonb))
          with ordinality as entry (kind, cause, position, sent_at, records, counts, nth)

@@ -8,7 +8,7 @@ from datetime import datetime
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import statement
 
-__all__ = ["Interval", "coverage"]
+__all__ = ["Interval", "coverage", "covers"]
 
 _FILE = "coverage.sql"
 
@@ -32,3 +32,9 @@ def coverage(conn: Connection, schema: str, source: str | None = None, object: s
     """
     asked = {"source": source, "object": object}
     return [Interval(*row) for row in conn.execute(statement(_FILE, "coverage", schema), asked)]
+
+
+def covers(conn: Connection, schema: str, source: str, object: str, start: datetime, until: datetime) -> bool:
+    """Whether an object's copy is complete for all instants from ``start`` on and before ``until``."""
+    asked = {"source": source, "object": object, "start": start, "until": until}
+    return conn.execute(statement(_FILE, "covers", schema), asked).fetchone() == (True,)

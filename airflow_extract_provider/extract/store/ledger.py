@@ -61,7 +61,8 @@ class Copied:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The ledger rows of one walk. Methods take the connection, and never commit on their own.
+    """The ledger rows of one walk, or, by ``part``, of one of its windows. Methods take the connection, and never
+    commit on their own.
 
     Those that return a position raise PositionMismatchError when it is none to this version of the package.
     """
@@ -70,10 +71,11 @@ class Ledger:
     source: str
     object: str
     walk: str
+    part: str = ""
 
     def of(self, walk: str) -> Ledger:
         """The ledger rows of another walk of the same object."""
-        return replace(self, walk=walk)
+        return replace(self, walk=walk, part="")
 
     def head(self, conn: Connection) -> Cursor | None:
         """Where the walk stands, with the sequence number of that row; None: it never began."""
@@ -125,7 +127,11 @@ class Ledger:
 
     def parameters(self, entries: Sequence[Entry]) -> dict[str, Any]:
         """Rows as parameters."""
-        return {"ledger": self.walk, "entries": json.dumps([_told(entry) for entry in entries])}
+        return {
+            "ledger": self.walk,
+            "ledger_part": self.part,
+            "entries": json.dumps([_told(entry) for entry in entries]),
+        }
 
     def row(self, conn: Connection, sequence: int) -> Row | None:
         """One row of this walk; None: there is none of that number."""
@@ -159,7 +165,7 @@ class Ledger:
         return statement(_FILE, name, self.schema)
 
     def _whose(self) -> dict[str, Any]:
-        return {"source": self.source, "object": self.object, "walk": self.walk}
+        return {"source": self.source, "object": self.object, "walk": self.walk, "ledger_part": self.part}
 
 
 def _told(entry: Entry) -> dict[str, Any]:

@@ -52,10 +52,11 @@ class Read:
 Lap: TypeAlias = Generator[Step, Reply | Answer, Read]
 
 
-def lap(object: ApiObject, position: Position, below: datetime | None = None) -> Lap:
+def lap(object: ApiObject, position: Position, below: datetime | None = None, above: datetime | None = None) -> Lap:
     """Read a list to its end; returns the last page, which no step has told of yet.
 
-    ``below``: in a falling order, a record older than this instant is the end.
+    ``below``: in a falling order, a record older than this instant is the end. ``above``: in a rising one, a record of
+    this instant or a later one is.
 
     Raises what the object's paginator raises when it cannot go on without a gap, UnorderedStreamError, MovingListError,
     ShortOfTotalError; each error names the page, and leaves the position where it was.
@@ -76,7 +77,7 @@ def lap(object: ApiObject, position: Position, below: datetime | None = None) ->
             turn = pages.turn(position.place, page)
             moved = _after(object, position, turn, page)
             read = Read(moved, turn.records, page.bad)
-            if turn.complete or _is_below(turn, below):
+            if turn.complete or _is_below(turn, below) or _is_above(turn, above):
                 again = _again(object, pages, moved)
                 read, done = Read(again or moved, read.records, read.bad), again is None
         except ExtractError as exc:
@@ -132,13 +133,14 @@ def _request(object: ApiObject, pages: Paginator, position: Position) -> Request
         if not since.inclusive:
             # A filter with > leaves out the instant itself: asked from one unit earlier, it is in.
             values["since"] -= since.precision
-        values["until"] = asked.until or _FAR
+        until = asked.until or position.until
+        values["until"] = until or _FAR
         stamps = object.timestamps
         form = (since.format or stamps.format, stamps.zone, since.precision)
         if since.send and base is not None:
             send[since.send] = written(values["since"], *form)
-        if since.until and asked.until is not None:
-            send[since.until] = written(asked.until, *form, upper=True)
+        if since.until and until is not None:
+            send[since.until] = written(until, *form, upper=True)
     return request(object, values, send, number, asked.link)
 
 
@@ -232,6 +234,17 @@ def _is_below(turn: Turn, below: datetime | None) -> bool:
     if below is None:
         return False
     return any(isinstance(record.order, datetime) and record.order < below for record in turn.fresh)
+
+
+def _is_above(turn: Turn, above: datetime | None) -> bool:
+    if above is None or getattr(turn.place, "torn", False):
+        return False
+    if isinstance(turn.place, AtInstant):
+        # Until two rounds over an instant agree, what lies behind it proves nothing.
+        return turn.place.anchor is not None and turn.place.anchor >= above
+    # In an order by position that is the version.
+    told = (record.since or record.version for record in turn.fresh)
+    return any(at is not None and at >= above for at in told)
 
 
 def _again(object: ApiObject, pages: Paginator, position: Position) -> Position | None:

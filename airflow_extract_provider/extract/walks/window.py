@@ -1,0 +1,96 @@
+"""The walk over a window of time: what changed between two instants is read again, whatever other walks have done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from msgspec.structs import replace
+
+from airflow_extract_provider.extract.api.paginators import paginator
+from airflow_extract_provider.extract.cursor import InWindow, Position
+from airflow_extract_provider.extract.errors import SourceError, WindowInvalidError
+from airflow_extract_provider.extract.instants import shown_from
+from airflow_extract_provider.extract.source import ApiObject
+from airflow_extract_provider.extract.walks.lap import lap, settled
+from airflow_extract_provider.extract.walks.step import Step, Walk
+
+__all__ = ["Window", "opened", "window"]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What changed from ``start`` on and before ``until``; both aware.
+
+    Raises WindowInvalidError: an instant has no zone, or the window holds none.
+    """
+
+    start: datetime
+    until: datetime
+
+    def __post_init__(self) -> None:
+        if self.start.tzinfo is None or self.until.tzinfo is None:
+            raise WindowInvalidError(
+                "an instant of the window has no zone, so that it might mean any of 24 hours.",
+                todo="Write it with its zone, such as 2026-03-01T00:00:00Z.",
+            )
+        if self.start >= self.until:
+            raise WindowInvalidError(
+                f"the window begins at {_text(self.start)} and ends before anything else, at {_text(self.until)}.",
+                todo="Choose an end after the beginning: it is the first instant that is not read.",
+            )
+
+    def __str__(self) -> str:
+        return f"{_text(self.start)}..{_text(self.until)}"
+
+    def check_past(self, now: datetime) -> None:
+        """Raises WindowInvalidError: it reaches into the future, where nothing is complete."""
+        if self.until > now:
+            raise WindowInvalidError(
+                f"the window ends at {_text(self.until)}, which is yet to come.",
+                todo="Choose an end that has passed; what comes next is brought by the incremental walk.",
+            )
+
+
+def opened(object: ApiObject, window: Window, made: str | None = None) -> Position:
+    """The position before a window's first request. Raises SourceError: the API cannot be asked for a time."""
+    if not object.windowed:
+        raise SourceError(
+            "nothing in the config says how to ask this API for what has changed between two instants.",
+            todo="Declare `since`, or `order: [-<version>]`; else run the backfill with *Start over*, or a sweep.",
+        )
+    place = paginator(object).start(window.start)
+    if isinstance(place, InWindow):
+        # A search that is cut into windows anyway begins with this one; its end has passed, so that it can rest.
+        place = replace(place, until=window.until)
+    return Position(place, key=object.key_name, made=made, since=window.start, until=window.until)
+
+
+def window(object: ApiObject, position: Position) -> Walk:
+    """Read a window from a position to its end. Where the API filters by no upper bound, the end is the first record
+    behind the window if the records rise by that instant, else the end of the list: more is read then, nothing is lost.
+
+    What changes so late that the API may not have shown it yet is not called covered: ``closed`` is the window's end,
+    or an instant before the first request, less what may come late, if that is earlier. Raises what
+    :func:`~.lap.lap` raises.
+    """
+    if position.complete:
+        yield Step((), position, None)
+        return
+    start, until = position.since, position.until
+    assert start is not None and until is not None  # noqa: PT018 - as `opened` made it
+    by_position, cut = object.pages.by == "position", isinstance(position.place, InWindow)
+    below = shown_from(start, object.timestamps) if object.since is None and not by_position else None
+    # One unit further: the API may compare, and order, by no more than that.
+    unit = timedelta(0) if object.since is None else object.since.precision
+    above = until + unit if (object.since_ordered and not cut) or by_position else None
+    read = yield from lap(object, position, below, above)
+    closed = settled(replace(read.position, closed=None), object.late)
+    ended = replace(read.position, complete=True, closed=until if closed is None else min(until, closed))
+    yield Step(read.records, ended, None, bad=read.bad)
+
+
+def _text(instant: datetime) -> str:
+    if instant.tzinfo is None:
+        return instant.isoformat()
+    return instant.astimezone(timezone.utc).replace(tzinfo=None).isoformat() + "Z"
