@@ -177,6 +177,7 @@ VALUES = st.text() | st.lists(PIECES, max_size=12).map("".join) | st.integers().
 
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6))
+@example({"X-HubSpot-RateLimit-Remaining": "0", "X-HubSpot-RateLimit-Interval-Milliseconds": "2678400001"})
 def test_whatever_is_sent(headers: dict[str, str]) -> None:
     """Nothing an API can send raises, or makes anyone wait for longer than 31 days."""
     found = told(headers, NOW)

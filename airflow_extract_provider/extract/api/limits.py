@@ -182,7 +182,7 @@ def _quotas(found: Mapping[str, str], clocks: Sequence[datetime]) -> Iterator[To
     hubspot = "x-hubspot-ratelimit-"
     interval = _number(found.get(f"{hubspot}interval-milliseconds", ""))
     for limit, remaining, reset in (
-        ("max", "remaining", None if interval is None else max(interval / 1000, 0.0)),
+        ("max", "remaining", None if interval is None or interval > _FARTHEST * 1000 else max(interval / 1000, 0.0)),
         ("secondly", "secondly-remaining", 1.0),
         ("daily", "daily-remaining", None),
     ):
