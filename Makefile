@@ -19,7 +19,7 @@ TESTS := $(PY) -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick soak lint bench mutants lock clean
+.PHONY: help demo test quick soak lint bench mutants docs lock clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: $(READY)  ## The project's own measurements
 
 mutants: $(READY)  ## Break the laws one line at a time: each must turn the tests red
 	@$(PY) -m tests.mutants
+
+docs: $(READY)  ## Write docs/reference.md anew, from the models, commands and errors
+	@$(PY) -m tests.layout.reference --write
 
 lock: $(READY)  ## Choose versions anew within pyproject.toml; UPGRADE=1 takes the newest
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --generate-hashes \

@@ -26,6 +26,12 @@ _MIGRATE = ActionCommand(
     args=(
         _argument("--sources", help="the folder with the sources' YAML files; without it only the bookkeeping is made"),
         *_STORE,
+        _argument(
+            "--new",
+            action="append",
+            metavar="SOURCE[/OBJECT]",
+            help="this is new, not another name for what the store knows; may be given several times",
+        ),
         _argument("--sql", action="store_true", help="print the SQL for an empty database instead of running it"),
     ),
 )
@@ -159,8 +165,193 @@ _EVENTS = GroupCommand(
     name="events", help="Events and their consumers", subcommands=(_CONSUMERS, _DEAD, _DROP_CONSUMER, _PRUNE)
 )
 
+_SOURCE = _argument("source", help="the source")
+_FOLDER = _argument(
+    "--sources", help="the folder with the sources' YAML files (default: `sources` in Airflow's DAGs folder)"
+)
+
+_CHECK = ActionCommand(
+    name="check",
+    help="Ask the API once for each object, and compare with the source file",
+    description="Sends one request for each object, the one with which its backfill would begin, and tells whether the "
+    "API can be reached, and the list, keys, versions, order and page size are as the source file says. Nothing is "
+    "stored. Ends with code 1 if an object could not be read; doubts do not count.",
+    func=lazy_load_command("airflow_extract_provider.commands.sources.check"),
+    args=(
+        _SOURCE,
+        _FOLDER,
+        _argument("--object", nargs="+", action="extend", metavar="OBJECT", help="only these objects"),
+        _argument("--deep", action="store_true", help="also ask by `since`, and for one record by its key"),
+        *_STORE,
+    ),
+)
+
+_PLAN = ActionCommand(
+    name="plan",
+    help="Show which walks follow from the source file, and why",
+    description="Shows for each object how it is copied, how changes and deletes are found, and what is not seen. The "
+    "API is asked only with --ask: once for each object, for how many requests a first copy takes.",
+    func=lazy_load_command("airflow_extract_provider.commands.sources.plan"),
+    args=(_SOURCE, _FOLDER, _argument("--ask", action="store_true", help="ask the API how much there is"), *_STORE),
+)
+
+_LINT = ActionCommand(
+    name="lint",
+    help="Show what is wrong, dangerous or likely a mistake in the source files",
+    description="Reads all source files of a folder and tells what is wrong in each, and what is allowed but "
+    "dangerous. The API is not asked. Ends with code 1 if a file is wrong or there is advice that is not accepted.",
+    func=lazy_load_command("airflow_extract_provider.commands.sources.lint"),
+    args=(
+        _FOLDER,
+        _argument(
+            "--accept",
+            action="append",
+            metavar="NAME[:SOURCE[/OBJECT]]",
+            help="leave this advice out, everywhere or for a source or object; may be given several times",
+        ),
+    ),
+)
+
+_WRITE_SCHEMA = ActionCommand(
+    name="schema",
+    help="Write the JSON schema of source files, for editors",
+    description="Writes the JSON schema (draft 2020-12) of source files. An editor that knows it completes keys, shows "
+    "what they mean, and marks what is misspelt.",
+    func=lazy_load_command("airflow_extract_provider.commands.schema.schema"),
+    args=(_argument("--output", metavar="FILE", help="write it into this file instead of showing it"),),
+)
+
+_OBJECT = _argument("object", help="the object")
+_WALK = _argument("walk", help="backfill, incremental or rebackfill")
+_API_URL = _argument("--api-url", help="the address of Airflow's API server (default: `[api] base_url`)")
+_TAKE_OVER = _argument("--take-over", action="store_true", help="take the walk from a run that holds it")
+_LOGIN = (
+    " Logs in at Airflow's REST API by the environment variable AIRFLOW_EXTRACT_API_TOKEN, or by "
+    "AIRFLOW_EXTRACT_API_USERNAME and AIRFLOW_EXTRACT_API_PASSWORD."
+)
+
+_CURSORS = GroupCommand(
+    name="cursors",
+    help="Where walks stand: show, edit, start over",
+    subcommands=(
+        ActionCommand(
+            name="list",
+            help="Show where each walk stands, and whether its Variable agrees",
+            description="Shows of each walk that has a cursor what the ledger says, and whether the Variable agrees "
+            "with it, was edited, or is missing." + _LOGIN,
+            func=lazy_load_command("airflow_extract_provider.commands.cursors.list_cursors"),
+            args=(
+                _argument("source", nargs="?", help="only this source"),
+                _argument("object", nargs="?", help="only this object"),
+                _API_URL,
+                *_STORE,
+            ),
+        ),
+        ActionCommand(
+            name="show",
+            help="Show a walk's cursor, as the Variable and the ledger have it",
+            description="Shows the cursor of a walk as the Variable has it, and as the ledger does." + _LOGIN,
+            func=lazy_load_command("airflow_extract_provider.commands.cursors.show"),
+            args=(_SOURCE, _OBJECT, _WALK, _API_URL, *_STORE),
+        ),
+        ActionCommand(
+            name="set",
+            help="Edit a walk's cursor",
+            description="Writes a cursor, if a run would follow it: what a run would refuse is refused before anything "
+            "is written. No run may hold the object meanwhile." + _LOGIN,
+            func=lazy_load_command("airflow_extract_provider.commands.cursors.set_one"),
+            args=(
+                _SOURCE,
+                _OBJECT,
+                _WALK,
+                _argument("--text", metavar="JSON", help="the cursor"),
+                _argument("--file", help="a file with the cursor"),
+                _argument("--closed", metavar="INSTANT", help="of incremental: read again what changed since then"),
+                _FOLDER,
+                _TAKE_OVER,
+                _API_URL,
+                *_STORE,
+            ),
+        ),
+        ActionCommand(
+            name="reset",
+            help="Let a walk start over",
+            description="Deletes the cursor of a walk, so that its next run starts over. No record is deleted. Without "
+            "--yes it only says what will happen." + _LOGIN,
+            func=lazy_load_command("airflow_extract_provider.commands.cursors.reset"),
+            args=(
+                _SOURCE,
+                _OBJECT,
+                _WALK,
+                _argument("--yes", metavar="SOURCE/OBJECT", help="the object once more: this is meant"),
+                _TAKE_OVER,
+                _API_URL,
+                *_STORE,
+            ),
+        ),
+    ),
+)
+
+_RENAME = ActionCommand(
+    name="rename",
+    help="Let the store follow an object that was renamed, or its table",
+    description="Gives all that the store knows of an object the name that the source file says now, and renames its "
+    "table where that follows the name. Its walks go on where they stand. No walk of it may run meanwhile.",
+    func=lazy_load_command("airflow_extract_provider.commands.names.rename"),
+    args=(
+        _SOURCE,
+        _argument("old", help="the object's name so far"),
+        _argument("new", help="its name in the source file; the same, if only its table is called otherwise"),
+        _argument("--table", metavar="SCHEMA.TABLE", help="the table that holds the copy, if its name told otherwise"),
+        _FOLDER,
+        *_STORE,
+    ),
+)
+
+_RENAME_SOURCE = ActionCommand(
+    name="rename-source",
+    help="Let the store follow a source that was renamed",
+    description="Gives all that the store knows of a source the name that its file says now, and moves its tables "
+    "where their schema follows the name. Its walks go on where they stand. None of them may run meanwhile.",
+    func=lazy_load_command("airflow_extract_provider.commands.names.rename_source"),
+    args=(_argument("old", help="the name so far"), _argument("new", help="the name in the file"), _FOLDER, *_STORE),
+)
+
+_FORGET = ActionCommand(
+    name="forget",
+    help="Forget an object, or a source",
+    description="Deletes all that the store knows of an object, or of all objects of a source: where its walks stand, "
+    "what was noted and set aside. Events stay, and so does the table unless it is to be dropped. Without --yes it "
+    "only says what will happen.",
+    func=lazy_load_command("airflow_extract_provider.commands.names.forget"),
+    args=(
+        _SOURCE,
+        _argument("object", nargs="?", help="only this object"),
+        _argument("--yes", metavar="SOURCE[/OBJECT]", help="the name once more: this is meant"),
+        _argument("--drop-table", action="store_true", help="drop the record table too"),
+        _argument(
+            "--table", metavar="SCHEMA.TABLE", help="the record table, if its names are others than the object's"
+        ),
+        *_STORE,
+    ),
+)
+
 
 def get_extract_cli_commands() -> list[CLICommand]:
     """What this package adds to the `airflow` command."""
-    commands = (_COVERAGE, _EVENTS, _FOLD, _MIGRATE, _QUARANTINE)
+    commands = (
+        _CHECK,
+        _COVERAGE,
+        _CURSORS,
+        _EVENTS,
+        _FOLD,
+        _FORGET,
+        _LINT,
+        _MIGRATE,
+        _PLAN,
+        _QUARANTINE,
+        _RENAME,
+        _RENAME_SOURCE,
+        _WRITE_SCHEMA,
+    )
     return [GroupCommand(name="extract", help="Copy REST APIs into Postgres", subcommands=commands)]

@@ -1,16 +1,19 @@
-"""When a source's sync DAG runs: the `schedule` of its file, checked, and the instant of the next run."""
+"""When a source's DAGs run: the `schedule` and the `windows` of its file, checked, and the instant of the next run."""
 
 from __future__ import annotations
 
 import functools
 from datetime import datetime, timedelta, timezone, tzinfo
 
+from airflow.sdk import CronDataIntervalTimetable, DeltaDataIntervalTimetable
+from airflow.sdk.bases.timetable import BaseTimetable
 from pydantic import TypeAdapter, ValidationError
 
 from airflow_extract_provider.extract.errors import SourceError
 from airflow_extract_provider.extract.paging import Duration
+from airflow_extract_provider.extract.source import Source
 
-__all__ = ["next_run", "schedule_of"]
+__all__ = ["next_run", "schedule_of", "windows_of"]
 
 _PRESETS = {
     "@hourly": "0 * * * *",
@@ -47,6 +50,23 @@ def schedule_of(source: str, text: str) -> str | timedelta:
         todo=f'Write five fields such as "*/10 * * * *"; or {", ".join(_PRESETS)}; or a duration such as 10m or 30s.',
         source=source,
     )
+
+
+def windows_of(source: Source) -> BaseTimetable | None:
+    """What cuts time into the windows that the backfill DAG reads; None: there are none, since the API of none of the
+    source's objects filters by time, or `windows` says so.
+
+    Not a schedule as a text: to Airflow the intervals of these have no length
+    (`[scheduler] create_cron_data_intervals`).
+
+    Raises SourceError: as :func:`schedule_of`.
+    """
+    if source.windows is None or not any(found.windowed for found in source.objects.values()):
+        return None
+    found = schedule_of(source.source, source.windows)
+    if isinstance(found, timedelta):
+        return DeltaDataIntervalTimetable(found)
+    return CronDataIntervalTimetable(found, timezone="UTC")
 
 
 def next_run(schedule: str | timedelta, after: datetime, zone: tzinfo = timezone.utc) -> datetime:

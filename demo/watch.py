@@ -32,7 +32,8 @@ class Watch:
     def backfill(self, reset: bool) -> tuple[Run, str]:
         """Trigger the backfill of all objects as a person would, and watch it; return its run and how it ended."""
         self._api.unpause(BACKFILL)
-        run = (BACKFILL, self._api.trigger(BACKFILL, {"objects": list(OBJECTS), "reset": reset}))
+        source = BACKFILL.removesuffix("_backfill")
+        run = (BACKFILL, self._api.trigger(BACKFILL, {"objects": list(OBJECTS), "reset": source if reset else ""}))
         again = ", from the start again" if reset else ""
         self._progress.say(f"triggered {BACKFILL} for {', '.join(OBJECTS)}{again}")
         self.begin = self._newest_page()

@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -19,6 +19,7 @@ from tests.broker import broker_pair as broker_pair
 from tests.broker import used as brokers_used
 from tests.databases import Databases, databases_on, room
 from tests.loopback import LoopbackApi
+from tests.ways import EVERY_WAY, Pooler, Store, Way, chosen, pooled_or_skip
 from tests.workers import Sharing, check_together, used
 
 SLOW = ("crash", "demo", "exactly_once", "faults", "hazards", "kinto", "properties")
@@ -43,6 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
     """Share the tests out in our own way."""
     return Sharing(config, log)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Send some tests each way into the store."""
+    module = metafunc.module.__name__
+    several = not EVERY_WAY.isdisjoint((module, f"{module}::{metafunc.function.__name__}"))
+    if several and "store_way" in metafunc.fixturenames:
+        metafunc.parametrize("store_way", get_args(Way), indirect=True)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
@@ -97,11 +106,34 @@ def databases(postgres_server: PostgresServer) -> Iterator[Databases]:
         yield made
 
 
+@pytest.fixture(scope="session")
+def pooler(postgres_server: PostgresServer) -> Iterator[Pooler]:
+    """A PgBouncer before it."""
+    with pooled_or_skip(postgres_server) as started:
+        yield started
+
+
 @pytest.fixture
-def dsn(databases: Databases) -> Iterator[str]:
+def store_way(request: pytest.FixtureRequest) -> Way:
+    """How the test's program comes into the store."""
+    found: Way = getattr(request, "param", chosen())
+    return found
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, databases: Databases, store_way: Way) -> Iterator[Store]:
     """A database for one test; only the books are in it, as `airflow extract migrate` makes them."""
+    pooler = request.getfixturevalue("pooler") if store_way == "pgbouncer" else None
     with databases.with_books() as address:
-        yield address
+        made = Store(store_way, address, pooler)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def dsn(store: Store) -> str:
+    """The program's way into that database."""
+    return store.dsn
 
 
 @pytest.fixture

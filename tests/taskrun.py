@@ -117,12 +117,16 @@ def run_task(
     should_retry: bool = True,
     cleared: int = 0,
     resumed: tuple[str, Mapping[str, Any]] | None = None,
+    run_type: DagRunType = DagRunType.MANUAL,
+    interval: tuple[datetime, datetime] | None = None,
 ) -> Outcome:
     """Run a task as a worker does, up to the report of its state. ``should_retry``: tries are left. ``cleared``: so
     many tries had been used up when the task was cleared last. ``resumed``: it was deferred, and goes on with this
-    method and what the trigger's event has told."""
+    method and what the trigger's event has told. ``interval``: the run's data interval."""
     max_tries = (operator.retries or 0) + cleared
     from_server = _run_context(operator.dag_id, run_id, conf, should_retry, max_tries, server.began is not None)
+    from_server.dag_run.run_type = run_type
+    from_server.dag_run.data_interval_start, from_server.dag_run.data_interval_end = interval or (None, None)
     if resumed is not None:
         from_server.next_method, from_server.next_kwargs = resumed[0], {"event": dict(resumed[1])}
     ti: Any = task_runner.RuntimeTaskInstance.model_construct(

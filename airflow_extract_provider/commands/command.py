@@ -19,7 +19,18 @@ from airflow_extract_provider.extract.store.connection import Connection
 if TYPE_CHECKING:
     from airflow.sdk import Connection as StoredConnection
 
-__all__ = ["NotUnderstood", "command", "connect", "duration", "printable", "rows_limit", "source_of", "stored", "utc"]
+__all__ = [
+    "NotUnderstood",
+    "command",
+    "connect",
+    "duration",
+    "printable",
+    "rows_limit",
+    "source_of",
+    "sources_folder",
+    "stored",
+    "utc",
+]
 
 _Lines: TypeAlias = Callable[[Namespace], Iterator[str]]
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
@@ -78,6 +89,15 @@ def source_of(folder: str, name: str) -> Source:
     if name not in sources:
         raise SourceError(f"there is no source {name!r}.", todo=f"Choose one of: {', '.join(sources)}.")
     return sources[name]
+
+
+def sources_folder(args: Namespace) -> str:
+    """The folder with the source files: the one given, else `sources` beside the DAG files."""
+    if args.sources is not None:
+        return str(args.sources)
+    from airflow.configuration import conf
+
+    return str(Path(conf.get_mandatory_value("core", "dags_folder")) / "sources")
 
 
 def connect(conn_id: str) -> Connection:

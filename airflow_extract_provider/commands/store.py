@@ -6,13 +6,14 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
-from airflow_extract_provider.commands.command import command, connect, duration, utc
+from airflow_extract_provider.commands.command import command, connect, duration, printable, utc
 from airflow_extract_provider.extract.progress import counted
 from airflow_extract_provider.extract.sourcefile import load_sources
 from airflow_extract_provider.extract.store import coverage as store_coverage
 from airflow_extract_provider.extract.store import fold as store_fold
 from airflow_extract_provider.extract.store import migrate as store_migrate
 from airflow_extract_provider.extract.store.connection import named_errors
+from airflow_extract_provider.extract.store.left_behind import left_behind
 
 __all__ = ["coverage", "fold", "migrate"]
 
@@ -21,11 +22,15 @@ __all__ = ["coverage", "fold", "migrate"]
 def migrate(args: Namespace) -> Iterator[str]:
     """`airflow extract migrate`."""
     sources = [] if args.sources is None else list(load_sources(Path(args.sources)).values())
+    new, whole = args.new or [], args.sources is not None
     if args.sql:
         yield store_migrate.script(sources, args.schema)
         return
-    done = store_migrate.migrate(lambda: connect(args.conn_id), sources, args.schema)
+    done = store_migrate.migrate(lambda: connect(args.conn_id), sources, args.schema, new=new, whole=whole)
     yield from done or ["Nothing to do: the schema and the tables are of this version."]
+    if whole:
+        with named_errors(), connect(args.conn_id) as conn:
+            yield from map(printable, left_behind(conn, args.schema, sources))
 
 
 @command

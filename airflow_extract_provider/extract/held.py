@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import psycopg
@@ -15,7 +15,7 @@ from airflow_extract_provider.extract.store.connection import Connect, Connectio
 from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire, hold, release
 from airflow_extract_provider.extract.store.migrate import check
 
-__all__ = ["walk_held"]
+__all__ = ["held", "walk_held"]
 
 
 @contextmanager
@@ -23,16 +23,36 @@ def walk_held(
     source: Source, object: str, postgres: Connect, runner: Runner, take_over: bool, settings: Settings
 ) -> Iterator[tuple[Connection, Fence]]:
     """A checked connection, with the fence held; given back at the end, whatever the end is."""
+
+    def see(conn: Connection) -> None:
+        check(conn, settings.schema, source, object)
+        fields.check(conn, source.object(object).fold)
+
+    with held(source.source, object, postgres, runner, take_over, settings, see) as found:
+        yield found
+
+
+@contextmanager
+def held(
+    source: str,
+    object: str,
+    postgres: Connect,
+    runner: Runner,
+    take_over: bool,
+    settings: Settings,
+    see: Callable[[Connection], None] | None = None,
+) -> Iterator[tuple[Connection, Fence]]:
+    """The same of an object by its names; ``see`` looks at what must be there before the fence is taken."""
     # One walk at a time per object: without versions two concurrent looks at a record cannot be told apart (A, B, A).
     # With them too, since `version` may be added or taken away while a run lives, and both must meet at one fence.
-    scope = Scope(source.source, object, "*")
+    scope = Scope(source, object, "*")
     fence: Fence | None = None
     with named_errors():
         conn = postgres()
     try:
         conn.autocommit = True
-        check(conn, settings.schema, source, object)
-        fields.check(conn, source.object(object).fold)
+        if see is not None:
+            see(conn)
         fence = acquire(
             conn,
             settings.schema,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any, Literal, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -25,6 +26,8 @@ __all__ = [
     "PageSize",
     "Pages",
     "PathText",
+    "PathTexts",
+    "PlaceText",
     "PositionPages",
     "Since",
     "SincePages",
@@ -32,6 +35,7 @@ __all__ = [
     "Text",
     "Timestamps",
     "TokenPages",
+    "WrittenOrder",
     "field_path",
     "one_or_many",
 ]
@@ -54,12 +58,19 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 def field_path(value: Any) -> Any:
     """``a.b`` as ("a", "b"). Dotted names only: a path that picks and reshapes would lose the record's own bytes."""
+    if isinstance(value, list):
+        raise ValueError("this takes one field, with dots between its names, such as data.items")
     if not isinstance(value, str):
         return value
     parts = tuple(value.split("."))
     if not all(_FIELD.fullmatch(part) for part in parts):
         raise ValueError(f"{value!r} is no path: write field names with dots between them, such as data.items")
     return parts
+
+
+def _place(value: Any) -> Any:
+    """A path in the answer; ``@`` is the answer itself."""
+    return () if value == "@" else field_path(value)
 
 
 def one_or_many(value: Any) -> Any:
@@ -87,9 +98,20 @@ def _duration(value: Any) -> Any:
     return float(found[1]) * _UNITS[found[2]]
 
 
-PathText: TypeAlias = Annotated[FieldPath, BeforeValidator(field_path)]
-Text: TypeAlias = Annotated[str, BeforeValidator(_text)]
-Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0))]
+_Path: TypeAlias = Annotated[str, Field(pattern=rf"^{_FIELD.pattern}(\.{_FIELD.pattern})*$")]
+_Order: TypeAlias = Annotated[str, Field(pattern=rf"^-?{_FIELD.pattern}(\.{_FIELD.pattern})*$")]
+_Time: TypeAlias = Annotated[str, Field(pattern=rf"^\s*{_DURATION.pattern}\s*$")]
+"""How a file spells them; the JSON schema is made of it."""
+
+PathText: TypeAlias = Annotated[FieldPath, BeforeValidator(field_path, json_schema_input_type=_Path)]
+PathTexts: TypeAlias = Annotated[
+    tuple[PathText, ...], BeforeValidator(one_or_many, json_schema_input_type=_Path | list[_Path])
+]
+PlaceText: TypeAlias = Annotated[FieldPath, BeforeValidator(_place, json_schema_input_type=Literal["@"] | _Path)]
+Text: TypeAlias = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | int | bool)]
+Duration: TypeAlias = Annotated[
+    timedelta, BeforeValidator(_duration, json_schema_input_type=_Time), Field(ge=timedelta(0))
+]
 
 
 class Frozen(BaseModel):
@@ -155,7 +177,10 @@ class OffsetPages(_MorePages):
     send: str | None = Field(default=None, min_length=1, description="the query parameter that carries the offset")
 
 
-_Last: TypeAlias = Annotated[tuple[Literal["null", "absent", "empty"], ...], BeforeValidator(one_or_many)]
+_Nothing: TypeAlias = Literal["null", "absent", "empty"]
+_Last: TypeAlias = Annotated[
+    tuple[_Nothing, ...], BeforeValidator(one_or_many, json_schema_input_type=_Nothing | list[_Nothing])
+]
 
 
 class TokenPages(_SizedPages):
@@ -265,15 +290,22 @@ class Order(Frozen):
     @classmethod
     def parsed(cls, value: Any) -> Any:
         """``[-created]`` or ``[updated_at, id]`` as the mapping that pydantic reads."""
-        if isinstance(value, str):
-            value = [value]
-        if not isinstance(value, list):
+        value = one_or_many(value)
+        if not isinstance(value, list | Mapping):
             return value
-        if not 1 <= len(value) <= 2 or not all(isinstance(name, str) for name in value):
+        if isinstance(value, Mapping) or not 1 <= len(value) <= 2 or not all(isinstance(name, str) for name in value):
             raise ValueError("order takes one field, or two, such as [created], [-created] or [updated_at, id]")
         if value[1:] and (value[0][:1] == "-" or value[1][:1] == "-"):
             raise ValueError("order takes two fields only where both rise, such as [updated_at, id]")
         return {"field": value[0].removeprefix("-"), "falling": value[0].startswith("-"), "then": value[1:]}
+
+
+WrittenOrder: TypeAlias = Annotated[
+    Order,
+    BeforeValidator(
+        Order.parsed, json_schema_input_type=_Order | Annotated[list[_Order], Field(min_length=1, max_length=2)]
+    ),
+]
 
 
 def _known_format(value: str) -> str:
@@ -363,6 +395,6 @@ class ByKey(Frozen):
     """How one record is read by its key: the walk `by_key` and whatever needs proof of a delete ask so."""
 
     path: str = Field(pattern=r"^/\S.*$", description="a template over `key`, such as /v1/contacts/{{ key }}")
-    record: Annotated[FieldPath, BeforeValidator(lambda v: () if v == "@" else field_path(v))] = Field(
+    record: PlaceText = Field(
         default=(), description="where the answer holds the record; @ when the answer is the record"
     )

@@ -24,6 +24,7 @@ import psycopg
 import tenacity
 from msgspec.structs import replace as replace_struct
 
+from airflow_extract_provider.extract.beginnings import where_begins
 from airflow_extract_provider.extract.cursor import Cursor, CursorStore, Position
 from airflow_extract_provider.extract.errors import CursorUnreadableError, ExtractError, FencedError
 from airflow_extract_provider.extract.hashes.hash_map import HashMap
@@ -47,10 +48,10 @@ from airflow_extract_provider.extract.store.storable import REFUSALS
 from airflow_extract_provider.extract.store.target import Target
 from airflow_extract_provider.extract.store.unreadable import first_unreadable
 from airflow_extract_provider.extract.sweeps import Sweeps
-from airflow_extract_provider.extract.walks.backfill import backfill, beginning
-from airflow_extract_provider.extract.walks.by_key import by_key, noted
-from airflow_extract_provider.extract.walks.incremental import handed_off, incremental
-from airflow_extract_provider.extract.walks.rebackfill import between_sweeps, rebackfill
+from airflow_extract_provider.extract.walks.backfill import backfill
+from airflow_extract_provider.extract.walks.by_key import by_key
+from airflow_extract_provider.extract.walks.incremental import incremental
+from airflow_extract_provider.extract.walks.rebackfill import rebackfill
 from airflow_extract_provider.extract.walks.step import Absent, Answer, Ask, DueKey, Walk
 from airflow_extract_provider.extract.walks.window import Window, opened
 from airflow_extract_provider.extract.walks.window import window as window_walk
@@ -200,23 +201,10 @@ class _Run:
 
     def _beginning(self, reset: bool) -> Position:
         """Where the walk begins if it has not begun, or starts over."""
-        if self._walk == "by_key":
-            return noted(self._object, self._made)
-        if self._walk == "backfill":
-            return beginning(self._object, self._made)
         if self._window is not None:
             self._window.check_past(datetime.now(timezone.utc))
             return opened(self._object, self._window, self._made)
-        if self._walk == "rebackfill":
-            filled = self._books.ledger.of("backfill").head(self._books.conn)
-            return between_sweeps(self._object, filled.position if filled else None, self._made)
-        ledger = self._books.ledger
-        begun, backfilled = (ledger.of(walk).head(self._books.conn) for walk in ("incremental", "backfill"))
-        done = backfilled is not None and backfilled.position.complete
-        if begun is not None and begun.position.pages and begun.position.made == self._made and not done and not reset:
-            # Under way: that the backfill was started over meanwhile is no matter.
-            return replace_struct(beginning(self._object, self._made), complete=True, closed=begun.position.closed)
-        return handed_off(self._object, backfilled.position if backfilled else None, self._made)
+        return where_begins(self._object, self._books.ledger, self._books.conn, self._made, reset=reset)
 
     def _is_covered(self, window: Window) -> bool:
         """Whether the copy is complete for a window, by whichever walk; and says so."""

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 __all__ = ["Limits", "Rate"]
 
 _RATE = re.compile(r"(\d{1,10})\s*/\s*(\d{1,7})?\s*(s|m|min|h|d)", re.ASCII)
+_WRITTEN = {"type": "string", "pattern": rf"^\s*{_RATE.pattern}\s*$"}
 _SECOND = timedelta(seconds=1)
 _UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1), "s": _SECOND}
 _ALIASES = {"min": "m"}
@@ -76,6 +77,6 @@ def _limits(value: Any) -> Any:
 Limits: TypeAlias = Annotated[
     tuple[Rate, ...],
     BeforeValidator(_limits),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+    WithJsonSchema({"anyOf": [_WRITTEN, {"type": "array", "items": _WRITTEN, "maxItems": _MOST_RATES}]}),
 ]
 """One rate or several that all hold: `20/s`, or `[20/s, 10000/d]`."""

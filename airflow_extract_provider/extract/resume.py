@@ -26,14 +26,17 @@ from airflow_extract_provider.extract.store.fence import Fence, hold, holding
 from airflow_extract_provider.extract.store.ledger import Copied, Entry, Ledger
 from airflow_extract_provider.extract.store.storable import unstorable
 
-__all__ = ["Books", "begin", "show"]
+__all__ = ["Books", "Decision", "begin", "decided", "show"]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """What is needed to read and write one walk's bookkeeping. ``cursors`` is None where no cursor is shown."""
+    """What is needed to read and write one walk's bookkeeping. ``cursors`` is None where no cursor is shown.
+
+    ``proposed``: a text that is looked at is none of the cursor yet; somebody asks what would become of it.
+    """
 
     conn: Connection
     schema: str
@@ -42,6 +45,7 @@ class Books:
     table: tuple[str, str]
     cursors: CursorStore | None
     runner: str
+    proposed: bool = False
 
     @property
     def key(self) -> str:
@@ -52,6 +56,16 @@ class Books:
     def place(self) -> dict[str, str]:
         """Source, object and walk, for errors."""
         return {"source": self.ledger.source, "object": self.ledger.object, "walk": self.ledger.walk}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a run goes on: at ``at``, a row of the ledger; or with the row ``entry``, which is to be written, because
+    of ``what``, in words."""
+
+    at: Cursor | None = None
+    entry: Entry | None = None
+    what: str = ""
 
 
 def begin(books: Books, beginning: Position, *, reset: bool) -> Cursor:
@@ -84,30 +98,48 @@ def _found(books: Books, beginning: Position, reset: bool) -> Cursor:
     if reset and not books.ledger.was_reset_by(books.conn, books.runner):
         return _append(books, Entry("reset", beginning, books.runner), "starts over, as asked")
     text = None if books.cursors is None else books.cursors.read(books.key)
+    decision = _decided(books, beginning, text)
+    if decision.entry is not None:
+        return _append(books, decision.entry, decision.what)
+    assert decision.at is not None
+    return decision.at
+
+
+def decided(books: Books, beginning: Position, text: str | None) -> Decision:
+    """What a run does that finds this text in the cursor, None: that it is not there. Nothing is written.
+
+    Raises CursorInvalidError, CursorAheadError, PositionMismatchError: as :func:`begin`.
+    """
+    _check_copied(books, beginning, reset=False)
+    return _decided(books, beginning, text)
+
+
+def _decided(books: Books, beginning: Position, text: str | None) -> Decision:
     # Its absence is proven: it was deleted, or, if it was never there, a run died before writing it.
     if text is None and books.cursors is not None and books.ledger.shown(books.conn) is not None:
         what = f"starts over: the Variable {books.key} was deleted"
-        return _append(books, Entry("reset", beginning, books.runner), what)
+        return Decision(entry=Entry("reset", beginning, books.runner), what=what)
     shown = None if text is None else _parsed(books, text)
     head, kind = books.ledger.head(books.conn), books.ledger.head_kind(books.conn)
     if head is None and shown is not None and shown.position.place != beginning.place:
         raise _ahead(books, "the ledger of this store knows nothing of this walk")
     # A walk without a page begins as the source file says now: the mistake that stopped it may have been corrected.
     if head is None or (not head.position.pages and kind not in ("edit", "sweep") and head.position != beginning):
-        return _append(books, Entry("start", beginning, books.runner), "starts")
+        return Decision(entry=Entry("start", beginning, books.runner), what="starts")
     at = head if shown is None else _place_shown(books, head, shown, followed=kind == "edit")
     if books.ledger.walk != "backfill" and _copied_as(at.position) != _copied_as(beginning):
         # The backfill has started over since, under the source file as it is now: what this walk has read before that
         # says nothing of it.
-        return _append(books, Entry("reset", beginning, books.runner), "starts over: so did the backfill, copying anew")
+        what = "starts over: so did the backfill, copying anew"
+        return Decision(entry=Entry("reset", beginning, books.runner), what=what)
     _check_made(books, at.position.made, beginning)
-    return head if at is head else _follow(books, at)
+    return Decision(at=head) if at is head else _followed(books, at)
 
 
 def _place_shown(books: Books, head: Cursor, shown: Cursor, *, followed: bool) -> Cursor:
     """The ledger's head if the cursor was not edited, else the row to go back to. ``followed``: the head is an edit."""
     row, newest = books.ledger.row(books.conn, shown.sequence), books.ledger.shown(books.conn)
-    if row is not None and row.position == shown.position:
+    if row is not None and row.position == replace(shown.position, made=row.position.made):
         if newest is None or shown.sequence >= newest:
             # Not edited. It may lag behind the ledger: the Variable is written after the commit, and seldom.
             return head
@@ -168,8 +200,8 @@ def _check_key(books: Books, filled: Copied | None, beginning: Position, empty: 
     raise _mismatch(
         books,
         f"`key` was {before} when the table {'.'.join(books.table)} was filled, and is {beginning.key} now.",
-        "Put `key` back; or empty the table, or declare another `table` and migrate; then start the backfill over with "
-        "`reset`.",
+        "Put `key` back; or empty the table, or declare another `table` and migrate with `--new OBJECT`; then start "
+        "the backfill over with `reset`.",
     )
 
 
@@ -187,11 +219,11 @@ def _mismatch(books: Books, what: str, todo: str) -> PositionMismatchError:
     return PositionMismatchError(what, kept="everything; nothing was read.", todo=todo, **books.place)
 
 
-def _follow(books: Books, back_to: Cursor) -> Cursor:
+def _followed(books: Books, back_to: Cursor) -> Decision:
     entry = Entry("edit", back_to.position, books.runner)
     pages, records, closed = back_to.position.pages, back_to.position.records, back_to.position.closed
     where = f"page {pages} ({records:,} records)" if books.ledger.walk == "backfill" else f"{closed}"
-    return _append(books, entry, f"follows the edited Variable {books.key}, back to {where}")
+    return Decision(entry=entry, what=f"follows the edited Variable {books.key}, back to {where}")
 
 
 def _append(books: Books, entry: Entry, what: str) -> Cursor:
@@ -216,21 +248,28 @@ def _parsed(books: Books, text: str) -> Cursor:
         return Cursor.from_text(text)
     except ValueError:
         raise CursorInvalidError(
-            f"the Variable {books.key} holds no cursor.",
-            kept="everything; nothing was read.",
-            todo="Put an earlier value back, or delete the Variable: the walk then starts over.",
+            f"{'the text for' if books.proposed else ''} the Variable {books.key} holds no cursor.".lstrip(),
+            kept=f"everything; nothing was {'written' if books.proposed else 'read'}.",
+            todo=_instead(books, "Put an earlier value back"),
             **books.place,
         ) from None
 
 
 def _ahead(books: Books, why: str) -> CursorAheadError:
     return CursorAheadError(
-        f"the Variable {books.key} was edited to a place that the walk has not reached ({why}); "
-        "following it would skip records.",
-        kept="everything; nothing was read.",
-        todo="Put a value back that it had since then, or delete the Variable: the walk then starts over.",
+        f"the Variable {books.key} {'would be' if books.proposed else 'was'} edited to a place that the walk has not "
+        f"reached ({why}); following it would skip records.",
+        kept=f"everything; nothing was {'written' if books.proposed else 'read'}.",
+        todo=_instead(books, "Put a value back that it had since then"),
         **books.place,
     )
+
+
+def _instead(books: Books, todo: str) -> str:
+    """What to do about a cursor that cannot be followed."""
+    if books.proposed:
+        return "Give one that it had since the walk last started over (the ledger has them), or an earlier instant."
+    return f"{todo}, or delete the Variable: the walk then starts over."
 
 
 def tell_unshown(books: Books, exc: CursorUnreadableError) -> None:

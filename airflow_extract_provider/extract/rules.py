@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, fie
 from airflow_extract_provider.extract.exact import EXACT, exact, is_number, read
 from airflow_extract_provider.extract.expressions import Expression
 from airflow_extract_provider.extract.page import FieldPath
-from airflow_extract_provider.extract.paging import Frozen, PathText, one_or_many
+from airflow_extract_provider.extract.paging import Frozen, PathTexts, one_or_many
 
 __all__ = [
     "Changed",
@@ -89,10 +89,9 @@ def _function(value: Any) -> Any:
 _Name: TypeAlias = Annotated[str, AfterValidator(type_name)]
 _ExpressionText: TypeAlias = Annotated[str, AfterValidator(_expression)]
 _Threshold: TypeAlias = Annotated[Decimal, BeforeValidator(_threshold)]
-_Values: TypeAlias = Annotated[tuple[Any, ...] | None, BeforeValidator(_values)]
-_Paths: TypeAlias = Annotated[tuple[PathText, ...], BeforeValidator(one_or_many)]
+_Values: TypeAlias = Annotated[tuple[Any, ...] | None, BeforeValidator(_values, json_schema_input_type=Any)]
 _FunctionName: TypeAlias = Annotated[
-    str | Function, BeforeValidator(_function), WithJsonSchema({"type": "string", "pattern": _FUNCTION.pattern})
+    str | Function, BeforeValidator(_function), WithJsonSchema({"type": "string", "pattern": f"^{_FUNCTION.pattern}$"})
 ]
 _NAMED = "the events' type; by default `<source>.<object>.<kind>`"
 
@@ -152,7 +151,9 @@ class Changed(_Rule):
     """One of the fields, or any, has another value; null and absent are two values. A list is compared as a whole."""
 
     kind: Literal["changed"] = "changed"
-    fields: _Paths = Field(default=(), description="the fields that count (or `field`, if it is one); by default all")
+    fields: PathTexts = Field(
+        default=(), description="the fields that count (or `field`, if it is one); by default all"
+    )
     from_: _Values = Field(
         default=None, alias="from", description="the value that the field had, or several; null stands for absent too"
     )
@@ -316,7 +317,7 @@ class Python(_Rule):
     kind: Literal["python"] = "python"
     function: _FunctionName = Field(description="the function, as module:name; it is given the record before and after")
     named: _Name = Field(alias="name", description="the events' type, where the function says no other")
-    paths: _Paths | None = Field(
+    paths: PathTexts | None = Field(
         default=None, alias="reads", description="the fields of the stored copy that it looks at; by default all"
     )
 

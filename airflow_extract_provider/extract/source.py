@@ -1,4 +1,4 @@
-"""A source (one API) and its objects (its tables), as frozen values.
+"""A source: one API and its objects, as a frozen value.
 
 The config states what the API promises, in the words of its documentation; how it is walked follows from that. A key
 that is not known is an error, and so is everything that would have to be guessed.
@@ -8,306 +8,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping
-from datetime import timedelta
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
-from jinja2 import Environment, TemplateSyntaxError, meta
 from pydantic import Field, field_validator, model_validator
 
+from airflow_extract_provider.extract.api_object import ApiObject, plain_name
 from airflow_extract_provider.extract.errors import SourceError
-from airflow_extract_provider.extract.page import FieldPath
-from airflow_extract_provider.extract.paging import (
-    ByKey,
-    Duration,
-    Frozen,
-    Pages,
-    PathText,
-    PathTexts,
-    PlaceText,
-    Since,
-    Timestamps,
-    TokenPages,
-    WrittenOrder,
-)
+from airflow_extract_provider.extract.paging import Frozen
 from airflow_extract_provider.extract.rates import Limits
-from airflow_extract_provider.extract.rules import Changed, Rules, unkept
-from airflow_extract_provider.extract.sent import PathWithoutLogin, Sent
-from airflow_extract_provider.extract.storing import Columns, Folds, Hash, Keep, Publish, RecordHash, kept, read_beside
-from airflow_extract_provider.extract.sweeping import Sweep
+from airflow_extract_provider.extract.sent import Sent
+from airflow_extract_provider.extract.storing import KafkaPublish
 
 __all__ = ["ApiObject", "Source", "laid_over"]
-
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_REQUEST = re.compile(r"(GET|POST)\s+(/.*)", re.DOTALL)
-_VALUES = frozenset({"size", "token", "page", "offset", "since", "until", "after"})
-"""What the templates of a list's request may use."""
-_FILTERS = ("s", "ms", "us", "iso", "date", "format", "json")
-"""What `api/templates.py` adds to Jinja's own filters."""
-_SENDS = {"token": "token", "page": "page", "offset": "offset", "last_key": "after", "key": "after"}
-
-
-class ApiObject(Frozen):
-    """One table of an API: where it is, what identifies a record, how it is paged, what is promised about order."""
-
-    name: str
-    path: PathWithoutLogin = Field(description="the path below the connection's base URL; may be a template")
-    method: Literal["GET", "POST"] = Field(default="GET", description="GET, or POST for a search with a body")
-    params: Sent = Field(default_factory=dict, description="query parameters; may be templates; no secrets")
-    headers: Sent = Field(default_factory=dict, description="headers; may be templates; no secrets")
-    body: str | None = Field(default=None, description="the JSON body of a POST; a template")
-    key: PathTexts = Field(min_length=1, description="the primary key: one field or several, nested ones with dots")
-    pages: Pages = Field(description="how the API is paged; there is no default, since a wrong guess loses records")
-    records: PlaceText = Field(description="where the answer holds the list of records; @ when the answer is the list")
-    version: PathText | None = Field(default=None, description="the field that holds the instant of the last change")
-    deleted: PathText | None = Field(default=None, description="the field that is true in a deleted record's tombstone")
-    order: WrittenOrder | None = Field(
-        default=None,
-        description="the order that the API promises: [created], newest first [-created], or [updated_at, id]",
-    )
-    timestamps: Timestamps = Field(default=Timestamps(), description="how the API writes instants; by default RFC 3339")
-    since: Since | None = Field(default=None, description="the API's filter by instant, which `incremental` asks by")
-    late: Duration = Field(
-        default=timedelta(seconds=60), description="how late the API may show a change, after the instant it gives it"
-    )
-    lookback: Duration = Field(
-        default=timedelta(seconds=60), description="how much of what is complete each incremental run reads again"
-    )
-    total: PathText | None = Field(default=None, description="where the answer tells how many records there are in all")
-    by_key: ByKey | None = Field(default=None, description="how one record is read by its key")
-    sweep: Sweep | None = Field(
-        default=None, description="how often everything is read again, to find deletes and silent changes"
-    )
-    on_bad_record: Literal["stop", "quarantine"] = Field(
-        default="stop", description="stop at a record that cannot be stored, or set it aside and go on"
-    )
-    private: bool = Field(
-        default=False, description="records are personal data: neither keys nor answers are shown in logs and errors"
-    )
-    keep: Keep = Field(default=None, description="what `data` keeps: all, none, or a list of fields")
-    hash: Hash = Field(default=RecordHash(), description="what tells whether a record has changed")
-    columns: Columns = Field(default_factory=dict, description="typed columns beside `data`, by name")
-    fold: Folds = Field(default=(), description="fields written into other tables in the same transaction")
-    events: Rules = Field(default=(), description="which changes become events")
-    baseline: Literal["silent", "emit"] = Field(
-        default="silent",
-        description="whether the first backfill is silent, or its records become events marked `baseline`",
-    )
-    publish: Publish = Field(default="outbox", description="where events go: outbox, or a Kafka connection and topic")
-    schema_: str | None = Field(
-        default=None, alias="schema", description="the Postgres schema; by default the source's name"
-    )
-    table: str | None = Field(default=None, description="the Postgres table; by default the object's name")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _split_request(cls, data: Any) -> Any:
-        """``request: POST /search`` is short for method and path."""
-        if not isinstance(data, Mapping) or "request" not in data:
-            return data
-        data = dict(data)
-        found = _REQUEST.fullmatch(str(data.pop("request")).strip())
-        if found is None or data.keys() & {"method", "path"}:
-            raise ValueError("request takes a method and a path, such as POST /v1/search, instead of `path`")
-        return {**data, "method": found[1], "path": found[2]}
-
-    @field_validator("name", "schema_", "table")
-    @classmethod
-    def _plain_name(cls, value: str | None) -> str | None:
-        return _plain(value)
-
-    @model_validator(mode="after")
-    def _fields_stand_apart(self) -> ApiObject:
-        if len({*self.key}) < len(self.key):
-            raise ValueError("key names a field twice")
-        fields = set(self.fields())
-        for field in fields:
-            if any(field[:length] in fields for length in range(1, len(field))):
-                raise ValueError(f"{'.'.join(field)} lies below a field that is itself a key, version or order")
-        return self
-
-    @model_validator(mode="after")
-    def _key_is_one_field(self) -> ApiObject:
-        if self.pages.by in ("last_key", "key", "position") and len(self.key) != 1:
-            raise ValueError(f"pages.by: {self.pages.by} sends one key, but `key` has several fields")
-        return self
-
-    @model_validator(mode="after")
-    def _asked_once(self) -> ApiObject:
-        """Each value is sent in exactly one way: by a parameter of its own, or by the templates."""
-        used = self.used()
-        since = self.since
-        ways = {
-            _SENDS.get(self.pages.by, ""): getattr(self.pages, "send", None),
-            "size": self.pages.size.send if self.pages.size else None,
-            "since": since.send if since else None,
-            "until": since.until if since else None,
-        }
-        sends = [name for name in ways.values() if name]
-        if twice := set(sends) & set(self.params):
-            raise ValueError(f"params sets {sorted(twice)}, which `pages` or `since` sends itself")
-        if len(set(sends)) < len(sends):
-            raise ValueError("`pages` and `since` send two values by one parameter")
-        for name, sent in ways.items():
-            if name in used and sent:
-                raise ValueError(f"`{name}` is sent as {sent} and by a template: one of the two")
-        needed = {_SENDS.get(self.pages.by, "")} | ({"since"} if since else set())
-        if self.pages.by == "position":
-            needed.add("after")
-        if missing := {name for name in needed - {""} if not ways.get(name) and name not in used}:
-            what = "pages" if missing != {"since"} else "since"
-            raise ValueError(f"{what}.send is missing, and no template uses {' or '.join(sorted(missing))}")
-        if since is None and used & {"since", "until"}:
-            raise ValueError("a template uses since or until, but `since` is not declared")
-        return self
-
-    @model_validator(mode="after")
-    def _list_has_room(self) -> ApiObject:
-        told = {"pages.take": getattr(self.pages, "take", None), "pages.more": getattr(self.pages, "more", None)}
-        told["total"] = self.total
-        for name, path in told.items():
-            if path is not None and not self.records:
-                raise ValueError(f"the answer is the list itself (records: @): `{name}` finds nothing beside it")
-        return self
-
-    @model_validator(mode="after")
-    def _body_is_posted(self) -> ApiObject:
-        if self.body is not None and self.method != "POST":
-            raise ValueError("a body is sent only with POST, such as request: POST /v1/search")
-        return self
-
-    @model_validator(mode="after")
-    def _since_compares_something(self) -> ApiObject:
-        if self.since is not None and self.since_field is None:
-            raise ValueError("since needs `version`, or a `field` of its own, that it compares")
-        pattern = (self.since and self.since.format) or ""
-        if "%" in pattern and "%z" not in pattern and self.timestamps.zone is None:
-            raise ValueError("since.format without %z needs timestamps.zone: the zone that the API means")
-        if self.pages.by == "since" and not self.since_ordered:
-            raise ValueError("pages.by: since needs `since`, and `order` rising by the field that it compares")
-        if self.pages.by == "position" and not self._ordered_by_position:
-            raise ValueError("pages.by: position needs `version`, and `order: [<version>, <key>]`")
-        by_version = self.pages.by == "position" or self._newest_first
-        if by_version and self.since_field not in (None, self.version):
-            raise ValueError("since.field is not the `version`, by which changes are asked for here: leave `since` out")
-        if self.pages.by == "key" and (self.order is None or self.order.falling or self.order.field != self.key[0]):
-            raise ValueError("pages.by: key needs `order` rising by the key")
-        return self
-
-    @model_validator(mode="after")
-    def _cap_can_be_kept(self) -> ApiObject:
-        if isinstance(self.pages, TokenPages) and self.pages.cap is not None:
-            bounded = self.since is not None and (self.since.until or "until" in self.used())
-            if not bounded or self.total is None:
-                raise ValueError(
-                    "pages.cap needs `since` with `until`, and `total`: windows are halved until each fits"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _rules_read_what_is_kept(self) -> ApiObject:
-        """What was before is taken from the stored copy."""
-        for rule in self.events:
-            if lost := self._lost(rule.reads()):
-                raise ValueError(
-                    f"the event rule {rule.name} reads {lost}, which `keep` ({kept(self.keep)}) leaves out"
-                )
-        for each in self.fold:
-            if each.deleted != "keep" and (lost := self._lost(tuple(each.where.values()))):
-                raise ValueError(f"fold.where reads {lost} of deleted records, which `keep` leaves out")
-        return self
-
-    @model_validator(mode="after")
-    def _excluded_is_not_read(self) -> ApiObject:
-        """It would be out of date without a word."""
-        read = {"key, version, deleted, order or since": tuple(self.fields()), **read_beside(self.columns, self.fold)}
-        for rule in self.events:
-            # To `changed` without fields, what is excluded is no change either; another rule may look at it.
-            whole = () if isinstance(rule, Changed) else ((),)
-            read[f"the event rule {rule.name}"] = whole if (reads := rule.reads()) is None else reads
-        self.hash.check(read)
-        return self
-
-    def _lost(self, reads: tuple[FieldPath, ...] | None) -> str:
-        """Which of these paths the stored copy does not have, in words."""
-        lost = () if self.keep is None else unkept(reads, self.keep)
-        return ", ".join(".".join(path) or "the whole record" for path in lost)
-
-    @property
-    def key_name(self) -> str:
-        """The key's fields, as people and positions name them."""
-        return ", ".join(".".join(path) for path in self.key)
-
-    @property
-    def since_field(self) -> FieldPath | None:
-        """The field that `since` compares; None without `since`."""
-        return None if self.since is None else self.since.field or self.version
-
-    @property
-    def since_ordered(self) -> bool:
-        """Whether the records rise by the field that `since` compares: a walk can be taken up at any instant."""
-        return self.since is not None and self.order is not None and self._rises_by(self.since_field)
-
-    @property
-    def incremental(self) -> bool:
-        """Whether the API can be asked for what has changed: by `since`, by position, or newest first."""
-        if self.version is None:
-            return False
-        return self.since_field == self.version or self.pages.by == "position" or self._newest_first
-
-    @property
-    def windowed(self) -> bool:
-        """Whether the API can be asked for what lies between two instants, or at least from one on."""
-        return self.since is not None or self.pages.by == "position" or self._newest_first
-
-    @property
-    def _newest_first(self) -> bool:
-        return self.order is not None and self.order.falling and self.order.field == self.version
-
-    @property
-    def _ordered_by_position(self) -> bool:
-        return self.version is not None and self._rises_by(self.version) and self.order.then == self.key  # type: ignore[union-attr]
-
-    def _rises_by(self, field: FieldPath | None) -> bool:
-        return self.order is not None and not self.order.falling and self.order.field == field
-
-    def fields(self) -> Iterator[FieldPath]:
-        """The fields of a record that are read: key, version, tombstone, order, what `since` compares."""
-        yield from self.key
-        for field in (self.version, self.deleted, self.order and self.order.field, self.since_field):
-            if field:
-                yield field
-        yield from self.order.then if self.order else ()
-
-    def used(self) -> frozenset[str]:
-        """The values that the templates of a list's request use."""
-        texts = [self.path, *self.params.values(), *self.headers.values(), self.body or ""]
-        return frozenset().union(*(_used(text) for text in texts))
-
-    @model_validator(mode="after")
-    def _templates_know_their_values(self) -> ApiObject:
-        if strange := self.used() - _VALUES:
-            raise ValueError(f"a template uses {sorted(strange)}; known are {sorted(_VALUES)}")
-        if self.by_key is not None and _used(self.by_key.path) != {"key"}:
-            raise ValueError("by_key.path is a template over `key`, such as /v1/contacts/{{ key }}")
-        return self
-
-
-def _used(text: str) -> frozenset[str]:
-    try:
-        parser = Environment(autoescape=False)  # noqa: S701 - parsed only
-        parser.filters.update(dict.fromkeys(_FILTERS, str))
-        return frozenset(meta.find_undeclared_variables(parser.parse(text)))
-    except TemplateSyntaxError as exc:
-        raise ValueError(f"a template is wrong in its line {exc.lineno}: {exc.message}") from None
 
 
 class Source(Frozen):
     """One API: the Airflow connection with its address and login, the headers it wants, its objects."""
 
     source: str
-    connection: str = Field(min_length=1, description="the Airflow connection of type REST API")
+    connection: str = Field(
+        default="", description="the Airflow connection of type REST API; required unless there are `accounts`"
+    )
+    accounts: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="several accounts of this API, each a source of its own: name and Airflow connection",
+    )
     headers: Sent = Field(default_factory=dict, description="headers sent with each request; no secrets")
     limit: Limits = Field(
         default=(),
@@ -318,12 +44,28 @@ class Source(Frozen):
         min_length=1,
         description="how often the sync DAG runs: a cron expression or preset, or a duration",
     )
+    windows: str | None = Field(
+        default="@daily",
+        description="the windows of time that the backfill DAG reads, one a run, where the API filters by time: a cron "
+        "expression or preset, or a duration; null: none",
+    )
+    relay: KafkaPublish | None = Field(
+        default=None, description="where the relay DAG brings the events of the outbox: a Kafka connection and topic"
+    )
+    pool: int | None = Field(
+        default=None,
+        ge=1,
+        description="how many of the source's tasks run at once, over all its DAGs: the slots of the pool "
+        "`extract_<source>`, which `airflow extract migrate` makes; null: the default pool",
+    )
+    owner: str | None = Field(default=None, min_length=1, description="the owner of the DAGs, as Airflow shows it")
+    tags: tuple[str, ...] = Field(default=(), description="tags of the DAGs beside their own")
     objects: Mapping[str, ApiObject] = Field(min_length=1)
 
     @field_validator("source")
     @classmethod
     def _plain_name(cls, value: str) -> str | None:
-        return _plain(value)
+        return plain_name(value)
 
     @model_validator(mode="before")
     @classmethod
@@ -344,6 +86,20 @@ class Source(Frozen):
         return data
 
     @model_validator(mode="after")
+    def _connected(self) -> Source:
+        if bool(self.connection) == bool(self.accounts):
+            raise ValueError("give either `connection`, or several `accounts`, each a name and its connection")
+        for account, connection in self.accounts.items():
+            if not connection:
+                raise ValueError(f"accounts.{account} names no connection")
+            plain_name(account)
+            plain_name(f"{self.source}_{account}")
+        uses = [name for name, found in self.objects.items() if "account" in found.used()]
+        if uses and not self.accounts:
+            raise ValueError(f"a template of {uses[0]} uses `account`, but there are no `accounts`")
+        return self
+
+    @model_validator(mode="after")
     def _tables_differ(self) -> Source:
         tables: dict[tuple[str, str], str] = {}
         for name in self.objects:
@@ -351,6 +107,27 @@ class Source(Frozen):
             if other != name:
                 raise ValueError(f"objects {other} and {name} share the table {'.'.join(self.table(name))}")
         return self
+
+    def by_account(self) -> Mapping[str, Source]:
+        """By name: a source for each account, called ``{source}_{account}``; without accounts it is this one."""
+        if not self.accounts:
+            return {self.source: self}
+        found = {f"{self.source}_{account}": (account, connection) for account, connection in self.accounts.items()}
+        return {name: self._of_account(name, *each) for name, each in found.items()}
+
+    def _of_account(self, name: str, account: str, connection: str) -> Source:
+        objects = {each: found.of_account(account) for each, found in self.objects.items()}
+        over = {"source": name, "connection": connection, "accounts": {}, "objects": objects}
+        return self.model_copy(update={**over, "tags": (*self.tags, self.source)})
+
+    def with_page_size(self, name: str, most: int) -> Source:
+        """The source with smaller pages of one object, where it asks for a size."""
+        return self.model_copy(update={"objects": {**self.objects, name: self.object(name).with_page_size(most)}})
+
+    @property
+    def pool_name(self) -> str | None:
+        """The pool of the source's tasks; None: the default one."""
+        return None if self.pool is None else f"extract_{self.source}"
 
     def table(self, name: str) -> tuple[str, str]:
         """Schema and table of an object's records."""
@@ -374,12 +151,6 @@ class Source(Frozen):
                 f"there is no object {name!r}.", source=self.source, todo=f"Choose one of: {', '.join(self.objects)}."
             )
         return self.objects[name]
-
-
-def _plain(value: str | None) -> str | None:
-    if value is not None and not _NAME.fullmatch(value):
-        raise ValueError(f"{value!r}: use a lower-case letter, then lower-case letters, digits and _ (63 at most)")
-    return value
 
 
 def laid_over(below: Any, above: Any, *, pages: bool = False) -> Any:

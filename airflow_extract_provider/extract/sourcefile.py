@@ -16,7 +16,7 @@ from airflow_extract_provider.extract.cursor import cursor_key
 from airflow_extract_provider.extract.errors import SourceError
 from airflow_extract_provider.extract.source import ApiObject, Source, laid_over
 
-__all__ = ["check_tables_differ", "load_source", "load_sources", "parse_source"]
+__all__ = ["check_tables_differ", "load_source", "load_sources", "parse_source", "presets"]
 
 _PAGES: Mapping[str, type[BaseModel]] = {
     get_args(model.model_fields["by"].annotation)[0]: model for model in get_args(get_args(paging.Pages)[0])
@@ -76,7 +76,9 @@ def parse_source(data: Any, name: str) -> Source:
     preset = data.get("extends")
     if preset is not None:
         data = laid_over(_preset(preset, name), data)
-    data = {key: _without_none(value) if key == "objects" else value for key, value in data.items() if key != "extends"}
+    data = {
+        key: _objects(value, name) if key == "objects" else value for key, value in data.items() if key != "extends"
+    }
     try:
         return Source.model_validate(data)
     except ValidationError as exc:
@@ -84,7 +86,8 @@ def parse_source(data: Any, name: str) -> Source:
 
 
 def load_sources(folder: Path) -> Mapping[str, Source]:
-    """Every source in a folder (``*.yaml``, ``*.yml``), by name in alphabetical order.
+    """Every source in a folder (``*.yaml``, ``*.yml``), by name in alphabetical order; a file with `accounts` describes
+    one for each of them.
 
     Raises SourceError: the folder is missing or holds none, two files describe one source, or a file is wrong.
     """
@@ -93,10 +96,10 @@ def load_sources(folder: Path) -> Mapping[str, Source]:
         raise SourceError(f"the folder {folder.name} holds no source file.", todo="Put a *.yaml file there.")
     sources: dict[str, Source] = {}
     for path in files:
-        found = load_source(path)
-        if found.source in sources:
-            raise SourceError(f"{path.name} describes {found.source} a second time.", todo="Keep one of the two files.")
-        sources[found.source] = found
+        for name, found in load_source(path).by_account().items():
+            if name in sources:
+                raise SourceError(f"{path.name} describes {name} a second time.", todo="Keep one of the two files.")
+            sources[name] = found
     check_tables_differ(sources.values())
     return dict(sorted(sources.items()))
 
@@ -120,9 +123,14 @@ def check_tables_differ(sources: Iterable[Source]) -> None:
                 raise SourceError(f"{other} and {owner} share the Variable {shown}.", todo="Rename one of them.")
 
 
-def _preset(preset: Any, name: str) -> dict[str, Any]:
+def presets() -> tuple[str, ...]:
+    """The presets that ship with the package, by name: what `extends` may say."""
     shipped = resources.files("airflow_extract_provider") / "sources"
-    names = sorted(item.name.removesuffix(".yaml") for item in shipped.iterdir() if item.name.endswith(".yaml"))
+    return tuple(sorted(item.name.removesuffix(".yaml") for item in shipped.iterdir() if item.name.endswith(".yaml")))
+
+
+def _preset(preset: Any, name: str) -> dict[str, Any]:
+    shipped, names = resources.files("airflow_extract_provider") / "sources", presets()
     if preset not in names:
         raise SourceError(f"{name} extends {preset!r}, which is no preset.", todo=f"Choose one of: {', '.join(names)}.")
     data = yaml.safe_load((shipped / f"{preset}.yaml").read_text(encoding="utf-8"))
@@ -130,10 +138,13 @@ def _preset(preset: Any, name: str) -> dict[str, Any]:
     return data
 
 
-def _without_none(objects: Any) -> Any:
-    """An object set to null in a file that extends a preset is left out."""
+def _objects(objects: Any, file: str) -> Any:
+    """The objects without those set to null, which are left out. An object's name stands before it, nowhere else."""
     if not isinstance(objects, Mapping):
         return objects
+    for name, spec in objects.items():
+        if isinstance(spec, Mapping) and "name" in spec:
+            raise SourceError(f"{file}: `objects.{name}.name` is no known key.", todo="Correct the file.")
     return {name: spec for name, spec in objects.items() if spec is not None}
 
 

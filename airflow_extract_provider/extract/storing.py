@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from airflow_extract_provider.extract.page import FieldPath
-from airflow_extract_provider.extract.paging import Frozen, PathText, field_path, one_or_many
+from airflow_extract_provider.extract.paging import Frozen, PathText, PathTexts, field_path
 
 __all__ = [
     "BOOK_COLUMNS",
@@ -57,7 +57,12 @@ def kept(paths: tuple[FieldPath, ...] | None) -> str:
     return ", ".join(".".join(path) for path in paths) or "none"
 
 
-Keep: TypeAlias = Annotated[tuple[FieldPath, ...] | None, BeforeValidator(_keep)]
+Keep: TypeAlias = Annotated[
+    tuple[FieldPath, ...] | None,
+    BeforeValidator(
+        _keep, json_schema_input_type=Literal["all", "none"] | Annotated[list[PathText], Field(min_length=1)]
+    ),
+]
 """The paths of the record that `data` keeps; None: all of it."""
 
 
@@ -75,9 +80,7 @@ class RecordHash(Frozen):
     """What tells whether a record has changed."""
 
     by: HashName = Field(default="xxh3", description="the hash function: xxh3, md5, sha256 or blake2b")
-    exclude: Annotated[tuple[PathText, ...], BeforeValidator(one_or_many)] = Field(
-        default=(), description="volatile fields: a change of nothing but these is none"
-    )
+    exclude: PathTexts = Field(default=(), description="volatile fields: a change of nothing but these is none")
     map: HashMapRef | None = Field(
         default=None, description="a place that knows the hashes too, and is asked before Postgres"
     )
@@ -105,7 +108,7 @@ def _hash(value: Any) -> Any:
     return {"by": value} if isinstance(value, str) else value
 
 
-Hash: TypeAlias = Annotated[RecordHash, BeforeValidator(_hash)]
+Hash: TypeAlias = Annotated[RecordHash, BeforeValidator(_hash, json_schema_input_type=HashName | RecordHash)]
 
 
 class Column(Frozen):
@@ -135,7 +138,11 @@ def _not_ours(value: Mapping[str, Column]) -> Mapping[str, Column]:
     return _named(value)
 
 
-Columns: TypeAlias = Annotated[Mapping[str, Column], BeforeValidator(_columns), AfterValidator(_not_ours)]
+Columns: TypeAlias = Annotated[
+    Mapping[str, Column],
+    BeforeValidator(_columns, json_schema_input_type=Mapping[str, ColumnType | Column]),
+    AfterValidator(_not_ours),
+]
 
 
 class Fold(Frozen):
@@ -201,7 +208,7 @@ def _folds(value: Any) -> Any:
     return [value] if isinstance(value, Mapping | Fold) else value
 
 
-Folds: TypeAlias = Annotated[tuple[Fold, ...], BeforeValidator(_folds)]
+Folds: TypeAlias = Annotated[tuple[Fold, ...], BeforeValidator(_folds, json_schema_input_type=Fold | list[Fold])]
 
 
 def read_beside(columns: Columns, folds: Folds) -> Mapping[str, tuple[FieldPath, ...]]:

@@ -59,7 +59,9 @@ def _deletes(value: Any) -> Any:
 Allowance: TypeAlias = Annotated[
     Deletes,
     BeforeValidator(_deletes),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^[0-9.]+ *%$"}]}),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": rf"^\s*{_SHARE.pattern}\s*$"}]}
+    ),
 ]
 
 

@@ -26,6 +26,8 @@ from airflow_extract_provider.hooks.login import Login, Seed, login_of
 from airflow_extract_provider.hooks.store import StoreHook
 
 if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
     from airflow_extract_provider.extract.api.client import ApiClient
     from airflow_extract_provider.extract.api.limits import Quota
     from airflow_extract_provider.extract.cursor import Position
@@ -53,22 +55,32 @@ class RestApiHook(HttpHook):
     conn_type = "rest_api"
     hook_name = "REST API"
 
-    def __init__(self, rest_api_conn_id: str = default_conn_name) -> None:
+    def __init__(self, rest_api_conn_id: str = default_conn_name, *, connection: Connection | None = None) -> None:
+        """``connection`` is for those who have it already; None: it is looked up when it is needed."""
         super().__init__(method="GET", http_conn_id=rest_api_conn_id)
         self.rest_api_conn_id = rest_api_conn_id
+        self._given = connection
 
     def __reduce__(self) -> tuple[type[RestApiHook], tuple[str]]:
         # `get_conn` leaves the proxies in it, perhaps with a password, which does not belong into a pickle.
         return type(self), (self.rest_api_conn_id,)
 
     def client(
-        self, source: Source, *, store: Connect | None = None, schema: str = "extract", longest_wait: float = 60.0
+        self,
+        source: Source,
+        *,
+        store: Connect | None = None,
+        tokens: Connect | None = None,
+        schema: str = "extract",
+        longest_wait: float = 60.0,
+        tries: int = 5,
     ) -> ApiClient:
         """The engine's client for a source, logged in; the caller closes it.
 
         ``store`` opens connections to the Postgres where the source's quota is kept for all tasks; None: the quota is
-        this client's alone, and only a refresh token goes to the store of the usual name. ``longest_wait`` is how long,
-        in seconds, a request may wait for its turn.
+        this client's alone, and only a refresh token goes to the store: to the one that ``tokens`` opens, by default to
+        that of the usual name. ``longest_wait`` is how long, in seconds, a request may wait for its turn, ``tries`` how
+        often it is sent until the API counts as away.
 
         Raises ConnectionMissingError: the connection is missing, or lacks what is needed.
         """
@@ -79,10 +91,11 @@ class RestApiHook(HttpHook):
             source,
             self._session(login),
             login.base_url,
-            auth=self._auth(login, store, schema),
+            auth=self._auth(login, store or tokens, schema),
             secrets=login.secrets,
             quota=None if store is None else self._quota(source, store, schema),
             bounds=login.bounds,
+            tries=tries,
             longest_wait=longest_wait,
         )
 
@@ -172,7 +185,7 @@ class RestApiHook(HttpHook):
             return Transport(session, login.bounds).send(asked, signer)
 
     def _login(self) -> Login:
-        return login_of(find_connection(self.rest_api_conn_id, _EXAMPLE))
+        return login_of(self._given or find_connection(self.rest_api_conn_id, _EXAMPLE))
 
     def _session(self, login: Login) -> requests.Session:
         session = _Session()

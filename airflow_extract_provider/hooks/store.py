@@ -8,7 +8,7 @@ import psycopg
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 
 from airflow_extract_provider.extract.errors import ConnectionMissingError
-from airflow_extract_provider.extract.store.connection import named_errors
+from airflow_extract_provider.extract.store.connection import named_errors, opened
 from airflow_extract_provider.hooks.connection import find_connection
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class StoreHook(PostgresHook):
     """Opens psycopg 3 connections for the engine.
 
     Everything that PostgresHook reads from a connection counts here too (TLS, IAM), but for the kind of cursor. Behind
-    PgBouncer, put ``"prepare_threshold": null`` into the connection's extra.
+    a pooler such as PgBouncer no statement is prepared, unless the connection's extra sets ``prepare_threshold``.
     """
 
     conn_name_attr = "store_conn_id"
@@ -54,7 +54,7 @@ class StoreHook(PostgresHook):
         arguments = self._arguments(self._given)
         with named_errors():
             try:
-                return psycopg.connect(**arguments)
+                return opened(**arguments)
             except psycopg.ProgrammingError:
                 raise ConnectionMissingError(
                     f"the connection {self.get_conn_id()!r} has an option that Postgres does not know.",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator, RetryPolicy, conf
 from airflow.sdk.exceptions import AirflowSkipException
@@ -30,9 +30,10 @@ from airflow_extract_provider.operators.instance import come_back, instance_of, 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_extract_provider.extract.api.client import ApiClient
     from airflow_extract_provider.extract.pipeline import Summary, WalkName
 
-__all__ = ["WalkOperator"]
+__all__ = ["WalkOperator", "anew", "cleared"]
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class WalkOperator(BaseOperator):
     :param retry_policy: which errors are retried; by default none that a person has to act upon first.
     """
 
-    walk: ClassVar[WalkName]
+    walk: WalkName
     template_fields: Sequence[str] = (
         "object",
         "store_conn_id",
@@ -182,10 +183,26 @@ class WalkOperator(BaseOperator):
         """What this walk alone is given, as arguments of :func:`~airflow_extract_provider.extract.pipeline.run`."""
         return {}
 
+    def runner(self, context: Context) -> tuple[str, str]:
+        """Who runs: the same for all tries and slices; and what people are shown of it."""
+        return instance_of(context)
+
     @property
     def starts_over(self) -> bool:
         """Whether the task was asked to start over."""
         return flag("reset", self.reset)
+
+    @contextmanager
+    def client(self, source: Source) -> Iterator[ApiClient]:
+        """What asks the API, logged in, in the quota that all tasks of the source share."""
+        from airflow_extract_provider.hooks.api import RestApiHook
+        from airflow_extract_provider.hooks.store import StoreHook
+
+        store = StoreHook(self.store_conn_id).connect
+        longest = interval("longest_wait", self.longest_wait, least=timedelta()).total_seconds()
+        api = RestApiHook(self.api_conn_id or source.connection)
+        with closing(api.client(source, store=store, longest_wait=longest)) as client:
+            yield client
 
     def _later(
         self, context: Context, why: ExtractError, pause: timedelta, next_run_at: datetime | None
@@ -229,13 +246,13 @@ class WalkOperator(BaseOperator):
         from airflow_extract_provider.extract.store.ledger import Ledger
         from airflow_extract_provider.hooks.store import StoreHook
 
-        source, (instance, _), cleared = self._read(), instance_of(context), _cleared(context)
+        source, (instance, _), times = self.read_source(), instance_of(context), cleared(context)
         ledger = Ledger(Settings().schema, source.source, self.object, self.walk)
         with named_errors(), StoreHook(self.store_conn_id).connect() as conn:
             head = ledger.head(conn)
             counts = ledger.totals(conn, instance)
-            if cleared:
-                counts.update(ledger.totals(conn, _anew(instance, cleared)))
+            if times:
+                counts.update(ledger.totals(conn, anew(instance, times)))
         if head is None:
             return None
         position = head.position
@@ -255,7 +272,8 @@ class WalkOperator(BaseOperator):
             without_version=position.nulls,
         )
 
-    def _read(self) -> Source:
+    def read_source(self) -> Source:
+        """The source as its file says now."""
         return self.source if isinstance(self.source, Source) else load_source(Path(self.source))
 
     def _tell(self, context: Context, summary: Summary) -> None:
@@ -265,18 +283,19 @@ class WalkOperator(BaseOperator):
             assets.register(context, summary.source, summary.object, told)
 
     def _slice(self, context: Context, next_run_at: datetime | None, stop: threading.Event) -> Summary:
-        source = self._read()
+        source = self.read_source()
         if why := self.nothing_to_do(source):
             raise AirflowSkipException(why)
-        instance, label = instance_of(context)
+        instance, label = self.runner(context)
         # The same for all tries and slices, so that each takes over from the one before at once.
         summary = self._run(source, (instance, label), next_run_at, stop)
-        cleared = _cleared(context)
+        times = cleared(context)
+        again = anew(instance_of(context)[0], times)
         same = summary.complete and summary.cursor_before == summary.cursor_after
-        if cleared and self.starts_over and same:
+        if times and self.starts_over and same and instance != again:
             # Cleared after it had come to its end: whoever does that wants it done again. Under a name of its own, so
             # that the ledger does not take it for a retry.
-            summary = self._run(source, (_anew(instance, cleared), label), next_run_at, stop)
+            summary = self._run(source, (again, label), next_run_at, stop)
         return summary
 
     def _run(
@@ -285,24 +304,20 @@ class WalkOperator(BaseOperator):
         # Here, since a DAG file that only names the operator should not load drivers and clients.
         from airflow_extract_provider.cursors import VariableCursors
         from airflow_extract_provider.extract.pipeline import Runner, run
-        from airflow_extract_provider.hooks.api import RestApiHook
         from airflow_extract_provider.hooks.kafka import sink_of
         from airflow_extract_provider.hooks.redis import hash_map_of
         from airflow_extract_provider.hooks.store import StoreHook
 
-        store = StoreHook(self.store_conn_id).connect
-        api = RestApiHook(self.api_conn_id or source.connection)
-        longest = interval("longest_wait", self.longest_wait, least=timedelta()).total_seconds()
         with (
             sink_of(source.object(self.object)) as sink,
             hash_map_of(source.object(self.object)) as hash_map,
-            closing(api.client(source, store=store, longest_wait=longest)) as client,
+            self.client(source) as client,
         ):
             return run(
                 source,
                 self.object,
                 self.walk,
-                postgres=store,
+                postgres=StoreHook(self.store_conn_id).connect,
                 client=client,
                 runner=Runner(*runner),
                 sink=sink,
@@ -316,12 +331,12 @@ class WalkOperator(BaseOperator):
             )
 
 
-def _anew(instance: str, cleared: int) -> str:
+def anew(instance: str, cleared: int) -> str:
     """The name of a task instance that does again what it had done."""
     return f"{instance}/cleared {cleared}"
 
 
-def _cleared(context: Context) -> int:
+def cleared(context: Context) -> int:
     """A number that grows each time the task is cleared; 0: it never was."""
     ti = context["ti"]
     # Clearing gives the task its retries anew, on top of the tries that it has had.

@@ -19,6 +19,7 @@ import psycopg
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from psycopg import sql
 
+from airflow_extract_provider.extract.store.connection import BACKEND
 from airflow_extract_provider.extract.store.consumer import waiting
 from airflow_extract_provider.extract.store.outbox import Wanted, channel
 from airflow_extract_provider.hooks.store_async import AsyncStoreHook
@@ -41,8 +42,9 @@ class OutboxTrigger(BaseEventTrigger):
     """Fires when a consumer has something to do: events that it wants and has not come to, or parked ones that are due.
 
     It listens to Postgres, on a connection of its own, and looks into the tables every ``every`` seconds all the same:
-    what was announced while nobody listened is not lost, and behind a pooler, where listening does not work, that is
-    the way. A lost connection is opened again.
+    what was announced while nobody listened is not lost. Behind a pooler it only looks: what it listens on there would
+    be somebody else's session a moment later. A ``store_conn_id`` that leads past the pooler hears at once. A lost
+    connection is opened again.
 
     It fires again when something new has come, not sooner than after ``every`` seconds, and every ``again`` seconds for
     as long as something waits: a run that was started and failed is not the end of it. An event says that there may be
@@ -123,8 +125,10 @@ class OutboxTrigger(BaseEventTrigger):
     async def _listening(self) -> _Connection:
         conn = await AsyncStoreHook(self.store_conn_id).connect_async()
         try:
-            with suppress(psycopg.Error):  # a pooler may refuse; then the looks must do
-                await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel(self.schema))))
+            session = await (await conn.execute(BACKEND)).fetchone()
+            with suppress(psycopg.Error):  # refused: then the looks must do
+                if session == (conn.info.backend_pid,):
+                    await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel(self.schema))))
         except BaseException:  # cancelled
             await conn.close()
             raise

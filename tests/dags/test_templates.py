@@ -5,19 +5,26 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
 from airflow.sdk.definitions.param import process_params
 from airflow.sdk.exceptions import ParamValidationError
+from airflow.serialization.definitions.dag import SerializedDAG
 from airflow.serialization.serialized_objects import DagSerialization
+from airflow.timetables.base import TimeRestriction
+from pendulum import UTC, DateTime
 
 from airflow_extract_provider.dag_templates import make_dags
 from airflow_extract_provider.extract.errors import SourceError
-from airflow_extract_provider.operators.backfill import BackfillOperator
+from airflow_extract_provider.extract.sourcefile import load_sources
+from airflow_extract_provider.operators.asked import AskedOperator
+from airflow_extract_provider.operators.relay import RelayEventsOperator
 from airflow_extract_provider.operators.walk import WalkOperator
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -39,6 +46,38 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "sources").mkdir()
     (tmp_path / "sources" / "shop.yaml").write_text(SHOP)
     return tmp_path
+
+
+CRM = """
+source: crm
+connection: crm_api
+objects:
+  contacts:
+    path: /contacts
+    records: data
+    key: id
+    version: updated_at
+    since: {send: since, inclusive: true}
+    by_key: {path: "/contacts/{{ key }}"}
+    pages: {by: token, take: next, send: cursor}
+  notes: {path: /notes, records: data, key: id, pages: {by: single}}
+"""
+
+
+def made(folder: Path, text: str) -> dict[str, DAG]:
+    """The DAGs of one source file."""
+    (folder / "one.yaml").write_text(text)
+    return make_dags(folder)
+
+
+def decoded(dag: DAG) -> SerializedDAG:
+    """The DAG as the scheduler has it."""
+    return DagSerialization.from_dict(DagSerialization.to_dict(dag))
+
+
+def walking(dag: DAG) -> list[Any]:
+    """The tasks that do something."""
+    return [task for task in dag.tasks if not isinstance(task, EmptyOperator)]
 
 
 def bag(folder: Path) -> DagBag:
@@ -95,15 +134,120 @@ def test_the_template_is_short_and_passes_the_safe_mode() -> None:
 
 
 def test_a_task_for_each_object(folder: Path) -> None:
-    """Plain tasks, independent of each other, retried with growing pauses, started by a person only."""
+    """Plain tasks, independent of each other, retried with growing pauses; without a filter by time a person starts
+    them, nothing else does."""
     dag = shop(folder)
     assert dag.task_ids == ["orders", "lines"]
-    assert all(isinstance(task, BackfillOperator) and not task.upstream_task_ids for task in dag.tasks)
+    assert all(isinstance(task, AskedOperator) and not task.upstream_task_ids for task in dag.tasks)
     assert {(task.retries, task.retry_exponential_backoff) for task in dag.tasks} == {(3, 2.0)}
+    assert {task.execution_timeout for task in dag.tasks} == {timedelta(minutes=90)}
     assert not dag.timetable.can_be_scheduled
     assert dag.is_paused_upon_creation is False
     assert dag.tags == {"extract", "shop", "backfill"}
     assert "| lines | `/lines` | order.id, number | `shop.order_lines` |" in (dag.doc_md or "")
+
+
+@pytest.mark.parametrize(
+    ("windows", "width"),
+    [("", timedelta(days=1)), ('windows: "0 */6 * * *"', timedelta(hours=6)), ("windows: 2h", timedelta(hours=2))],
+)
+def test_windows_of_time(tmp_path: Path, windows: str, width: timedelta) -> None:
+    """Where an object can be asked for a time, the intervals have the length that the file says: those of a text as
+    schedule have none."""
+    dag = made(tmp_path, CRM + windows)["crm_backfill"]
+    timetable = decoded(dag).timetable
+    assert timetable.can_be_scheduled
+    earliest = DateTime(2026, 3, 1, tzinfo=UTC)
+    info = timetable.next_dagrun_info(
+        last_automated_data_interval=None, restriction=TimeRestriction(earliest, None, catchup=True)
+    )
+    assert info is not None
+    assert info.data_interval is not None
+    assert info.data_interval.end - info.data_interval.start == width
+    assert dag.is_paused_upon_creation is None
+    assert dag.allowed_run_types is None, "a type of run that is left out starves the scheduler"
+    assert "Run Backfill" in (dag.doc_md or "")
+
+
+def test_no_windows(tmp_path: Path) -> None:
+    """Switched off, or nothing to cut."""
+    assert not made(tmp_path, CRM + "windows: null")["crm_backfill"].timetable.can_be_scheduled
+
+
+def test_wrong_windows(tmp_path: Path) -> None:
+    """As a wrong schedule."""
+    with pytest.raises(SourceError, match="every now and then"):
+        made(tmp_path, CRM + "windows: every now and then")
+
+
+def test_owner_pool_and_tags(tmp_path: Path) -> None:
+    """On all DAGs of the source; without them, the default pool: tasks of one that is missing would wait for ever."""
+    dags = made(tmp_path, CRM + "owner: data team\npool: 3\ntags: [sales]")
+    for dag in dags.values():
+        assert {(task.owner, task.pool) for task in walking(dag)} == {("data team", "extract_crm")}
+        assert {"extract", "crm", "sales"} < dag.tags
+    assert {task.pool for dag in made(tmp_path, CRM).values() for task in dag.tasks} == {"default_pool"}
+
+
+def test_the_relay(tmp_path: Path) -> None:
+    """It runs when something has changed, and now and then; its consumer reads this source's events only."""
+    dags = made(tmp_path, CRM + 'relay: {kafka: bus, topic: "crm.{object}"}')
+    assert set(dags) == {"crm_sync", "crm_backfill", "crm_relay"}
+    (task,) = dags["crm_relay"].tasks
+    assert isinstance(task, RelayEventsOperator)
+    told = (task.source, task.kafka_conn_id, task.topic, task.consumer)
+    assert told == ("crm", "bus", "crm.{object}", "crm_relay")
+    assert dags["crm_relay"].max_active_runs == 1
+    assert decoded(dags["crm_relay"]).timetable.can_be_scheduled
+
+
+ACCOUNTS = """
+source: hub
+accounts: {acme: acme_api, other: other_api}
+pool: 2
+objects:
+  issues:
+    path: /repos/{{ account }}/issues
+    records: data
+    key: id
+    by_key: {path: "/repos/{{ account }}/issues/{{ key }}"}
+    pages: {by: token, take: next, send: cursor}
+  labels: {path: /labels, records: data, key: id, pages: {by: single}, schema: shared}
+"""
+
+
+def test_accounts(tmp_path: Path) -> None:
+    """The same DAGs for each, with a connection, tables, cursors and a pool of its own."""
+    dags = made(tmp_path, ACCOUNTS)
+    assert set(dags) == {f"hub_{each}_{kind}" for each in ("acme", "other") for kind in ("sync", "backfill")}
+    sources = load_sources(tmp_path)
+    assert [(each.source, each.connection, each.pool_name) for each in sources.values()] == [
+        ("hub_acme", "acme_api", "extract_hub_acme"),
+        ("hub_other", "other_api", "extract_hub_other"),
+    ]
+    acme = sources["hub_acme"]
+    assert acme.object("issues").path == "/repos/acme/issues"
+    found = acme.object("issues").by_key
+    assert found is not None
+    assert found.path == "/repos/acme/issues/{{ key }}"
+    assert (acme.table("issues"), acme.table("labels")) == (("hub_acme", "issues"), ("shared", "labels_acme"))
+    assert "hub" in dags["hub_acme_sync"].tags
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("accounts: {acme: acme_api, other: other_api}", "connection: one"), "uses `account`"),
+        (("accounts: {", "connection: one\naccounts: {"), "either `connection`"),
+        (("accounts: {acme: acme_api, other: other_api}\n", ""), "either `connection`"),
+        (("{{ account }}/issues\n", "{{ account | upper }}/issues\n"), "in another way"),
+        (("acme: acme_api", "Acme: acme_api"), "Acme"),
+    ],
+)
+def test_wrong_accounts(tmp_path: Path, change: tuple[str, str], told: str) -> None:
+    """They are refused when the file is read."""
+    with pytest.raises(SourceError, match=told):
+        made(tmp_path, ACCOUNTS.replace(*change))
 
 
 @pytest.mark.parametrize("dag", ["shop_backfill", "shop_sync"])
@@ -126,10 +270,32 @@ def test_default_args_set_the_slices(folder: Path) -> None:
     assert {(task.run_for, task.pause) for task in tasks if isinstance(task, WalkOperator)} == {(600, 120)}
 
 
-@pytest.mark.parametrize("conf", [{}, {"objects": ["lines"]}, {"reset": True, "take_over": True}])
+UNTOUCHED = {
+    "objects": ["orders", "lines"],
+    "walk": "backfill",
+    "window_from": None,
+    "window_to": None,
+    "dry_run": False,
+    "reset": "",
+    "take_over": False,
+    "page_size": None,
+    "max_deletes": None,
+}
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {},
+        {"objects": ["lines"]},
+        {"reset": "shop", "take_over": True, "dry_run": True},
+        {"walk": "rebackfill", "max_deletes": 0, "page_size": 2},
+        {"window_from": "2026-03-01T00:00:00Z", "window_to": "2026-03-02T00:00:00+01:00"},
+    ],
+)
 def test_the_form_accepts(folder: Path, conf: dict[str, Any]) -> None:
     """All objects unless some are taken away."""
-    assert chosen(folder, conf) == {"objects": ["orders", "lines"], "reset": False, "take_over": False} | conf
+    assert chosen(folder, conf) == UNTOUCHED | conf
 
 
 @pytest.mark.parametrize(
@@ -141,10 +307,32 @@ def test_the_form_accepts(folder: Path, conf: dict[str, Any]) -> None:
         {"objects": "lines"},
         {"objects": ["lines", "lines"]},
         {"reset": "yes"},
+        {"reset": True},
+        {"reset": "shop and more"},
+        {"reset": "shop\n"},
         {"take_over": None},
+        {"walk": "window"},
+        {"walk": "incremental"},
+        {"walk": "by_key"},
+        {"walk": None},
+        {"page_size": 1},
+        {"page_size": "ten"},
+        {"max_deletes": -1},
+        {"window_from": "2026-03-01T00:00:00"},
+        {"window_from": "2026-03-01"},
+        {"window_to": "yesterday"},
+        {"window_to": "2026-13-01T00:00:00Z"},
+        {"dry_run": "perhaps"},
     ],
 )
 def test_the_form_refuses(folder: Path, conf: dict[str, Any]) -> None:
-    """Airflow answers 400 to what the schema refuses."""
+    """Airflow answers 400 to what the schema refuses: a walk that none of the objects can do, a date without its zone,
+    another word than the source's name."""
     with pytest.raises(ParamValidationError):
         chosen(folder, conf)
+
+
+def test_the_form_offers_what_the_api_can_do(tmp_path: Path) -> None:
+    """Windows where it filters by time, changes where it can be asked for them."""
+    walks = made(tmp_path, CRM)["crm_backfill"].params.get_param("walk").schema["enum"]
+    assert walks == ["backfill", "incremental", "window", "rebackfill", "by_key"]

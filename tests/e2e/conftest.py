@@ -27,7 +27,7 @@ from tests.loopback import LoopbackApi
 
 PROJECT = Path(__file__).resolve().parents[2]
 SLICES = "sliced"
-SOURCES = ("plain", "killed", "login", "edited", SLICES)
+SOURCES = ("plain", "killed", "login", "edited", "cursors", SLICES)
 WAITING = "waiting"
 # A DAG of a person's own: slices of a second, where the template has half an hour.
 SLICED = """

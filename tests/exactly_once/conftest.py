@@ -8,32 +8,33 @@ from typing import Any
 
 import pytest
 
-from airflow_extract_provider.extract.store.connection import Connect, Connection
-from airflow_extract_provider.extract.store.migrate import migrate
+from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.testing.hostile import HostileApi
 from tests.exactly_once.oracle import watch
 from tests.exactly_once.play import KIND, Play
 from tests.exactly_once.writers import a_source
 from tests.store.applier import Applier
+from tests.ways import Store
 
 
 @pytest.fixture
-def conn(connect: Connect) -> Iterator[Connection]:
-    """A connection that commits each statement."""
-    with connect() as opened:
+def conn(store: Store) -> Iterator[Connection]:
+    """A connection of the tables' owner that commits each statement."""
+    with store.owner() as opened:
         opened.autocommit = True
         yield opened
 
 
 @pytest.fixture
-def watched(connect: Connect, conn: Connection) -> Iterator[Callable[..., Applier]]:
+def watched(store: Store, conn: Connection) -> Iterator[Callable[..., Applier]]:
     """Makes appliers of the object `things`, whose table is watched."""
-    migrate(connect, [a_source()])
+    store.migrate([a_source()])
     watch(conn, "shop.things")
     made: list[Applier] = []
 
     def make(walk: str = "backfill", **spec: Any) -> Applier:
-        made.append(Applier(connect, "things", walk, a_source(**spec)))
+        store.migrate([a_source(**spec)])  # what it folds into needs rights too
+        made.append(Applier(store.connect, "things", walk, a_source(**spec)))
         return made[-1]
 
     yield make
@@ -42,7 +43,7 @@ def watched(connect: Connect, conn: Connection) -> Iterator[Callable[..., Applie
 
 
 @pytest.fixture
-def play(dsn: str, connect: Connect, conn: Connection, tmp_path: Path) -> Iterator[Play]:
+def play(store: Store, conn: Connection, tmp_path: Path) -> Iterator[Play]:
     """A play whose API has no records yet."""
     with HostileApi(seed=5, listings={"/things": KIND.served()}) as api:
-        yield Play(api, conn, connect, dsn, tmp_path / "cursor")
+        yield Play(api, conn, store, tmp_path / "cursor")

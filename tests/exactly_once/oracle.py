@@ -33,7 +33,7 @@ create table public.watched (
     n bigint generated always as identity primary key, key text, known boolean, was jsonb, was_gone boolean,
     now jsonb, gone boolean, revision bigint
 );
-create function public.watch() returns trigger language plpgsql as $$
+create function public.watch() returns trigger language plpgsql security definer as $$
 begin
     if tg_op = 'INSERT' then
         insert into public.watched (key, known, now, gone, revision)

@@ -19,8 +19,7 @@ from airflow_extract_provider.extract.cursor import CursorStore
 from airflow_extract_provider.extract.pipeline import Runner, Settings, Summary, WalkName, run
 from airflow_extract_provider.extract.sinks.sink import Sink
 from airflow_extract_provider.extract.sourcefile import parse_source
-from airflow_extract_provider.extract.store.connection import Connect, Connection
-from airflow_extract_provider.extract.store.migrate import migrate
+from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.testing.hostile import HostileApi
 from tests.broker import Broker
 from tests.crash.child import FileCursor
@@ -30,6 +29,7 @@ from tests.exactly_once.oracle import RULES, Told, expected, logged, transitions
 from tests.forked import processes
 from tests.hazards.kinds import KINDS
 from tests.sinks.topics import Received, received
+from tests.ways import Store
 
 __all__ = ["KIND", "Play", "check_exact", "is_true"]
 
@@ -43,8 +43,9 @@ class Play:
     oracle's log held after the first backfill.
     """
 
-    def __init__(self, api: HostileApi, conn: Connection, connect: Connect, dsn: str, cursor: Path) -> None:
-        self.api, self.conn, self.connect, self.dsn, self.cursor = api, conn, connect, dsn, cursor
+    def __init__(self, api: HostileApi, conn: Connection, store: Store, cursor: Path) -> None:
+        self.api, self.conn, self.store, self.cursor = api, conn, store, cursor
+        self.connect, self.dsn = store.connect, store.dsn
         self.chance = random.Random(7)
         self.kafka: Mapping[str, Any] = {}
         self.topic = ""
@@ -56,7 +57,7 @@ class Play:
         """Tables, and a first backfill, which is silent, of records with this value."""
         things = KIND.described(events=RULES, **over)
         self.source = {"source": "shop", "connection": "none", "objects": {"things": things}}
-        migrate(self.connect, [parse_source(self.source, "test")])
+        self.store.migrate([parse_source(self.source, "test")])
         watch(self.conn, "shop.things")
         self.api.insert(14, value=value)
         self.api.clock.advance(timedelta(minutes=1))

@@ -7,25 +7,15 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
-from airflow_extract_provider.extract.store.connection import Connect, Connection
-from airflow_extract_provider.extract.store.migrate import migrate
+from airflow_extract_provider.extract.store.connection import Connection
 from tests.exactly_once.oracle import expected, found, watch
 from tests.exactly_once.writers import a_source, late, overlapping, versions, walking
 from tests.forked import processes
 from tests.store.applier import Applier, a_record
+from tests.ways import Store
 
 SOAK = bool(os.environ.get("EXTRACT_SOAK"))
 WRITERS = 8
-
-
-@pytest.fixture
-def conn(connect: Connect) -> Any:
-    """A connection that commits each statement."""
-    with connect() as opened:
-        opened.autocommit = True
-        yield opened
 
 
 def at_once(*work: tuple[Callable[..., None], tuple[Any, ...]]) -> None:
@@ -46,12 +36,12 @@ def deadlocks(conn: Connection) -> int:
     return int(row[0])
 
 
-def test_versions(connect: Connect, conn: Connection, dsn: str) -> None:
+def test_versions(store: Store, conn: Connection) -> None:
     """8 processes, 10,000 records of 4 versions each, overlapping pages in random order with repeats."""
     records, count = 10_000, 4
-    migrate(connect, [a_source(version="updated_at")])
+    store.migrate([a_source(version="updated_at")])
     watch(conn, "shop.things")
-    at_once(*[(overlapping, (dsn, n, records, count, 200 if SOAK else 40)) for n in range(WRITERS)])
+    at_once(*[(overlapping, (store.dsn, n, records, count, 200 if SOAK else 40)) for n in range(WRITERS)])
     stored: dict[str, int] = dict(conn.execute("select key, data -> 'value' from shop.things").fetchall())
     last = [versions(key, count)[-1] for key in range(records)]
     wanted = {each.key: a_value for each, a_value in zip(last, map(value_of, last), strict=True)}
@@ -63,18 +53,18 @@ def test_versions(connect: Connect, conn: Connection, dsn: str) -> None:
     print(f"{sum(map(len, told.values())):,} events of {records:,} records, each once; no deadlock")
 
 
-def test_no_versions(connect: Connect, conn: Connection, dsn: str) -> None:
+def test_no_versions(store: Store, conn: Connection) -> None:
     """One walk beside 7 processes that note refetches and hand in late payloads: these change nothing but notes."""
     records = 1_000
-    migrate(connect, [a_source()])
+    store.migrate([a_source()])
     watch(conn, "shop.things")
-    first = Applier(connect, "things", "backfill", a_source())
+    first = Applier(store.connect, "things", "backfill", a_source())
     first.apply([a_record(f"k{key:05}", 0) for key in range(records)])
     first.conn.close()
     laps = 60 if SOAK else 12
     at_once(
-        (walking, (dsn, records, laps)),
-        *[(late, (dsn, n, records, 300 if SOAK else 60)) for n in range(1, WRITERS)],
+        (walking, (store.dsn, records, laps)),
+        *[(late, (store.dsn, n, records, 300 if SOAK else 60)) for n in range(1, WRITERS)],
     )
     stored: dict[str, int] = dict(
         conn.execute("select key, data -> 'value' from shop.things where deleted_at is null").fetchall()

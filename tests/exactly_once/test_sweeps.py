@@ -16,11 +16,12 @@ from airflow_extract_provider.extract.api import client
 from airflow_extract_provider.extract.errors import ApiUnavailableError, FencedError
 from airflow_extract_provider.extract.pipeline import WalkName
 from airflow_extract_provider.extract.store import refetch
-from airflow_extract_provider.extract.store.connection import Connect, Connection
+from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.testing.hostile_store import Key
 from tests.exactly_once.oracle import found, transitions
 from tests.exactly_once.play import KIND, Play
 from tests.extract.sweeping import BY_KEY, Returning
+from tests.ways import Store
 
 COUNT, PAGE = 10_000, 500
 LARGE: dict[str, Any] = {"pages": {**KIND.spec["pages"], "size": {"send": "limit", "max": PAGE}}}
@@ -28,10 +29,10 @@ READABLE = pytest.mark.parametrize("over", [{"by_key": BY_KEY}, {}], ids=["by ke
 
 
 @pytest.fixture
-def play(dsn: str, connect: Connect, conn: Connection, tmp_path: Path) -> Iterator[Play]:
+def play(store: Store, conn: Connection, tmp_path: Path) -> Iterator[Play]:
     """A play whose API has no records yet, and gives many of them on a page."""
     with Returning(KIND.served(page_max=PAGE)) as api:
-        yield Play(api, conn, connect, dsn, tmp_path / "cursor")
+        yield Play(api, conn, store, tmp_path / "cursor")
 
 
 @pytest.fixture

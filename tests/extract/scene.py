@@ -94,9 +94,9 @@ class Scene:
         """The source as the spec says now."""
         return parse_source({"source": self.name, "connection": "none", "objects": {self.object: self.spec}}, "test")
 
-    def migrate(self) -> None:
+    def migrate(self, **arguments: Any) -> None:
         """Make the books and the record table."""
-        migrate(self.connect, [self.source], self.books)
+        migrate(self.connect, [self.source], self.books, **arguments)
 
     def settings(self, **changes: Any) -> Settings:
         """Settings with the scene's own books."""

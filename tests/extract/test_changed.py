@@ -12,6 +12,7 @@ from psycopg import sql
 
 from airflow_extract_provider.extract.errors import (
     ApiUnavailableError,
+    LeftBehindError,
     PositionMismatchError,
     RepeatedPageError,
     UnorderedStreamError,
@@ -60,7 +61,11 @@ def test_the_table_is_empty(how: str, complete: bool, any_scene: Scene) -> None:
             scene.spec["table"] = "others"
         case "another schema":
             scene.spec["schema"] = f"{scene.name}_other"
-    scene.migrate()
+    if how != "truncated":
+        # Nothing is made beside what may be elsewhere, unless that is said.
+        with pytest.raises(LeftBehindError):
+            scene.migrate()
+    scene.migrate(new=["things"])
     scene.stops(PositionMismatchError)
     scene.run(reset=True)
     scene.assert_exact()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_extract_provider.extract import source
+from airflow_extract_provider.extract import api_object
 from airflow_extract_provider.extract.api import templates
 from airflow_extract_provider.extract.api.templates import by_key_request, request
 from airflow_extract_provider.extract.errors import SourceError
@@ -80,8 +80,8 @@ def refused(**arguments: Any) -> str:
 
 def test_values_and_filters_are_those_that_sources_know() -> None:
     """What a source file may use is what there is."""
-    assert set(templates._NAMES) == source._VALUES
-    assert {*templates._FILTERS, "json"} == set(source._FILTERS)
+    assert {*templates._NAMES, "account"} == api_object._VALUES
+    assert {*templates._FILTERS, "json"} == set(api_object._FILTERS)
 
 
 def test_a_request_without_templates() -> None:

@@ -74,7 +74,7 @@ _EXAMPLES = [*_blocks("docs/sources.md", "yaml"), *_blocks("docs/events.md", "ya
 def test_every_example_of_a_source_loads(block: str, tmp_path: Path) -> None:
     """Copied into a file, it is a source; or it is what may stand below an object."""
     file = tmp_path / "source.yaml"
-    whole = block if block.startswith("source:") else _OBJECT + textwrap.indent(block, "    ")
+    whole = block if re.search(r"^source:", block, flags=re.MULTILINE) else _OBJECT + textwrap.indent(block, "    ")
     file.write_text(whole, encoding="utf-8")
     assert load_source(file).objects
 

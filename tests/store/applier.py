@@ -35,6 +35,12 @@ SOURCE = Source.model_validate(
     }
 )
 
+_BLOCKED = """
+with sessions as materialized (select pid from pg_stat_activity where datname = current_database())
+select count(*) from sessions
+where cardinality(pg_blocking_pids(pid)) > 0 and (pid = %(pid)s or %(pid)s not in (select pid from sessions))
+"""
+
 T = TypeVar("T")
 
 
@@ -135,8 +141,10 @@ def in_thread(work: Callable[[], T]) -> Future[T]:
 
 
 def wait_until_blocked(conn: Connection, pid: int, seconds: float = 10) -> None:
-    """Wait until a server process waits for a lock that another one holds."""
+    """Wait until a server process waits for a lock that another one holds; of a connection through a pooler, whose
+    process is not known, any process of the database."""
     until = time.monotonic() + seconds
-    while conn.execute("select cardinality(pg_blocking_pids(%s))", [pid]).fetchone() == (0,):
+    while conn.execute(_BLOCKED, {"pid": pid}).fetchone() == (0,):
+        conn.execute("select pg_stat_clear_snapshot()")
         assert time.monotonic() < until, "nothing waits"
         time.sleep(0.005)

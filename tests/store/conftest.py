@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from airflow_extract_provider.extract.store.connection import Connect, Connection
-from airflow_extract_provider.extract.store.migrate import migrate
 from tests.store.applier import SOURCE, Applier
+from tests.ways import Store, Way
 
 
 @pytest.fixture
-def applier(connect: Connect) -> Iterator[Callable[..., Applier]]:
+def applier(store: Store, connect: Connect) -> Iterator[Callable[..., Applier]]:
     """Makes appliers (object, walk) on one migrated database."""
-    migrate(connect, [SOURCE])
+    store.migrate([SOURCE])
     made: list[Applier] = []
 
     def make(object: str = "plain", walk: str = "backfill") -> Applier:
@@ -27,8 +27,8 @@ def applier(connect: Connect) -> Iterator[Callable[..., Applier]]:
 
 
 @pytest.fixture
-def conn(connect: Connect) -> Iterator[Connection]:
-    """A connection that commits each statement."""
-    with connect() as opened:
+def conn(request: pytest.FixtureRequest, connect: Connect, store_way: Way) -> Iterator[Connection]:
+    """A connection of the tables' owner that commits each statement: what a test itself does, it may do."""
+    with connect() if store_way == "owner" else request.getfixturevalue("store").owner() as opened:
         opened.autocommit = True
         yield opened

@@ -42,6 +42,7 @@ def fill(conn: Connection, events: Sequence[Event], *, place: bool = True) -> No
 def table_of_records(conn: Connection, keys: int) -> None:
     """A table whose rows' locks the writers hold, as apply does."""
     conn.execute("create table record (key text primary key, revision bigint not null default 0)")
+    conn.execute("grant select, update on record to public")
     conn.execute("insert into record (key) select 'k' || n from generate_series(0, %s) as n", [keys - 1])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -12,18 +13,20 @@ import pytest
 from airflow_extract_provider.extract.errors import FencedError, StoreUnavailableError, WalkBusyError
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire, hold, holding, release
-from airflow_extract_provider.extract.store.migrate import migrate
 from tests.store.applier import SOURCE
+from tests.ways import Store
 
 SCOPE = Scope("shop", "plain", "*")
 MINUTES = timedelta(minutes=5)
 
 
 @pytest.fixture
-def books(connect: Connect, conn: Connection) -> Connection:
-    """A connection to a migrated database."""
-    migrate(connect, [SOURCE])
-    return conn
+def books(store: Store) -> Iterator[Connection]:
+    """The program's connection to a migrated database."""
+    store.migrate([SOURCE])
+    with store.connect() as opened:
+        opened.autocommit = True
+        yield opened
 
 
 def take(conn: Connection, runner: str, *, take_over: bool = False, silent_after: timedelta = MINUTES) -> Fence:
@@ -77,14 +80,14 @@ def test_walks_and_parts_have_their_own(books: Connection) -> None:
 
 
 @pytest.mark.parametrize("before", ["nobody", "silent", "released"])
-def test_exactly_one_gets_it(books: Connection, connect: Connect, before: str) -> None:
+def test_exactly_one_gets_it(books: Connection, conn: Connection, connect: Connect, before: str) -> None:
     """Of eight that want it at the same moment one gets it; the seven others are told its name. Ten times."""
     takers = [connect() for _ in range(8)]
-    for conn in takers:
-        conn.autocommit = True
+    for each in takers:
+        each.autocommit = True
     for round_ in range(10):
         if before == "nobody":
-            books.execute("delete from extract.fence")
+            conn.execute("delete from extract.fence")
         else:
             fence = take(books, "one", take_over=True)
             fall_silent(books) if before == "silent" else release(books, "extract", fence)

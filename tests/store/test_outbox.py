@@ -18,22 +18,23 @@ from airflow_extract_provider.extract.events.event import Event
 from airflow_extract_provider.extract.store import consumer, outbox
 from airflow_extract_provider.extract.store.connection import Connect, Connection, connecting
 from airflow_extract_provider.extract.store.consumer import Parked, Waiting
-from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.store.outbox import Wanted, announce, append, channel, prune, read, stamp
 from airflow_extract_provider.extract.store.statements import statement
 from tests.databases import Databases
 from tests.store.applier import in_thread, wait_until_blocked
 from tests.store.eventful import an_event, begin_writing, fill, left, revisions, table_of_records
 from tests.store.test_plans import scans
+from tests.ways import Store
 
 NONE = timedelta(0)
 
 
 @pytest.fixture
-def books(conn: Connection, connect: Connect) -> Connection:
-    """A connection to the migrated books."""
-    migrate(connect, [])
-    return conn
+def books(connect: Connect) -> Iterator[Connection]:
+    """The program's connection to the books."""
+    with connect() as opened:
+        opened.autocommit = True
+        yield opened
 
 
 def read_all(conn: Connection, limit: int = 100, wanted: Wanted = Wanted()) -> list[Event]:  # noqa: B008
@@ -86,18 +87,18 @@ def test_repeated_within(books: Connection) -> None:
         append(books, "extract", [an_event("a"), an_event("a")])
 
 
-def test_other_violations_are_themselves(books: Connection) -> None:
+def test_other_violations_are_themselves(books: Connection, conn: Connection) -> None:
     """A table that somebody has given another constraint: that is no repeated event."""
-    books.execute("create unique index mine on extract.outbox (key)")
+    conn.execute("create unique index mine on extract.outbox (key)")
     with pytest.raises(psycopg.errors.UniqueViolation):
         append(books, "extract", [an_event("a", 1), an_event("a", 2)])
 
 
-def test_announced(books: Connection, connect: Connect) -> None:
-    """Whoever listens hears of it, whatever the schema is called."""
+def test_announced(books: Connection, store: Store) -> None:
+    """Whoever listens, on the way past a pooler, hears of it, whatever the schema is called."""
     for schema in ("extract", "Bücher" * 9):
         assert len(channel(schema).encode()) <= 63
-        with connect() as listener:
+        with store.owner() as listener:
             listener.autocommit = True
             listener.execute(psycopg.sql.SQL("listen {}").format(psycopg.sql.Identifier(channel(schema))))
             announce(books, schema)
@@ -117,10 +118,10 @@ def test_committed_late(books: Connection, connect: Connect) -> None:
     assert after.placed[0].sequence < before.placed[0].sequence
 
 
-def test_writers_and_readers(books: Connection, connect: Connect) -> None:
+def test_writers_and_readers(books: Connection, conn: Connection, connect: Connect) -> None:
     """Eight writers with overlapping records, two readers that stamp: each reader gets every event once, each key's in
     the order of its revisions."""
-    table_of_records(books, 12)
+    table_of_records(conn, 12)
     writing = begin_writing(connect, 8, 60, 12)
     readers = [_reader(connect, limit, writing) for limit in (7, 50)]
     stored = sum(each.result(60) for each in writing)
@@ -242,7 +243,7 @@ def test_stamped_in_rounds(books: Connection) -> None:
     ]  # fmt: skip
 
 
-def test_begin(books: Connection) -> None:
+def test_begin(books: Connection, conn: Connection) -> None:
     """A new consumer begins at the oldest event or behind the newest, one that was made before goes on."""
     assert consumer.begin(books, "extract", "early") == 0
     fill(books, [an_event("a"), an_event("b")], place=False)
@@ -258,8 +259,8 @@ def test_begin(books: Connection) -> None:
     assert seen == dict.fromkeys(["at the end", "early", "first", "late"], (2, 1))
     consumer.settle(books, "extract", "late", 3, [], [])
     assert consumer.consumers(books, "extract", "late")[0].oldest is None
-    assert consumer.drop_consumer(books, "extract", "late")
-    assert not consumer.drop_consumer(books, "extract", "late")
+    assert consumer.drop_consumer(conn, "extract", "late")
+    assert not consumer.drop_consumer(conn, "extract", "late")
 
 
 def test_begin_and_prune(books: Connection, connect: Connect) -> None:
@@ -279,7 +280,7 @@ def test_begin_and_prune(books: Connection, connect: Connect) -> None:
     assert prune(books, "extract", NONE) == 0
 
 
-def test_prune(books: Connection) -> None:
+def test_prune(books: Connection, conn: Connection) -> None:
     """Deleted is what all have passed, what none has parked, dead letters included, and what is old enough."""
     fill(books, [an_event(f"k{number}") for number in range(10)])
     assert prune(books, "extract", NONE) == 0, "there is no consumer"
@@ -295,7 +296,7 @@ def test_prune(books: Connection) -> None:
     assert left(books) == [3, 4, 5, 6, 7, 8, 9, 10]
     assert prune(books, "extract", NONE) == 3
     assert left(books) == [3, 5, 6, 9, 10]
-    assert consumer.drop_consumer(books, "extract", "two")
+    assert consumer.drop_consumer(conn, "extract", "two")
     assert prune(books, "extract", NONE) == 3
     assert left(books) == [3, 5]
     assert consumer.drop_dead(books, "extract", "one") == 1

@@ -16,7 +16,7 @@ from airflow_extract_provider.extract.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["CROSSED", "Connect", "Connection", "connecting", "named_errors"]
+__all__ = ["BACKEND", "CROSSED", "Connect", "Connection", "connecting", "named_errors", "opened"]
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 Connect: TypeAlias = Callable[[], Connection]
@@ -24,6 +24,9 @@ Connect: TypeAlias = Callable[[], Connection]
 
 CROSSED = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
 """What Postgres raises to end one of two transactions that could not both go on: nothing was written, do it again."""
+
+BACKEND = "select pg_backend_pid()"
+"""Tells the number of the session that runs it. Where the connection's own is another, a pooler is in between."""
 
 _MIGRATE = "Run `airflow extract migrate --sources FOLDER`."
 
@@ -33,9 +36,29 @@ def connecting(conninfo: str) -> Connect:
 
     def connect() -> Connection:
         with named_errors():
-            return psycopg.connect(conninfo)
+            return opened(conninfo)
 
     return connect
+
+
+def opened(conninfo: str = "", **options: Any) -> Connection:
+    """A new connection, by a connection string or by options of libpq and psycopg.
+
+    Behind a pooler it prepares no statement: each transaction may be another session, which does not know it. Unless
+    ``prepare_threshold`` is given: then whoever gave it knows better. Raises psycopg's own errors.
+    """
+    if "prepare_threshold" in options:
+        return psycopg.connect(conninfo, **options)
+    conn: Connection = psycopg.connect(conninfo, **{**options, "autocommit": True})
+    try:
+        # A pooler gives its clients numbers of its own: no other sign of it is common to all of them.
+        if conn.execute(BACKEND).fetchone() != (conn.info.backend_pid,):
+            conn.prepare_threshold = None
+        conn.autocommit = options.get("autocommit", False)
+    except BaseException:
+        conn.close()
+        raise
+    return conn
 
 
 @contextmanager

@@ -96,6 +96,11 @@ class Ledger:
             records if isinstance(records, int) else 0,
         )
 
+    def head_sequence(self, conn: Connection) -> int | None:
+        """The number of the row where the walk stands, whatever its position says; None: it never began."""
+        row = conn.execute(self._statement("head"), self._whose()).fetchone()
+        return None if row is None else row[0]
+
     def head_kind(self, conn: Connection) -> str | None:
         """The kind of the row where the walk stands; None: it never began."""
         row = conn.execute(self._statement("head"), self._whose()).fetchone()

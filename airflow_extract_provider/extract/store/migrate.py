@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 
 from psycopg import sql
@@ -11,10 +11,11 @@ from airflow_extract_provider.extract.errors import SchemaMissingError
 from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.sourcefile import check_tables_differ
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
+from airflow_extract_provider.extract.store.left_behind import check_nothing_left, check_table_is_its_own
 from airflow_extract_provider.extract.store.statements import statement, statements
 from airflow_extract_provider.extract.storing import BOOK_COLUMNS
 
-__all__ = ["check", "migrate", "script"]
+__all__ = ["check", "check_ours", "migrate", "script"]
 
 _FILE = "migrate.sql"
 _ADDED = {"canonical_hash": "bytea"}
@@ -22,11 +23,20 @@ _ADDED = {"canonical_hash": "bytea"}
 _MIGRATE = "Run `airflow extract migrate --sources FOLDER`."
 
 
-def migrate(connect: Connect, sources: Iterable[Source], schema: str = "extract") -> list[str]:
+def migrate(
+    connect: Connect,
+    sources: Iterable[Source],
+    schema: str = "extract",
+    *,
+    new: Collection[str] = (),
+    whole: bool = False,
+) -> list[str]:
     """Bring the schema and the record tables up to this version, in one transaction; returns what was done, in words.
 
-    Run again, it does nothing. Two at once wait for each other.
+    Run again, it does nothing. Two at once wait for each other. ``new`` names what is new beside what the store knows,
+    as OBJECT, SOURCE/OBJECT or SOURCE; ``whole``: the store is for no other sources than these.
 
+    Raises LeftBehindError: an object, its table or its source was renamed.
     Raises StoreRightsError: the role may not create them. Raises SchemaMissingError: a table of that name exists, but
     is none of ours. Raises SourceError: two objects share a table. Raises StoreUnavailableError.
     """
@@ -35,6 +45,7 @@ def migrate(connect: Connect, sources: Iterable[Source], schema: str = "extract"
     with named_errors(), connect() as conn:
         conn.execute(statement(_FILE, "lock", schema))
         done = _books(conn, schema)
+        check_nothing_left(conn, schema, sources, new, whole=whole)
         for source in sources:
             for name, found in source.objects.items():
                 done += _record_table(conn, schema, source.table(name), _typed(found))
@@ -59,6 +70,7 @@ def check(conn: Connection, schema: str, source: Source, object: str) -> None:
     """See that the books and an object's record table are there and of this version.
 
     Raises SchemaMissingError: they are not, with the command that makes them.
+    Raises LeftBehindError: the table holds the copy of an object that was renamed.
     """
     row = conn.execute(statement(_FILE, "version", schema)).fetchone()
     newest = max(number for number, _, _ in _migrations())
@@ -69,10 +81,22 @@ def check(conn: Connection, schema: str, source: Source, object: str) -> None:
     if not columns:
         raise SchemaMissingError(f"the record table {'.'.join(table)} is missing.", todo=_MIGRATE)
     _check_ours(columns, table)
+    check_table_is_its_own(conn, schema, source, object)
     wanted = {**_ADDED, **_typed(source.object(object))}
     if missing := [name for name in wanted if name not in columns]:
         raise SchemaMissingError(f"the table {'.'.join(table)} has no column {', '.join(missing)}.", todo=_MIGRATE)
     _check_types(columns, wanted, table)
+
+
+def check_ours(conn: Connection, schema: str, table: tuple[str, str]) -> None:
+    """See that a table is there and is a record table.
+
+    Raises SchemaMissingError: it is not.
+    """
+    columns = _columns(conn, schema, table)
+    if not columns:
+        raise SchemaMissingError(f"there is no table {'.'.join(table)}.", todo="Name the table that holds the copy.")
+    _check_ours(columns, table)
 
 
 def _check_ours(columns: Mapping[str, str], table: tuple[str, str]) -> None:

@@ -1,26 +1,18 @@
-"""Makes the DAGs of a source: everything in them follows from its file.
-
-Nothing is read at parse time but those files, and nothing in a DAG depends on the clock or the machine: Airflow makes a
-new version of a DAG whenever its form differs.
-"""
+"""The sync DAG of a source: for each object what it needs, one task after the other."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
-from datetime import timedelta
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param, TaskGroup
 
 from airflow_extract_provider.assets import asset_of
+from airflow_extract_provider.dag_templates.arguments import dag_arguments
 from airflow_extract_provider.extract.source import ApiObject, Source
-from airflow_extract_provider.extract.sourcefile import load_sources
 from airflow_extract_provider.operators.backfill import BackfillOperator
 from airflow_extract_provider.operators.by_key import ByKeyOperator
 from airflow_extract_provider.operators.incremental import IncrementalOperator
@@ -28,37 +20,11 @@ from airflow_extract_provider.operators.rebackfill import RebackfillOperator
 from airflow_extract_provider.operators.walk import WalkOperator
 from airflow_extract_provider.schedule import next_run, schedule_of
 
-__all__ = ["make_dags"]
-
-_RETRIES: Mapping[str, Any] = {
-    "retries": 3,
-    "retry_delay": timedelta(seconds=30),
-    "retry_exponential_backoff": 2.0,
-    "max_retry_delay": timedelta(minutes=10),
-}
+__all__ = ["sync_dag"]
 
 
-def make_dags(
-    sources: str | os.PathLike[str] | Mapping[str, Source], *, default_args: Mapping[str, Any] | None = None
-) -> dict[str, DAG]:
-    """The DAGs of some sources, by id: of each one its ``{source}_sync``, which runs by the source's `schedule`, and
-    its ``{source}_backfill``, which runs when somebody asks for it.
-
-    ``sources``: a folder of YAML files, relative to the file that calls, or sources by name. ``default_args`` are for
-    all tasks, over the retries that are set here. Use it in a DAG file as ``globals().update(make_dags("sources"))``.
-
-    Raises SourceError: a file is wrong, or the folder holds none.
-    """
-    if not isinstance(sources, Mapping):
-        # The caller's file, not the working directory, which differs between Airflow's components.
-        beside = Path(sys._getframe(1).f_globals.get("__file__", "")).parent
-        sources = load_sources(beside / sources)
-    arguments = {**_RETRIES, **(default_args or {})}
-    made = [make(source, arguments) for source in sources.values() for make in (_sync_dag, _backfill_dag)]
-    return {dag.dag_id: dag for dag in made}
-
-
-def _sync_dag(source: Source, default_args: Mapping[str, Any]) -> DAG:
+def sync_dag(source: Source, default_args: Mapping[str, Any]) -> DAG:
+    """The DAG that keeps the copy equal to the API, by the source's `schedule`."""
     schedule = schedule_of(source.source, source.schedule)
     # Whether it is paused at first is left to Airflow, by default it is: it acts on its own, and should not before the
     # connections and tables are there. One run at a time: a second one would find its objects held by the first.
@@ -70,9 +36,8 @@ def _sync_dag(source: Source, default_args: Mapping[str, Any]) -> DAG:
         # No backfill over intervals: it would ignore the bound above, and no task looks at an interval.
         allowed_run_types=["scheduled", "manual"],  # type: ignore[list-item]  # texts are converted
         params=_sync_form(source),
-        default_args=dict(default_args),
         user_defined_macros={"next_run": partial(next_run, schedule)},
-        tags=["extract", source.source, "sync"],
+        **dag_arguments(source, "sync", default_args),
         description=f"Keeps the copy of {source.source} in Postgres equal to the API",
         doc_md=_sync_doc(source),
     ) as dag:
@@ -185,90 +150,3 @@ def _sync_row(name: str, found: ApiObject) -> str:
     if sweep:
         deleted = f"{deleted}; all {sweep}" if found.deleted and found.incremental else sweep
     return f"| {name} | {changed} | {deleted} | {'yes' if found.by_key else 'no'} |"
-
-
-def _backfill_dag(source: Source, default_args: Mapping[str, Any]) -> DAG:
-    # Without a schedule it does nothing unless asked to: paused, it would only make the first person wait.
-    with DAG(
-        dag_id=f"{source.source}_backfill",
-        schedule=None,
-        is_paused_upon_creation=False,
-        params=_backfill_form(source),
-        default_args=dict(default_args),
-        tags=["extract", source.source, "backfill"],
-        description=f"Copies {source.source} into Postgres, from the beginning",
-        doc_md=_backfill_doc(source),
-    ) as dag:
-        for name in source.objects:
-            BackfillOperator(
-                task_id=name,
-                source=source,
-                object=name,
-                selected=f"{{{{ '{name}' in params.objects }}}}",
-                reset="{{ params.reset }}",
-                take_over="{{ params.take_over }}",
-            )
-    return dag
-
-
-def _backfill_form(source: Source) -> dict[str, Param]:
-    """What a person chooses when triggering; the schema makes Airflow refuse anything else."""
-    names = list(source.objects)
-    return {
-        "objects": Param(
-            names,
-            type="array",
-            title="Objects",
-            description="What to copy; all of them unless you take some away.",
-            # The form makes a choice of `examples`; `items` is what is checked.
-            examples=names,
-            items={"type": "string", "enum": names},
-            minItems=1,
-            uniqueItems=True,
-        ),
-        "reset": Param(
-            False,
-            type="boolean",
-            title="Start over (reset)",
-            description="Read from the first page again, instead of going on: for what the sync does not see. "
-            "Nothing is stored twice.",
-        ),
-        "take_over": Param(
-            False,
-            type="boolean",
-            title="Take over (take_over)",
-            description="Go on in place of another run that holds an object, instead of waiting for it. That run ends "
-            "with FencedError.",
-        ),
-    }
-
-
-def _backfill_doc(source: Source) -> str:
-    rows = "\n".join(_row(source, name, found) for name, found in source.objects.items())
-    return f"""\
-### {source.source}: backfill
-
-Copies each selected object into Postgres, from the first page to the last, in the API's own order.
-
-- **Nothing is skipped:** the walk moves past a page only when its records are committed. When that cannot be kept, the
-  task stops with an error that says why, and holds its cursor.
-- **Trigger it again at any time:** it goes on where it stands. A page that is read twice changes nothing. Once an
-  object is complete there is nothing to do: what has changed since is brought by `{source.source}_sync`, as far as the
-  API can be asked for it. *Start over* reads everything again.
-- **While another run holds an object,** such as one of the sync, its task waits (`up_for_reschedule`) and its log says
-  for whom. *Take over* does not wait.
-- **Where it stands** is in the Variables `extract_{source.source}_<object>_backfill_cursor`. Edit one back to an
-  earlier value, and the walk goes on from there; delete it, and the walk starts over.
-- **Long walks** work in slices, between which other tasks get their turn (`up_for_reschedule`).
-
-API: connection `{source.connection}`. Store: connection `extract_store`, with tables made by `airflow extract migrate`.
-
-| object | path | key | table |
-|---|---|---|---|
-{rows}
-"""
-
-
-def _row(source: Source, name: str, found: ApiObject) -> str:
-    key = ", ".join(".".join(path) for path in found.key)
-    return f"| {name} | `{found.path}` | {key} | `{'.'.join(source.table(name))}` |"

@@ -1,0 +1,67 @@
+"""The least rights of the role that runs: what `airflow extract grants` prints, and the docs show."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import LiteralString
+
+from psycopg import sql
+
+from airflow_extract_provider.extract.source import Source
+from airflow_extract_provider.extract.storing import Fold
+
+__all__ = ["RIGHTS", "grants"]
+
+RIGHTS: Mapping[str, Sequence[str]] = {
+    "birth": ("select", "insert", "update"),
+    "consumer": ("select", "insert", "update"),
+    "coverage": ("select",),
+    "events": ("select",),
+    "fence": ("select", "insert", "update"),
+    "gaps": ("select",),
+    "hash_map": ("select", "insert", "update"),
+    "ledger": ("select", "insert", "update"),
+    "migration": ("select",),
+    "oauth_token": ("select", "insert", "update"),
+    "outbox": ("select", "insert", "update", "delete"),
+    "outbox_head": ("select", "update"),
+    "parked": ("select", "insert", "update", "delete"),
+    "quarantine": ("select", "insert", "update"),
+    "quota": ("select", "insert", "update"),
+    "refetch": ("select", "insert", "update", "delete"),
+    "rule_state": ("select", "insert", "update"),
+    "sweep": ("select", "insert", "update"),
+    "sweep_seen": ("select", "insert", "delete"),
+}
+"""What walks and consumers do with each table and view of the bookkeeping. Commands that tidy up need more."""
+
+_RECORDS = ("select", "insert", "update")
+_ORDER: tuple[LiteralString, ...] = ("usage", "select", "insert", "update", "delete")
+
+
+def grants(role: str, sources: Iterable[Source], schema: str = "extract") -> str:
+    """The statements that give a role the rights to run these sources, and no other; to be run by the tables' owner.
+
+    No right to create, none to a table of somebody else's but those that the sources fold fields into.
+    """
+    tables: dict[tuple[str, ...], set[str]] = {(schema, name): {*rights} for name, rights in RIGHTS.items()}
+    for source in sources:
+        for name, found in source.objects.items():
+            tables.setdefault(source.table(name), set()).update(_RECORDS)
+            for fold in found.fold:
+                tables.setdefault(tuple(fold.table.split(".")), set()).update(_folded(fold))
+    schemas = dict.fromkeys(name[:-1] for name in tables if len(name) > 1)
+    lines = [_granted({"usage"}, "schema ", schemas, role)]
+    lines += [_granted(rights, "", [table], role) for table, rights in tables.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _folded(fold: Fold) -> set[str]:
+    """What is done with a table that fields are folded into."""
+    return {"select", "update", *(["insert"] if fold.insert else []), *(["delete"] if fold.deleted == "remove" else [])}
+
+
+def _granted(rights: Collection[str], kind: LiteralString, names: Iterable[tuple[str, ...]], role: str) -> str:
+    told = sql.SQL(", ").join(sql.SQL(each) for each in _ORDER if each in rights)
+    to = sql.SQL(", ").join(sql.Identifier(*name) for name in names)
+    return sql.SQL("grant {} on {}{} to {};").format(told, sql.SQL(kind), to, sql.Identifier(role)).as_string()

@@ -1,0 +1,103 @@
+"""Advice: what is legal in a source file, but dangerous. Each has its name, and each name its row in the docs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_extract_provider.extract.lint import ADVICE, lint
+from airflow_extract_provider.extract.sourcefile import load_sources
+from tests.extract.looking import TOKENS, shop
+from tests.hazards.kinds import KINDS
+
+ROOT = Path(__file__).resolve().parents[2]
+GOOD: Mapping[str, Any] = {**TOKENS, "sweep": {"every": "7d"}}
+"""An object of which there is nothing to say."""
+_NEWEST = {"order": ["-updated_at"], "since": None}
+_BARE = {"since": None, "version": None, "order": None}
+_NUMBERS = {"by": "page", "send": "page"}
+_SIZED = {**_NUMBERS, "size": {"send": "limit", "max": 10}}
+_KEYED = {"by": "last_key", "send": "after"}
+
+
+def advised(spec: Mapping[str, Any], requests: int | None = None, **source: Any) -> set[str]:
+    """The names of the advice on an object; None in its spec leaves a key out."""
+    found = {name: value for name, value in spec.items() if value is not None}
+    return {each.name for each in lint(shop(found, **source), {} if requests is None else {"things": requests})}
+
+
+def test_nothing_is_said_of_a_good_one() -> None:
+    """Order, filter, sweep and reads by key: all is seen, and confirmed."""
+    assert advised(GOOD) == set()
+
+
+CASES = [
+    ("deletes-unseen", {"sweep": None}, {"deleted": "deleted"}),
+    ("changes-unseen", {**_BARE, "sweep": None}, {"sweep": {"every": "1d"}}),
+    ("deletes-withheld", {**_NEWEST, "by_key": None}, {"by_key": TOKENS["by_key"]}),
+    ("deletes-unconfirmed", {"by_key": None}, {"by_key": TOKENS["by_key"]}),
+    ("passed-over", {"order": ["name"], "by_key": None}, {"order": ["created_at"]}),
+    ("undecided-stay", {"by_key": None, "sweep": None, "deleted": "gone"}, {"by_key": TOKENS["by_key"]}),
+    ("late-zero", {"late": "0s"}, {"late": "1s"}),
+    ("read-twice", {**_BARE, "pages": _NUMBERS}, {"pages": {"by": "single"}}),
+    ("read-twice", {**_BARE, "pages": {"by": "link_header"}}, {"pages": {"by": "link_header", "stable": True}}),
+    ("ties-unsettled", {"order": ["created_at"], "pages": _SIZED}, {"order": ["created_at", "id"]}),
+    ("overlap-by-version", {"pages": _KEYED}, {"order": ["created_at"]}),
+    ("end-guessed", {"order": ["updated_at"], "pages": {"by": "since"}}, {"total": "total"}),
+    ("start-late", {"since": {**TOKENS["since"], "start": "2024-01-01T00:00:00Z"}}, {"since": TOKENS["since"]}),
+    ("guard-open", {"sweep": {"every": "1d", "max_deletes": "100%"}}, {"sweep": {"every": "1d", "max_deletes": "20%"}}),
+    ("events-never", {"sweep": None, "events": ["created", "deleted"]}, {"events": ["created"]}),
+    ("private-keys-shown", {"private": True, "hash": {"map": {"redis": "r"}}}, {"private": False}),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong", "right"), CASES, ids=lambda value: value if isinstance(value, str) else "")
+def test_each_advice_is_given_and_goes(name: str, wrong: Mapping[str, Any], right: Mapping[str, Any]) -> None:
+    """Where it is due; and done as it says, or where it does not apply, it is not given."""
+    assert name in advised({**GOOD, **wrong})
+    assert name not in advised({**GOOD, **wrong, **right})
+
+
+@pytest.mark.parametrize(
+    ("every", "requests", "given"), [("1h", 100, True), ("5h", 100, False), ("1m", None, True), ("1h", None, False)]
+)
+def test_a_sweep_that_takes_longer_than_its_cadence(every: str, requests: int | None, given: bool) -> None:
+    """By the number of requests, where a look has told it; two at least."""
+    spec = {**GOOD, "sweep": {"every": every}}
+    assert advised(spec, requests, limit="20/h" if requests else "1/2m") == ({"sweep-too-often"} if given else set())
+
+
+def test_every_advice_has_its_case() -> None:
+    """None is untested."""
+    assert {name for name, _, _ in CASES} | {"sweep-too-often"} == set(ADVICE)
+    assert len(set(ADVICE)) == len(ADVICE)
+
+
+def test_every_advice_is_documented() -> None:
+    """Each has a row in docs/checks.md, and no row is of something else."""
+    rows = re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs" / "checks.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(ADVICE)
+
+
+def test_advice_says_what_and_what_to_do() -> None:
+    """Of every kind of pages, with its object."""
+    for name, kind in KINDS.items():
+        for advice in lint(shop(kind.described())):
+            assert advice.object == "things", name
+            assert advice.what, name
+            assert advice.todo, name
+
+
+def test_the_demos_sources_hold_no_mistake() -> None:
+    """What is left there is what these APIs do not have."""
+    found = {
+        (source.source, advice.object, advice.name)
+        for source in load_sources(ROOT / "demo" / "sources").values()
+        for advice in lint(source)
+    }
+    assert {name for _, _, name in found} <= {"deletes-unconfirmed", "passed-over"}
+    assert "crm" not in {source for source, _, _ in found}

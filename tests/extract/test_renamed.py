@@ -1,0 +1,379 @@
+"""A source file that calls things otherwise: nothing is made beside what is there, and what is renamed goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from airflow_extract_provider.extract.errors import (
+    ApiUnavailableError,
+    CursorAheadError,
+    ExtractError,
+    LeftBehindError,
+    PositionMismatchError,
+    SchemaMissingError,
+    SourceError,
+    WalkBusyError,
+)
+from airflow_extract_provider.extract.sourcefile import parse_source
+from airflow_extract_provider.extract.store import refetch
+from airflow_extract_provider.extract.store.fence import Scope, acquire, hold, holding
+from airflow_extract_provider.extract.store.left_behind import left_behind
+from airflow_extract_provider.extract.store.migrate import migrate
+from airflow_extract_provider.extract.store.rename import forget, rename, rename_source
+from tests.extract.scene import KEYED, Scene, rows
+from tests.extract.shown import Shown
+from tests.loopback import Fault
+
+MakeScene = Callable[..., Scene]
+BOTH_NAMES = ("fence", "birth", "hash_map")
+"""These keep a row of the old name: numbers must never come twice."""
+HISTORY = ("outbox", "parked", "quota")
+"""Events keep the name that they were told under; quota is of a source."""
+
+
+def ask(scene: Scene, text: str, **values: Any) -> list[tuple[Any, ...]]:
+    """Rows by a statement with the scene's names."""
+    names = {"books": sql.Identifier(scene.books), "schema": sql.Identifier(scene.name)}
+    with scene.connect() as conn:
+        found = conn.execute(sql.SQL(text).format(**names), values)
+        return found.fetchall() if found.description else []
+
+
+def everything(scene: Scene) -> dict[str, Any]:
+    """All rows of the scene's books, but heartbeats, and the tables that there are."""
+    told: dict[str, Any] = {"tables": ask(scene, "select schemaname, tablename from pg_tables order by 1, 2")}
+    for table in ("ledger", "refetch", "quarantine", "sweep", "rule_state", "birth", "outbox", "hash_map", "quota"):
+        found = ask(scene, "select to_jsonb(it) from {books}." + table + " as it order by 1")
+        told[table] = [row[0] for row in found]
+    told["fence"] = ask(
+        scene, "select source, object, walk, part, number, runner from {books}.fence order by 1, 2, 3, 4"
+    )
+    return told
+
+
+def half_way(scene: Scene, shown: Shown | None = None) -> None:
+    """Two of six pages are stored, then the API is gone; a key is noted, and something of all else is in the books."""
+    scene.api.rows = rows(55)
+    scene.api.fault = lambda number, asked: Fault(500) if number > 2 else None
+    scene.stops(ApiUnavailableError, cursor=shown)
+    scene.api.fault = lambda number, asked: None
+    del scene.api.asked[:]
+    with scene.connect() as conn:
+        refetch.note(conn, scene.books, scene.name, scene.object, ["r1"], "test")
+    values = {"name": scene.name, "object": scene.object}
+    ask(
+        scene,
+        "insert into {books}.quarantine (source, object, number, raw, digest, why, sent_at)"
+        " values (%(name)s, %(object)s, 1, 'x', 'x', 'why', now());"
+        "insert into {books}.rule_state values (%(name)s, %(object)s, 'rule', 'r1', 'made', true);"
+        "insert into {books}.hash_map values (%(name)s, %(object)s, 4);"
+        "insert into {books}.sweep (number, source, object, ended_at) values (%(number)s, %(name)s, %(object)s, now());"
+        "insert into {books}.quota (source, connection, state, revision) values (%(name)s, 'none', '{{}}', 3)".replace(
+            "%(number)s", "(select max(sequence) from {books}.ledger)"
+        )
+        .replace("%(name)s", f"'{values['name']}'")
+        .replace("%(object)s", f"'{values['object']}'"),
+    )
+
+
+@pytest.fixture
+def scene(make_scene: MakeScene) -> Scene:
+    """An object that publishes, in books of its own."""
+    return make_scene(KEYED, own_books=True, events=["created", "deleted"], baseline="emit")
+
+
+def go_on(scene: Scene, shown: Shown) -> None:
+    """The rest of the walk asks for the pages behind, creates what they hold, and touches nothing before them."""
+    summary = scene.run(cursor=shown)
+    assert scene.api.asked[0].params["starting_after"]
+    assert summary.complete
+    scene.assert_exact()
+    assert scene.revisions() == {1}
+    assert ask(scene, "select count(*), count(distinct key) from {books}.outbox") == [(55, 55)]
+    assert len(scene.api.asked) == 4
+
+
+def test_an_object_is_renamed(scene: Scene) -> None:
+    """Nothing is made and nothing is read under the new name before that is said; then it goes on where it stood."""
+    shown = Shown()
+    half_way(scene, shown)
+    scene.object = "people"
+    before = everything(scene)
+    with pytest.raises(LeftBehindError, match=r"does not know the object people.*things \(19 records read\)") as caught:
+        scene.migrate()
+    assert f"airflow extract rename {scene.name} things people" in str(caught.value)
+    scene.stops(SchemaMissingError, cursor=shown)
+    assert everything(scene) == before
+    moved = rename(scene.connect, scene.source, "things", "people", scene.books)
+    assert (moved.to_table, moved.same) == ((scene.name, "people"), True)
+    assert ask(scene, "select key from {books}.refetch where object = 'people'") == [("r1",)]
+    scene.migrate()
+    go_on(scene, shown)
+    assert set(shown.texts) == {f"extract_{scene.name}_{name}_backfill_cursor" for name in ("things", "people")}
+
+
+def test_everything_follows(scene: Scene) -> None:
+    """No row of any table stays with the old name, but where numbers must never come twice; there it is free."""
+    half_way(scene)
+    scene.object = "people"
+    rename(scene.connect, scene.source, "things", "people", scene.books)
+    tables = ask(
+        scene,
+        "select table_name from information_schema.columns"
+        " join information_schema.tables using (table_schema, table_name)"
+        f" where table_schema = '{scene.books}' and column_name = 'object' and table_type = 'BASE TABLE'",
+    )
+    for (table,) in tables:
+        told = {row[0] for row in ask(scene, "select distinct object from {books}." + table)}
+        if table not in HISTORY:
+            assert told == ({"things", "people"} if table in BOTH_NAMES else {"people"}), table
+    numbers = dict(ask(scene, "select object, number from {books}.fence where runner is null"))
+    assert numbers["people"] > numbers["things"] - 1 > 1
+
+
+def test_the_table_stays_where_its_name_is_given(make_scene: MakeScene) -> None:
+    """With `table` nothing is renamed; and until the books are, the new name is not walked over the old copy."""
+    scene, shown = make_scene(KEYED, own_books=True, events=["created"], baseline="emit", table="kept"), Shown()
+    half_way(scene, shown)
+    scene.object = "people"
+    with pytest.raises(LeftBehindError):
+        scene.migrate()
+    scene.stops(LeftBehindError, cursor=shown)
+    assert scene.api.asked == []
+    moved = rename(scene.connect, scene.source, "things", "people", scene.books)
+    assert moved.table == moved.to_table == (scene.name, "kept")
+    go_on(scene, shown)
+
+
+@pytest.mark.parametrize(
+    "change", [{"table": "kept"}, {"schema": "elsewhere"}, {"table": "kept", "schema": "elsewhere"}], ids=str
+)
+def test_another_table(scene: Scene, change: dict[str, str]) -> None:
+    """The copy is moved on command, and the walk goes on: its cursor is taken for no edit."""
+    shown = Shown()
+    half_way(scene, shown)
+    scene.spec |= {name: f"{scene.name}_{value}" for name, value in change.items()}
+    with pytest.raises(LeftBehindError, match="19 records were stored"):
+        scene.migrate()
+    before = everything(scene)
+    with pytest.raises(SchemaMissingError, match="no table"):
+        rename(scene.connect, scene.source, "things", "things", scene.books, table=(scene.name, "nothing"))
+    assert everything(scene) == before
+    rename(scene.connect, scene.source, "things", "things", scene.books, table=(scene.name, "things"))
+    go_on(scene, shown)
+    assert "edit" not in {row[0] for row in ask(scene, "select kind from {books}.ledger")}
+
+
+def test_a_source_is_renamed(scene: Scene) -> None:
+    """With its schema, and what was used of its limits; said to be all there is, it is noticed."""
+    shown = Shown()
+    half_way(scene, shown)
+    old, scene.name = scene.name, f"{scene.name}_anew"
+    with pytest.raises(LeftBehindError, match=f"but {old}, which no file describes") as caught:
+        scene.migrate(whole=True)
+    assert f"airflow extract rename-source {old} {scene.name}" in str(caught.value)
+    (moved,) = rename_source(scene.connect, scene.source, old, scene.books)
+    assert (moved.table, moved.to_table) == ((old, "things"), (scene.name, "things"))
+    assert ask(scene, "select source, revision from {books}.quota") == [(scene.name, 3)]
+    scene.migrate(whole=True)
+    go_on(scene, shown)
+
+
+def test_a_source_that_is_new_or_beside(scene: Scene) -> None:
+    """Said to be new it is; and where the store is for other sources too, nobody is asked."""
+    half_way(scene)
+    others = parse_source(
+        {"source": f"{scene.name}_other", "connection": "none", "objects": {"things": scene.spec}}, "test"
+    )
+    assert migrate(scene.connect, [scene.source, others], scene.books, whole=True)
+    beside = others.model_copy(update={"source": f"{scene.name}_beside"})
+    assert migrate(scene.connect, [beside], scene.books)
+    new = others.model_copy(update={"source": f"{scene.name}_new"})
+    assert migrate(scene.connect, [new], scene.books, new=[new.source], whole=True)
+
+
+def test_new_beside_one_that_was_taken_out(scene: Scene) -> None:
+    """An object that is said to be new is made, once; the one that was taken out keeps its rows, and is told of."""
+    half_way(scene)
+    scene.object = "people"
+    scene.migrate(new=[f"{scene.name}/people"])
+    scene.migrate()
+    scene.run()
+    scene.assert_exact()
+    with scene.connect() as conn:
+        (told,) = left_behind(conn, scene.books, [scene.source])
+        (unknown, _) = left_behind(conn, scene.books, [])
+    assert "things" in told
+    assert "19 records read" in told
+    assert "rename-source" in unknown
+    assert ask(scene, "select count(*) from {schema}.things") == [(19,)]
+
+
+def test_a_crash_in_the_middle(scene: Scene) -> None:
+    """Whatever fails, nothing is changed; the same command then does it all."""
+    half_way(scene)
+    before = everything(scene)
+    ask(
+        scene,
+        "create function {books}.crash() returns trigger language plpgsql as $$ begin raise 'crash'; end $$;"
+        "create trigger crash before insert or update on {books}.fence for each row"
+        " when (new.object = 'people' and new.runner is null) execute function {books}.crash()",
+    )
+    old, scene.object = "things", "people"
+    with pytest.raises(ExtractError, match="refuses a statement"):
+        rename(scene.connect, scene.source, old, "people", scene.books)
+    assert everything(scene) == before
+    ask(scene, "drop trigger crash on {books}.fence")
+    rename(scene.connect, scene.source, old, "people", scene.books)
+    go_on(scene, Shown())
+
+
+@pytest.mark.parametrize("walk", ["*", "window"])
+def test_not_while_it_is_walked(scene: Scene, walk: str) -> None:
+    """Whoever holds it, in whichever part, is named; a holder that was overtaken by the renaming commits nothing."""
+    half_way(scene)
+    scope = Scope(scene.name, "things", walk, "" if walk == "*" else "part")
+    with scene.connect() as holder:
+        holder.autocommit = True
+        fence = acquire(holder, scene.books, scope, "walk", "the walk", silent_after=timedelta(minutes=5))
+        before = everything(scene)
+        scene.object = "people"
+        for change in (
+            lambda: rename(scene.connect, scene.source, "things", "people", scene.books),
+            lambda: forget(scene.connect, scene.name, "things", scene.books),
+        ):
+            with pytest.raises(WalkBusyError, match="held by the walk"):
+                change()
+        assert everything(scene) == before
+        # It has been stopped for long, and wakes when the name is another one's.
+        ask(scene, "update {books}.fence set heartbeat = now() - interval '1 hour'")
+        rename(scene.connect, scene.source, "things", "people", scene.books)
+        with pytest.raises(ExtractError, match="lost the walk"):
+            hold(holder, scene.books, fence)
+
+
+def test_names_that_do_not_fit(scene: Scene) -> None:
+    """What the store does not know, or knows already, and a table that is in the way: named, and nothing is changed."""
+    half_way(scene)
+    old, scene.object = "things", "people"
+    before = everything(scene)
+    with pytest.raises(SourceError, match=r"does not know .*/nothing"):
+        rename(scene.connect, scene.source, "nothing", "people", scene.books)
+    with pytest.raises(SourceError, match="no object 'things'"):
+        rename(scene.connect, scene.source, "things", "things", scene.books)
+    with pytest.raises(SourceError, match="no source"):
+        rename_source(scene.connect, scene.source, "nothing", scene.books)
+    with pytest.raises(SourceError, match="does not know"):
+        forget(scene.connect, scene.name, "nothing", scene.books)
+    assert everything(scene) == before
+    scene.migrate(new=["people"])
+    with pytest.raises(SchemaMissingError, match="already"):
+        rename(scene.connect, scene.source, old, "people", scene.books)
+    scene.run()
+    with pytest.raises(SourceError, match=r"knows .*/people already"):
+        rename(scene.connect, scene.source, old, "people", scene.books)
+
+
+def test_with_other_records_too(scene: Scene) -> None:
+    """Renamed together with its request it is told of, and stops by name until the backfill has started over."""
+    half_way(scene)
+    scene.object, scene.spec["params"] = "people", {"status": "all"}
+    assert not rename(scene.connect, scene.source, "things", "people", scene.books).same
+    scene.stops(PositionMismatchError)
+    scene.run(reset=True)
+    scene.assert_exact()
+    assert scene.revisions() == {1}
+
+
+def test_forgotten(scene: Scene) -> None:
+    """The books are empty but for what keeps ids and fences apart; begun again, events have ids of their own, and the
+    old cursor is refused rather than followed."""
+    shown = Shown()
+    half_way(scene, shown)
+    scene.run(cursor=shown)
+    with scene.connect() as holder:
+        holder.autocommit = True
+        scope = Scope(scene.name, "things", "*")
+        stopped = acquire(holder, scene.books, scope, "stopped", "stopped", silent_after=timedelta(0))
+        ask(scene, "update {books}.fence set heartbeat = now() - interval '1 hour'")
+        (gone,) = forget(scene.connect, scene.name, None, scene.books, drop=True)
+        assert gone.dropped == (scene.name, "things")
+        for table in ("ledger", "refetch", "quarantine", "sweep", "sweep_seen", "rule_state"):
+            assert ask(scene, "select * from {books}." + table) == [], table
+        scene.migrate(whole=True)
+        scene.stops(CursorAheadError, cursor=shown)
+        shown.texts.clear()
+        scene.run(cursor=shown)
+        scene.assert_exact()
+        with pytest.raises(ExtractError, match="lost the walk"), holding(holder, scene.books, stopped):
+            pass
+    assert ask(scene, "select count(*), count(distinct id) from {books}.outbox") == [(110, 110)]
+
+
+def test_forgotten_and_the_table_kept(scene: Scene) -> None:
+    """The records stay, and are found unchanged when the object is described again."""
+    half_way(scene)
+    scene.run()
+    (gone,) = forget(scene.connect, scene.name, "things", scene.books)
+    assert gone.dropped is None
+    with pytest.raises(SourceError):
+        forget(scene.connect, scene.name, "things", scene.books)
+    summary = scene.run()
+    assert (summary.counts["unchanged"], summary.counts["created"]) == (55, 0)
+
+
+def test_back_and_forth(scene: Scene) -> None:
+    """Renamed twice, to where it came from: the old Variable is none that was edited, and no id comes twice."""
+    shown = Shown()
+    half_way(scene, shown)
+    scene.object = "people"
+    rename(scene.connect, scene.source, "things", "people", scene.books)
+    scene.object = "things"
+    rename(scene.connect, scene.source, "people", "things", scene.books)
+    go_on(scene, shown)
+
+
+def test_a_table_of_others_is_not_dropped(scene: Scene) -> None:
+    """Neither one that is no record table, nor one that is not there; and nothing is forgotten then."""
+    half_way(scene)
+    ask(scene, "create table {schema}.mine (id text)")
+    before = everything(scene)
+    for name in ("mine", "nothing"):
+        with pytest.raises(SchemaMissingError):
+            forget(scene.connect, scene.name, "things", scene.books, drop=True, table=(scene.name, name))
+    assert everything(scene) == before
+
+
+def test_a_table_in_use(scene: Scene) -> None:
+    """Somebody reads the table: the renaming waits for it, and is done then."""
+    half_way(scene)
+    scene.object = "people"
+    with scene.connect() as reader:
+        reader.execute(sql.SQL("select from {}.things").format(sql.Identifier(scene.name)))
+        timer = threading.Timer(0.3, reader.rollback)
+        timer.start()
+        rename(scene.connect, scene.source, "things", "people", scene.books)
+        timer.join()
+        assert reader.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
+def test_columns(scene: Scene) -> None:
+    """A column that is named no more stays, and is told of; one of another type is refused; so is none that is new."""
+    scene.spec["columns"] = {"n": "bigint"}
+    scene.stops(SchemaMissingError)
+    scene.migrate()
+    scene.spec["columns"] = {"n": "text"}
+    with pytest.raises(SchemaMissingError, match="type bigint"):
+        scene.migrate()
+    scene.spec["columns"] = {}
+    scene.migrate()
+    with scene.connect() as conn:
+        (told,) = left_behind(conn, scene.books, [scene.source])
+    assert "nothing keeps the column n up to date" in told

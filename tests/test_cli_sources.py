@@ -1,0 +1,261 @@
+"""`airflow extract check`, `plan` and `lint`, through Airflow's own parser, on real HTTP."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from airflow.cli import cli_parser
+
+from airflow_extract_provider.testing.hostile import HostileApi, Listing
+from airflow_extract_provider.testing.postgres import free_port
+from tests.extract.looking import TOKENS
+
+SECRET = "marked-secret-4711"
+LISTINGS = {
+    "/things": Listing("token", ("updated_at", "id"), filter="inclusive", size_param="limit", total=True),
+    "/capped": Listing("token", ("updated_at", "id"), size_param="limit", page_max=7),
+    "/links": Listing("header_token", ("updated_at", "id"), size_param="limit"),
+    "/falling": Listing("token", ("-updated_at",), size_param="limit"),
+}
+OBJECTS: Mapping[str, Mapping[str, Any]] = {
+    "things": {**TOKENS, "total": "total", "sweep": {"every": "7d"}},
+    "listless": {**TOKENS, "records": "items"},
+    "keyless": {**TOKENS, "key": "uuid", "order": ["updated_at"]},
+    "unordered": {**TOKENS, "path": "/falling"},
+    "capped": {**TOKENS, "path": "/capped"},
+    "links": {**TOKENS, "path": "/links", "pages": {"by": "token", "header": "Next-Token", "send": "cursor"}},
+}
+
+
+@pytest.fixture
+def shop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HostileApi]:
+    """An API with forty records, its connection with a secret, and a source with an object for each trouble."""
+    with HostileApi(seed=1, listings=LISTINGS) as api:
+        api.insert(40)
+        connected(monkeypatch, api.url)
+        written(tmp_path, OBJECTS)
+        yield api
+
+
+def connected(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Airflow knows the connection `shop_api`."""
+    known = {"conn_type": "rest_api", "host": url, "password": SECRET, "extra": {"connect_timeout": 2, "timeout": 2}}
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP_API", json.dumps(known))
+
+
+def written(folder: Path, objects: Mapping[str, Any], name: str = "shop", **more: Any) -> None:
+    """A source file in a folder."""
+    source = {"source": name, "connection": f"{name}_api", "objects": objects, **more}
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(source))), encoding="utf-8")
+
+
+@pytest.fixture
+def extract(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[str]]]:
+    """Runs a command; gives its code and its lines, in which no secret stands."""
+
+    def run(*arguments: str) -> tuple[int, list[str]]:
+        args = cli_parser.get_parser().parse_args(["extract", *arguments])
+        code = 0
+        try:
+            args.func(args)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        told = capsys.readouterr()
+        assert SECRET not in told.out + told.err
+        assert "Traceback" not in told.err
+        return code, (told.out + told.err).splitlines()
+
+    return run
+
+
+DOCUMENT = (Path(__file__).resolve().parents[1] / "docs" / "checks.md").read_text(encoding="utf-8")
+SHOWN = re.findall(r"```\n\$ airflow extract ([^\n]*)\n(.*?)```", DOCUMENT, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(("command", "answer"), SHOWN, ids=[command for command, _ in SHOWN])
+def test_what_the_docs_show_is_what_is_told(
+    command: str, answer: str, monkeypatch: pytest.MonkeyPatch, extract: Any, tmp_path: Path
+) -> None:
+    """Of the file that docs/checks.md shows, over an API with 4,212 records."""
+    (file,) = re.findall(r"```yaml\n(.*?)```", DOCUMENT, flags=re.DOTALL)
+    (tmp_path / "crm.yaml").write_text(file, encoding="utf-8")
+    listings = {
+        "/v1/contacts": Listing("token", ("updated_at", "id"), filter="inclusive", total=True, size_param="limit"),
+        "/v1/notes": Listing("page", page_max=50),
+        "/v1/deals": Listing("link_header", ("updated_at",), filter="inclusive"),
+    }
+    with HostileApi(seed=1, listings=listings) as api:
+        api.insert(4200)
+        api.bulk_import(12, at=datetime(2026, 2, 1, tzinfo=timezone.utc))
+        monkeypatch.setenv("AIRFLOW_CONN_CRM_API", json.dumps({"conn_type": "rest_api", "host": api.url}))
+        _, lines = extract(*command.split(), "--sources", str(tmp_path))
+    assert "\n".join(lines) == answer.strip()
+
+
+# check ----------------------------------------------------------------------------------------------------------------
+
+
+def test_check_tells_each_object_and_goes_on(shop: HostileApi, extract: Any, tmp_path: Path) -> None:
+    """One request each; what is wrong by its error, on one line, and the others all the same."""
+    code, lines = extract("check", "shop", "--sources", str(tmp_path))
+    assert code == 1
+    assert shop.count == len(OBJECTS)
+    told = dict(line.split(None, 1) for line in lines if not line.startswith(" "))
+    assert told["things"] == (
+        "reachable, 10 records, key and version found, ascending by updated_at, then id, each has an instant of its "
+        "own: ok"
+    )
+    assert told["listless"].startswith("RecordsPathError: `items` is not in the answer")
+    assert told["listless"].endswith("docs/errors.md#records-path")
+    assert told["keyless"].startswith("BadRecordError: ")
+    assert "uuid" in told["keyless"]
+    assert told["unordered"].startswith("UnorderedStreamError: ")
+    assert told["capped"].endswith(": 1 doubt")
+    assert told["links"].endswith(": 1 doubt")
+    assert [line.strip() for line in lines if line.startswith(" ")] == [
+        "doubt: the API sends 7 records where 10 were asked for, though more follow -> set pages.size.max to 7, or "
+        "correct pages.size.send",
+        "doubt: the page is full (20 records), and the answer tells of no next one -> is pages.header (Next-Token) "
+        "right?",
+    ]
+
+
+def test_check_of_some_objects(shop: HostileApi, extract: Any, tmp_path: Path) -> None:
+    """Doubts alone leave the code 0; a name that is none is said before anything is asked."""
+    code, lines = extract("check", "shop", "--sources", str(tmp_path), "--object", "things", "capped")
+    assert (code, len(lines), shop.count) == (0, 3, 2)
+    code, lines = extract("check", "shop", "--sources", str(tmp_path), "--object", "things", "--object", "nothing")
+    assert (code, shop.count) == (1, 2)
+    assert "there is no object 'nothing'" in lines[0]
+
+
+def test_check_deep_asks_by_since_and_by_key(shop: HostileApi, extract: Any, tmp_path: Path) -> None:
+    """An API that ignores the filter is found so."""
+    code, lines = extract("check", "shop", "--sources", str(tmp_path), "--object", "things", "capped", "--deep")
+    assert (code, shop.count) == (1, 6)
+    assert lines[0].endswith("`since` filters, by key the same record: ok")
+    assert "RequestRefusedError: asked by key for records that its own list holds" in lines[1]
+    written(tmp_path, {"capped": {**OBJECTS["capped"], "by_key": {"path": "/capped/{{ key }}"}}})
+    code, lines = extract("check", "shop", "--sources", str(tmp_path), "--deep")
+    assert code == 0
+    assert any("the API ignores `since`: 6 of 7 records are older than was asked for" in line for line in lines)
+
+
+def test_check_tells_of_a_refused_login(shop: HostileApi, extract: Any, tmp_path: Path) -> None:
+    """Of each object; what the API repeats of the secret is not shown."""
+    shop.fault(1, "401", times=2)
+    code, lines = extract("check", "shop", "--sources", str(tmp_path), "--object", "things", "capped")
+    assert code == 1
+    assert [line.split()[1] for line in lines] == ["LoginError:", "LoginError:"]
+
+
+def test_check_of_an_api_that_is_not_there(monkeypatch: pytest.MonkeyPatch, extract: Any, tmp_path: Path) -> None:
+    """Two tries, and it is told."""
+    written(tmp_path, {"things": OBJECTS["things"]})
+    connected(monkeypatch, f"http://127.0.0.1:{free_port()}")
+    code, (line,) = extract("check", "shop", "--sources", str(tmp_path))
+    assert code == 1
+    assert line.startswith("things  ApiUnavailableError: ")
+
+
+def test_check_without_a_connection_tells_how_to_make_it(extract: Any, tmp_path: Path) -> None:
+    """By the command that makes it."""
+    written(tmp_path, {"things": OBJECTS["things"]})
+    code, lines = extract("check", "shop", "--sources", str(tmp_path))
+    assert code == 1
+    assert "airflow connections add shop_api --conn-type rest_api" in "\n".join(lines)
+
+
+def test_the_folder_is_beside_the_dag_files(
+    shop: HostileApi, monkeypatch: pytest.MonkeyPatch, extract: Any, tmp_path: Path
+) -> None:
+    """Without `--sources`."""
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "shop.yaml").rename(tmp_path / "sources" / "shop.yaml")
+    monkeypatch.setenv("AIRFLOW__CORE__DAGS_FOLDER", str(tmp_path))
+    assert extract("check", "shop", "--object", "things")[0] == 0
+
+
+# plan -----------------------------------------------------------------------------------------------------------------
+
+
+def test_plan_asks_nobody(shop: HostileApi, extract: Any, tmp_path: Path) -> None:
+    """All objects, without a request."""
+    code, lines = extract("plan", "shop", "--sources", str(tmp_path))
+    assert (code, shop.count) == (0, 0)
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(OBJECTS)
+    assert sum("incremental" in line for line in lines) == len(OBJECTS)
+
+
+def test_plan_asks_when_it_is_told_to(shop: HostileApi, extract: Any, tmp_path: Path) -> None:
+    """Then it tells what it takes, and which objects could not be asked."""
+    written(tmp_path, {name: OBJECTS[name] for name in ("things", "listless")}, limit="2/s")
+    code, lines = extract("plan", "shop", "--sources", str(tmp_path), "--ask")
+    assert (code, shop.count) == (1, 2)
+    assert "requests     about 4 for 40 records (total from the API), 1.5 s or more at 2/s" in "\n".join(lines)
+    assert lines[-1].startswith("listless: RecordsPathError: ")
+
+
+# lint -----------------------------------------------------------------------------------------------------------------
+
+
+def test_lint_tells_of_all_files(extract: Any, tmp_path: Path) -> None:
+    """Each wrong one, and the advice on the others."""
+    written(tmp_path, {"things": {**TOKENS, "by_key": None}})
+    (tmp_path / "one.yaml").write_text("source: one\nconnexion: x\n")
+    (tmp_path / "two.yml").write_text("source: [")
+    code, lines = extract("lint", "--sources", str(tmp_path))
+    assert code == 1
+    assert [line.split(":")[0] for line in lines[:2]] == ["SourceError", "SourceError"]
+    assert "one.yaml" in lines[0]
+    assert "two.yml" in lines[1]
+    assert [line.split()[:2] for line in lines[2:-1]] == [
+        ["shop/things", "deletes-unseen"],
+        ["shop/things", "undecided-stay"],
+    ]
+    assert lines[-1] == "2 files wrong, 2 pieces of advice: docs/checks.md#advice"
+
+
+def test_lint_is_content(extract: Any, tmp_path: Path) -> None:
+    """With code 0."""
+    written(tmp_path, {"things": OBJECTS["things"]})
+    assert extract("lint", "--sources", str(tmp_path)) == (0, ["1 source: nothing to say."])
+
+
+@pytest.mark.parametrize("scope", ["", ":shop", ":shop/things"])
+def test_what_is_accepted_is_not_told(extract: Any, tmp_path: Path, scope: str) -> None:
+    """Everywhere, of a source or of an object; of another one it is."""
+    written(tmp_path, {"things": {**OBJECTS["things"], "by_key": None}})
+    at = ("--sources", str(tmp_path))
+    assert extract("lint", *at)[0] == 1
+    assert extract("lint", *at, "--accept", f"deletes-unconfirmed{scope}")[0] == 0
+    assert extract("lint", *at, "--accept", f"deletes-unconfirmed{scope or ':shop'}x")[0] == 1
+
+
+def test_advice_of_no_such_name_cannot_be_accepted(extract: Any, tmp_path: Path) -> None:
+    """A misspelt one would be accepted for ever."""
+    written(tmp_path, {"things": OBJECTS["things"]})
+    code, lines = extract("lint", "--sources", str(tmp_path), "--accept", "deletes-uncomfirmed")
+    assert code == 1
+    assert "there is no advice 'deletes-uncomfirmed'" in lines[0]
+
+
+def test_lint_sees_what_two_files_do_together(extract: Any, tmp_path: Path) -> None:
+    """Each alone is right; they share a table. A folder without files is said, too."""
+    shared = {"things": {**OBJECTS["things"], "schema": "both", "table": "same"}}
+    written(tmp_path, shared, "one")
+    written(tmp_path, shared, "two")
+    code, lines = extract("lint", "--sources", str(tmp_path))
+    assert code == 1
+    assert "share the table both.same" in "\n".join(lines)
+    (tmp_path / "empty").mkdir()
+    code, lines = extract("lint", "--sources", str(tmp_path / "empty"))
+    assert code == 1
+    assert "holds no source file" in lines[0]
