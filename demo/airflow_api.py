@@ -70,6 +70,10 @@ class AirflowApi:
         """Let the DAG's runs start."""
         self._call("PATCH", f"/dags/{dag}?update_mask=is_paused", {"is_paused": False})
 
+    def pause(self, dag: str) -> None:
+        """Let no further run of the DAG start; those that run go on."""
+        self._call("PATCH", f"/dags/{dag}?update_mask=is_paused", {"is_paused": True})
+
     def trigger(self, dag: str, conf: Mapping[str, Any] | None = None) -> str:
         """Start a run as the button does, without a logical date, and return its id."""
         body = {"logical_date": None, "conf": dict(conf or {})}
@@ -106,6 +110,24 @@ class AirflowApi:
             TaskInstance(task["task_id"], task["map_index"], task["state"], task["try_number"] or 0, task.get("pid"))
             for task in answer["task_instances"]
         ]
+
+    def plan_backfill(self, dag: str, first: str, last: str, **options: Any) -> list[str]:
+        """Return the logical dates of the runs that *Run Backfill* would make; arguments as :meth:`backfill`."""
+        body = {"dag_id": dag, "from_date": first, "to_date": last, **options}
+        return [run["logical_date"] for run in self._call("POST", "/backfills/dry_run", body)["backfills"]]
+
+    def backfill(self, dag: str, first: str, last: str, **options: Any) -> int:
+        """Start what *Run Backfill* starts, and return its id.
+
+        A run is made for each interval that begins from ``first`` to ``last``. ``options`` are `dag_run_conf`,
+        `reprocess_behavior` ("none", "failed", "completed"), `max_active_runs`, `run_backwards`.
+        """
+        body = {"dag_id": dag, "from_date": first, "to_date": last, **options}
+        return int(self._call("POST", "/backfills", body)["id"])
+
+    def end_backfill(self, backfill: int) -> None:
+        """Have a backfill be over, so that the next may begin; Airflow finds that out by itself after half a minute."""
+        self._call("PUT", f"/backfills/{backfill}/cancel")
 
     def clear(self, dag: str, run: str, tasks: list[str] | None = None) -> None:
         """Clear tasks of a run (all of them if none are named), so that they run again."""

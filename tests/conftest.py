@@ -144,9 +144,10 @@ def empty_dsn(databases: Databases) -> Iterator[str]:
 
 
 @pytest.fixture
-def connect(dsn: str) -> Connect:
-    """Opens connections to the test's database."""
-    return connecting(dsn)
+def connect(request: pytest.FixtureRequest, dsn: str) -> Connect:
+    """Opens connections to the test's database, the program's way."""
+    store = request.getfixturevalue("store") if "store" in request.fixturenames else None
+    return store.connect if store is not None and store.dsn == dsn else connecting(dsn)
 
 
 @pytest.fixture

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from airflow import settings
 from airflow.cli import cli_parser
+from airflow.models.pool import Pool
+from airflow.models.team import Team
 from psycopg.conninfo import conninfo_to_dict
 
 from airflow_extract_provider.extract.cursor import Position, Whole
@@ -336,3 +339,22 @@ def test_dead_letters_are_put_back_or_deleted(store: str, shop: str, capsys: pyt
     assert capsys.readouterr().out == "mail   1 dead letter deleted\n"
     extract("events", "dead", "replay", "mail", "--all")
     assert "0 dead letters put back" in capsys.readouterr().out
+
+
+def test_pools(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a source file wants is made, once; what somebody has set is left."""
+    Pool.metadata.create_all(settings.engine, tables=[Team.__table__, Pool.__table__])
+    file = tmp_path / "pooled.yaml"
+    text = "source: pooled\nconnection: one\nobjects: {x: {path: /x, records: '@', key: id, pages: {by: single}}}\n"
+    file.write_text(f"{text}pool: 3")
+    told = []
+    for _ in "12":
+        extract("migrate", "--sources", str(tmp_path))
+        told.append([line for line in capsys.readouterr().out.splitlines() if "pool" in line and "table" not in line])
+    assert told == [["pool extract_pooled: made, 3 slots"], []]
+    file.write_text(f"{text}pool: 5")
+    extract("migrate", "--sources", str(tmp_path))
+    assert "has 3 slots, where the source file says 5; left as it is" in capsys.readouterr().out
+    found = Pool.get_pool("extract_pooled")
+    assert found is not None
+    assert (found.slots, found.include_deferred) == (3, False)

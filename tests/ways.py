@@ -23,12 +23,23 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from airflow_extract_provider.extract.source import Source
-from airflow_extract_provider.extract.store.connection import Connect, connecting
+from airflow_extract_provider.extract.store import migrate as store_migrate
+from airflow_extract_provider.extract.store.connection import Connect, Connection, connecting
 from airflow_extract_provider.extract.store.grants import grants
-from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.testing.postgres import PostgresServer, ends_with_starter, free_port
 
-__all__ = ["CHOSEN", "EVERY_WAY", "Pooler", "Store", "Way", "chosen", "pooled_or_skip"]
+__all__ = [
+    "CHOSEN",
+    "EVERY_WAY",
+    "Door",
+    "Pooler",
+    "Store",
+    "Way",
+    "as_owner",
+    "chosen",
+    "migrate",
+    "pooled_or_skip",
+]
 
 Way: TypeAlias = Literal["owner", "least", "pgbouncer"]
 
@@ -82,17 +93,18 @@ class Store:
             self.dsn = pooler.dsn(dsn)
 
     @property
-    def connect(self) -> Connect:
+    def connect(self) -> Door:
         """Opens connections as the program does."""
-        return connecting(self.dsn)
+        return Door(self)
 
-    def migrate(self, sources: Iterable[Source], schema: str = "extract") -> None:
+    def migrate(self, sources: Iterable[Source], schema: str = "extract") -> list[str]:
         """Make the tables, and give the least role its rights to them, as the docs say."""
         sources = list(sources)
-        migrate(self.owner, sources, schema)
+        done = store_migrate.migrate(self.owner, sources, schema)
         if self._role is not None:
             with self.owner() as conn:
                 conn.execute(grants(self._role, sources, schema).encode())
+        return done
 
     def close(self) -> None:
         """Remove the role."""
@@ -100,6 +112,28 @@ class Store:
             with self.owner() as conn:
                 text = sql.SQL("drop owned by {0}; drop role {0}")
                 conn.execute(text.format(sql.Identifier(self._role)))
+
+
+class Door:
+    """Opens connections to a store as the program does; whoever needs more rights finds the store behind it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def __call__(self) -> Connection:
+        return connecting(self.store.dsn)()
+
+
+def as_owner(connect: Connect) -> Connection:
+    """A connection of the tables' owner to the database that a test is given connections to."""
+    return connect.store.owner() if isinstance(connect, Door) else connect()
+
+
+def migrate(connect: Connect, sources: Iterable[Source], schema: str = "extract") -> list[str]:
+    """What a role does before the program runs: as the package's own ``migrate``, whatever way the program goes."""
+    if isinstance(connect, Door):
+        return connect.store.migrate(sources, schema)
+    return store_migrate.migrate(connect, sources, schema)
 
 
 class Pooler:

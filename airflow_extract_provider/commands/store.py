@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from airflow_extract_provider.commands.command import command, connect, duration, printable, utc
+from airflow_extract_provider.commands.pools import pools
 from airflow_extract_provider.extract.progress import counted
 from airflow_extract_provider.extract.sourcefile import load_sources
 from airflow_extract_provider.extract.store import coverage as store_coverage
@@ -28,6 +29,7 @@ def migrate(args: Namespace) -> Iterator[str]:
         return
     done = store_migrate.migrate(lambda: connect(args.conn_id), sources, args.schema, new=new, whole=whole)
     yield from done or ["Nothing to do: the schema and the tables are of this version."]
+    yield from pools(sources)
     if whole:
         with named_errors(), connect(args.conn_id) as conn:
             yield from map(printable, left_behind(conn, args.schema, sources))

@@ -23,7 +23,7 @@ _INSTANT = (
 
 def backfill_dag(source: Source, default_args: Mapping[str, Any]) -> DAG:
     """The DAG that does what somebody asks for; and, where the API filters by time, reads windows of time."""
-    windows = windows_of(source)
+    windows, form = windows_of(source), _form(source)
     with DAG(
         dag_id=f"{source.source}_backfill",
         schedule=windows,
@@ -31,7 +31,7 @@ def backfill_dag(source: Source, default_args: Mapping[str, Any]) -> DAG:
         # Without a schedule it does nothing unless asked to: paused, it would only make the first person wait. With
         # one, whether it is paused at first is left to Airflow, as for the sync.
         is_paused_upon_creation=None if windows is not None else False,
-        params=_form(source),
+        params=form,
         **dag_arguments(source, "backfill", default_args),
         description=f"Copies {source.source} into Postgres, from the beginning or window by window",
         doc_md=_doc(source, windowed=windows is not None),
@@ -50,6 +50,7 @@ def backfill_dag(source: Source, default_args: Mapping[str, Any]) -> DAG:
                 reset=f"{{{{ params.reset == '{source.source}' }}}}",
                 take_over="{{ params.take_over }}",
                 trial="{{ params.dry_run }}",
+                fields=list(form),
             )
     return dag
 

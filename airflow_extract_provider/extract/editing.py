@@ -27,7 +27,7 @@ from airflow_extract_provider.extract.store.fence import holding
 from airflow_extract_provider.extract.store.known import known_objects, known_walks
 from airflow_extract_provider.extract.store.ledger import Ledger
 
-__all__ = ["WALKS", "Standing", "WritableCursors", "set_cursor", "standing", "standings", "start_over"]
+__all__ = ["Standing", "WALKS", "WritableCursors", "set_cursor", "standing", "standings", "start_over"]
 
 WALKS = ("backfill", "incremental", "rebackfill")
 """The walks that have a cursor."""

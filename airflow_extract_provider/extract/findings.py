@@ -51,9 +51,9 @@ def more_follow(object: ApiObject, page: Page) -> bool | None:
     return told if told is not None or count is None else count > page.rows
 
 
-def findings(object: ApiObject, page: Page, *, ended: bool, filtered: bool = False) -> tuple[Finding, ...]:
-    """What a first page shows. ``ended``: to the walk it is the last one. ``filtered``: it was asked for from an
-    instant on, so that the total may count more."""
+def findings(object: ApiObject, page: Page, *, ended: bool, part: bool = False) -> tuple[Finding, ...]:
+    """What a first page shows. ``ended``: to the walk it is the last one. ``part``: it is not the
+    first page of the whole list, so that the total may count more."""
     if not page.rows:
         return (
             Finding("records", "0 records"),
@@ -70,7 +70,7 @@ def findings(object: ApiObject, page: Page, *, ended: bool, filtered: bool = Fal
         *_order(object, page.records),
         *_ties(object, page),
         *_size(object, page, ended=ended),
-        *_end(object, page, ended=ended, filtered=filtered),
+        *_end(object, page, ended=ended, part=part),
     )
     return tuple(each for each in told if each is not None)
 
@@ -155,9 +155,9 @@ def _size(object: ApiObject, page: Page, *, ended: bool) -> tuple[Finding | None
     return ()
 
 
-def _end(object: ApiObject, page: Page, *, ended: bool, filtered: bool) -> tuple[Finding | None, ...]:
+def _end(object: ApiObject, page: Page, *, ended: bool, part: bool) -> tuple[Finding | None, ...]:
     """A page after which nothing is asked, though there may be more: a misspelt name would end the walk in silence."""
-    count = None if filtered or getattr(object.pages, "cap", None) is not None else total(page, object.total)
+    count = None if part or getattr(object.pages, "cap", None) is not None else total(page, object.total)
     alone = isinstance(object.pages, TokenPages | NextLinkPages | LinkHeaderPages) and not more_follow(object, page)
     if count is not None and count > page.rows and (ended or alone):
         what = f"the answer tells of {count:,} records, but of no page behind these {page.rows:,}"

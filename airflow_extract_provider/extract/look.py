@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Literal, TypeAlias
@@ -16,6 +17,7 @@ from msgspec.structs import replace
 
 from airflow_extract_provider.extract.api.paginators.turn import request_refused, total
 from airflow_extract_provider.extract.costs import requests_for, seconds_at
+from airflow_extract_provider.extract.cursor import Position
 from airflow_extract_provider.extract.errors import ExtractError, WindowInvalidError
 from airflow_extract_provider.extract.findings import Finding, findings, more_follow
 from airflow_extract_provider.extract.page import Page, Refused, Request
@@ -25,7 +27,7 @@ from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.walks.backfill import backfill, beginning
 from airflow_extract_provider.extract.walks.incremental import handed_off, incremental
 from airflow_extract_provider.extract.walks.rebackfill import rebackfill
-from airflow_extract_provider.extract.walks.step import Step, Walk
+from airflow_extract_provider.extract.walks.step import Walk
 from airflow_extract_provider.extract.walks.window import Window, opened, window
 
 __all__ = ["Look", "LookedWalk", "look", "shown"]
@@ -33,6 +35,12 @@ __all__ = ["Look", "LookedWalk", "look", "shown"]
 LookedWalk: TypeAlias = Literal["backfill", "incremental", "rebackfill", "window"]
 """The walks that ask the API first, not the store."""
 
+_WALKS: Mapping[LookedWalk, Callable[[ApiObject, Position], Walk]] = {
+    "backfill": backfill,
+    "incremental": incremental,
+    "rebackfill": rebackfill,
+    "window": window,
+}
 _LOGIN = re.compile(r"(?i)token|secret|passw|auth|signature|credential|api[-_]?key|session")
 """Names whose values are not shown, whoever has put them into a source file."""
 _LONGEST = 300
@@ -79,20 +87,22 @@ def look(
     walk: LookedWalk = "backfill",
     since: datetime | None = None,
     until: datetime | None = None,
+    position: Position | None = None,
     deep: bool = False,
 ) -> Look:
     """Send the first request of a walk, and tell what its answer shows.
 
     ``since`` (aware) is from when on `incremental` would read; None: from where a backfill that ended now would hand
-    over. ``since`` and ``until`` bound the walk `window`. ``deep`` asks once more by `since` and by key, if the object
-    has them.
+    over. ``since`` and ``until`` bound the walk `window`. ``position`` is where the walk stands, if it has begun, and
+    goes before both; it has not come to its end. ``deep`` asks once more by `since` and by key, if the object has them.
 
     Raises what the walk would stop with, and what :meth:`~.api.client.ApiClient.fetch` raises: an ExtractError with the
     place. Of a private object it holds no key.
     """
     spec = source.object(object)
     try:
-        return _looked(source, spec, client, walk, since, until, deep)
+        begun = position or _begun(source, spec, walk, since, until)
+        return _looked(source, spec, client, walk, begun, deep)
     except ExtractError as exc:
         told = exc.without_key() if spec.private else exc
         kept = "everything; a look stores nothing."
@@ -100,16 +110,10 @@ def look(
 
 
 def _looked(
-    source: Source,
-    object: ApiObject,
-    client: Client,
-    walk: LookedWalk,
-    since: datetime | None,
-    until: datetime | None,
-    deep: bool,
+    source: Source, object: ApiObject, client: Client, walk: LookedWalk, position: Position, deep: bool
 ) -> Look:
     sent = client.requests
-    steps = _begun(source, object, walk, since, until)
+    steps = _WALKS[walk](object, position)
     request = next(steps).then
     assert isinstance(request, Request)  # nothing is asked of the store before the first page
     reply = client.fetch(object, request)
@@ -117,10 +121,10 @@ def _looked(
     if isinstance(reply, Refused):
         raise request_refused(reply)
     complete = not isinstance(step.then, Request)
-    found = findings(object, reply, ended=complete, filtered=_filtered(step))
+    found = findings(object, reply, ended=complete, part=_is_part(step.position))
     if deep:
         found = (*found, *looked_deeper(object, client, reply))
-    count = _expected(object, reply, step)
+    count = _expected(object, reply, step.position)
     more = more_follow(object, reply)
     rows = _rows(object, reply, more)
     requests = 1 if complete else None if count is None else requests_for(object, count, rows)
@@ -142,30 +146,34 @@ def _looked(
     )
 
 
-def _begun(source: Source, object: ApiObject, walk: LookedWalk, since: datetime | None, until: datetime | None) -> Walk:
-    """The walk before its first request."""
+def _begun(
+    source: Source, object: ApiObject, walk: LookedWalk, since: datetime | None, until: datetime | None
+) -> Position:
+    """The position before the first request of a walk."""
     made = source.made(object.name)
     if walk == "window":
         if since is None or until is None:
             raise WindowInvalidError(
                 "a window needs a beginning and an end.", todo="Give both, such as 2026-03-01T00:00:00Z."
             )
-        return window(object, opened(object, Window(since, until), made))
+        return opened(object, Window(since, until), made)
     if walk == "incremental":
         closed = datetime.now(timezone.utc) - object.late if since is None else since + object.lookback
-        ended = replace(beginning(object, made), complete=True, closed=closed)
-        return incremental(object, handed_off(object, ended, made))
-    return (rebackfill if walk == "rebackfill" else backfill)(object, beginning(object, made))
+        return handed_off(object, replace(beginning(object, made), complete=True, closed=closed), made)
+    return beginning(object, made)
 
 
-def _filtered(step: Step) -> bool:
-    return step.position.since is not None
+def _is_part(position: Position) -> bool:
+    """Whether what is read is a part of the list only, and its total may be of the whole."""
+    return position.since is not None or position.pages > 1
 
 
-def _expected(object: ApiObject, page: Page, step: Step) -> int | None:
+def _expected(object: ApiObject, page: Page, position: Position) -> int | None:
     """How many records the walk will read, by the API's own word; None: it does not tell, or counts others too."""
-    counts_all = _filtered(step) and getattr(object.pages, "cap", None) is None
-    return None if counts_all else total(page, object.total)
+    told = total(page, object.total)
+    if told is None or (position.since is not None and getattr(object.pages, "cap", None) is None):
+        return None
+    return max(told - position.lap.rows + page.rows, page.rows)
 
 
 def _rows(object: ApiObject, page: Page, more: bool | None) -> int:
@@ -177,9 +185,11 @@ def _rows(object: ApiObject, page: Page, more: bool | None) -> int:
 def shown(object: ApiObject, request: Request) -> str:
     """A request as people may see it: ``GET /v1/contacts?limit=100``. What a login could be is left out, and of a
     private object what stands for a record."""
-    private = object.private and (request.key is not None or request.link is not None)
-    path = object.path if private else request.path
-    hidden = {getattr(object.pages, "send", None)} if object.private else set()
+    if request.link is not None:
+        return f"{request.method} {object.path} (by a link that the API gave)"
+    path = object.path if object.private else request.path
+    # A page token means nothing to a person, and may open somebody's data.
+    hidden = {getattr(object.pages, "send", None)} if object.private or object.pages.by == "token" else set()
     params = [
         f"{name}={'***' if name in hidden or _LOGIN.search(name) else value}" for name, value in request.params.items()
     ]

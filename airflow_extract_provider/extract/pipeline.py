@@ -61,6 +61,11 @@ __all__ = ["Runner", "Settings", "Summary", "WalkName", "Window", "run"]
 _log = logging.getLogger(__name__)
 
 WalkName: TypeAlias = Literal["backfill", "incremental", "rebackfill", "by_key", "window"]
+"""``backfill`` reads an object from the beginning, ``incremental`` what has changed since, ``by_key`` what was noted;
+``rebackfill`` reads everything again, when that is due by the object's `sweep` or with ``reset``, and deletes what is not
+there any more; ``window`` reads what changed within a window, unless the copy is known to be complete for it (or with
+``reset``), and moves no other walk."""
+
 _SECONDS_BETWEEN_ANNOUNCEMENTS = 0.2
 _KEPT = "what was committed; the walk goes on where the ledger stands."
 _WALKS: Mapping[WalkName, Callable[[ApiObject, Position], Walk]] = {
@@ -93,16 +98,12 @@ def run(
 ) -> Summary:
     """Walk one object of a source into Postgres, from where the walk stands to its end, or for a while.
 
-    ``backfill`` reads it from the beginning, ``incremental`` what has changed since, ``by_key`` what was noted;
-    ``rebackfill`` reads everything again, when that is due by the object's `sweep` or with ``reset``, and deletes what
-    is not there any more, ``max_deletes`` records at most (None: as `sweep` says). ``window`` reads what changed within
-    the ``window``, unless the copy is known to be complete for it, and moves no other walk.
-
-    ``postgres`` opens connections to the store. ``sink`` takes the events of an object that publishes them outside of
-    Postgres, else they go into the outbox. ``cursor`` is where the position is shown to people and may be edited (None:
-    nowhere), ``hash_map`` knows much of what is stored. ``reset`` starts over (once for a ``runner``: its retries go
-    on), ``take_over`` takes the walk from whoever holds it. After ``run_for``, or once ``stop`` is set, the run ends
-    with the pages that have arrived. Everything is committed page by page: run again after any error or crash.
+    ``walk`` as :data:`WalkName`. ``postgres`` opens connections to the store. ``sink`` takes the events of an object
+    that publishes them outside of Postgres. ``cursor`` is where the position is shown to people and may be edited
+    (None: nowhere), ``hash_map`` knows much of what is stored. ``reset`` starts over (once for a ``runner``: its
+    retries go on), ``take_over`` takes the walk from whoever holds it. ``max_deletes``: how many records a sweep may
+    delete (None: as `sweep` says). ``window``: of the walk of that name. After ``run_for``, or once ``stop`` is set,
+    the run ends with the pages that have arrived. Everything is committed page by page: run again after any error.
 
     Raises one of the errors of :mod:`~airflow_extract_provider.extract.errors`, each with the place and what was kept.
     """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import assert_never
+from typing import Literal, assert_never
 
 from airflow_extract_provider.extract.api.paginators import Single, paginator
 from airflow_extract_provider.extract.api.paginators.by_instant import FromInstant, Windowed
@@ -15,6 +15,7 @@ from airflow_extract_provider.extract.api.paginators.by_number import Counted, O
 from airflow_extract_provider.extract.api.paginators.by_record import AfterRecord, LastKey
 from airflow_extract_provider.extract.api.paginators.by_token import Token
 from airflow_extract_provider.extract.costs import lasting, share_of
+from airflow_extract_provider.extract.cursor import Position
 from airflow_extract_provider.extract.lint import lint
 from airflow_extract_provider.extract.look import Look, LookedWalk, look
 from airflow_extract_provider.extract.page import FieldPath
@@ -48,16 +49,26 @@ def dry_run_lines(
     source: Source,
     object: str,
     client: Client,
-    walk: LookedWalk = "backfill",
+    walk: LookedWalk | Literal["by_key"] = "backfill",
     since: datetime | None = None,
     until: datetime | None = None,
+    position: Position | None = None,
 ) -> list[str]:
-    """What a run of a walk would begin with, and what it would take: the first request is sent, and nothing is stored.
+    """What a run of a walk would begin with, and what it would take: its first request is sent, and nothing is stored.
 
-    Raises what :func:`~.look.look` raises.
+    ``position`` is where the walk stands, if it has begun; the rest as of :func:`~.look.look`, which also tells what is
+    raised.
     """
-    seen = look(source, object, client, walk=walk, since=since, until=until)
-    name = f"{source.source}/{object} {seen.walk}"
+    name = f"{source.source}/{object} {walk}   dry run: nothing was stored, and no cursor has moved"
+    if walk == "by_key":
+        return [name, _row("asks first", "nobody: it reads what is noted in the store, each record by its key")]
+    if walk == "rebackfill" and position is not None and position.complete:
+        position = None  # the next sweep, when it is due or asked for
+    if position is not None and position.swept:
+        return [name, _row("asks first", "nobody: all is read, and the store is asked what was not seen")]
+    if position is not None and position.complete and walk != "incremental":
+        return [name, _row("asks first", "nobody: it is complete; `reset` reads everything again")]
+    seen = look(source, object, client, walk=walk, since=since, until=until, position=position)
     rows = [
         ("asks first", seen.request),
         ("came", _came(seen)),
@@ -65,7 +76,7 @@ def dry_run_lines(
         ("expected", _expected(source.limit, seen)),
         ("quota", "not known" if seen.left is None else f"{seen.left * 100:.0f} % left"),
     ]
-    return [f"{name}   dry run: nothing was stored, and no cursor has moved", *(_row(*row) for row in rows)]
+    return [name, *(_row(*row) for row in rows)]
 
 
 def _row(head: str, told: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from airflow_extract_provider.extract import paging
+from airflow_extract_provider.extract import paging, storing, sweeping
 from airflow_extract_provider.extract.cursor import cursor_key
 from airflow_extract_provider.extract.errors import SourceError
 from airflow_extract_provider.extract.source import ApiObject, Source, laid_over
@@ -22,6 +22,21 @@ _PAGES: Mapping[str, type[BaseModel]] = {
     get_args(model.model_fields["by"].annotation)[0]: model for model in get_args(get_args(paging.Pages)[0])
 }
 """The kinds of pages by what `by` calls them."""
+
+_PARTS: Mapping[str, type[BaseModel]] = {
+    "by_key": paging.ByKey,
+    "columns": storing.Column,
+    "fold": storing.Fold,
+    "hash": storing.RecordHash,
+    "map": storing.HashMapRef,
+    "publish": storing.KafkaPublish,
+    "relay": storing.KafkaPublish,
+    "since": paging.Since,
+    "size": paging.PageSize,
+    "sweep": sweeping.Sweep,
+    "timestamps": paging.Timestamps,
+}
+"""The other parts of a file by their keys."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -184,20 +199,16 @@ def _complaints(exc: ValidationError) -> Iterator[str]:
 
 
 def _known_keys(place: list[str]) -> list[str]:
-    below: dict[str, type[BaseModel]] = {
-        "size": paging.PageSize,
-        "since": paging.Since,
-        "timestamps": paging.Timestamps,
-        "by_key": paging.ByKey,
-    }
+    inside = place[2:-1] if place[0] == "objects" else place[:-1]
+    # A number in a list, or the name of a column, stands between a part and its keys.
+    after = inside[:1] if inside[:1] == ["columns"] else reversed(inside[-2:])
+    part = next((each for each in after if each in _PARTS or each == "pages"), None)
     models: Iterable[type[BaseModel]]
-    if len(place) >= 2 and place[-2] in below:
-        models = [below[place[-2]]]
-    elif len(place) >= 2 and place[-2] == "pages":
-        models = _PAGES.values()
+    if part is not None:
+        models = _PAGES.values() if part == "pages" else [_PARTS[part]]
     elif place[0] == "objects":
         models = [ApiObject]
     else:
         return sorted([*Source.model_fields, "defaults", "extends"])
     fields = {spec.alias or name for model in models for name, spec in model.model_fields.items()}
-    return sorted({*fields, *({"request"} if place[0] == "objects" and len(place) == 3 else ())} - {"name"})
+    return sorted({*fields, *({"request"} if part is None and len(place) == 3 else ())} - {"name"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,6 +35,8 @@ FORM_WALKS: Mapping[str, str] = {
 """What a person may choose in the form."""
 _WINDOWED = ("scheduled", "backfill")
 """The types of run whose data interval is a window to read. That of a manual run means nothing."""
+_FOREIGN = ("openlineage",)
+"""What Airflow's own operators put beside the form's values when they trigger a run."""
 
 
 class AskedOperator(WalkOperator):
@@ -55,7 +57,10 @@ class AskedOperator(WalkOperator):
     :param max_deletes: for `rebackfill`: how many records the sweep may delete; None or nothing: as `sweep` says.
     :param trial: send the first request only, store nothing, and say what the whole would take. A boolean or its
         text.
+    :param fields: what a run's `conf` may hold; None: anything. Airflow takes names that no form has, so that a
+        misspelt `dry_run` would be a backfill.
 
+    Raises SourceError: the run's `conf` holds something else, or there is no such walk.
     Raises WindowInvalidError: the window has no zone, no length, lies in the future, or is not asked for.
     """
 
@@ -79,6 +84,7 @@ class AskedOperator(WalkOperator):
         page_size: int | str | None = None,
         max_deletes: int | str | None = None,
         trial: bool | str = False,
+        fields: Collection[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -88,6 +94,7 @@ class AskedOperator(WalkOperator):
         self.page_size = page_size
         self.max_deletes = max_deletes
         self.trial = trial
+        self.fields = fields
         self._window: Window | None = None
         self._audits = self._again = False
 
@@ -95,6 +102,7 @@ class AskedOperator(WalkOperator):
         """Run one slice of what is asked for, as the base class; or, as a ``trial``, say what it would take."""
         run, interval = context["dag_run"], _interval(context)
         with told_in_few_lines():
+            _check_fields(run.conf or {}, self.fields)
             if interval is None:
                 self.walk = _walk(self.chosen)
                 self._window = self._chosen_window()
@@ -185,6 +193,16 @@ class AskedOperator(WalkOperator):
         for line in lines:
             _log.info("%s", line)
         return lines
+
+
+def _check_fields(conf: Mapping[str, Any], fields: Collection[str] | None) -> None:
+    if fields is None:
+        return
+    if unknown := [name for name in conf if name not in (*fields, *_FOREIGN)]:
+        raise SourceError(
+            f"the run was asked for what its form does not have: {', '.join(map(repr, unknown))}.",
+            todo=f"Trigger it again with these names only: {', '.join(fields)}.",
+        )
 
 
 def _impossible(walk: str, found: ApiObject, name: str) -> str | None:

@@ -7,9 +7,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from airflow_extract_provider.extract.errors import LoginError
+from airflow_extract_provider.extract.page import Request
 from airflow_extract_provider.extract.planning import dry_run_lines, plan
+from airflow_extract_provider.extract.walks.backfill import backfill, beginning
 from airflow_extract_provider.testing.hostile import HostileApi, Listing
 from tests.extract.looking import FIRST, TOKENS, client, filled, looked, shop
 from tests.hazards.kinds import KINDS
@@ -165,6 +168,51 @@ def test_a_dry_run_of_a_window_and_of_what_has_changed() -> None:
     assert short[0].startswith("shop/things window   dry run")
     assert short[2:4] == ["  came        5 records of 5, there is no more", "  expected    about 1 page, 1 request"]
     assert long[3] == "  expected    not known: no total is told of what the filter leaves"
+
+
+def test_a_dry_run_goes_on_where_the_walk_stands() -> None:
+    """The page behind it is asked for, its token is not shown, and what is left is foretold."""
+    spec = {**TOKENS, "total": "total"}
+    object = shop(spec).object("things")
+    with filled(Listing("token", ("updated_at", "id"), size_param="limit", total=True)) as api:
+        steps = backfill(object, beginning(object))
+        step = next(steps)
+        with client(shop(spec), api.url) as asking:
+            for _ in range(8):
+                assert isinstance(step.then, Request)
+                step = steps.send(asking.fetch(object, step.then))
+        lines = dry(api, spec, position=step.position)
+        assert api.requests[-1].params["cursor"] not in "".join(lines)
+        ended = replace(step.position, complete=True)
+        closed = dry(api, spec, position=ended)
+        swept = dry(api, spec, walk="rebackfill", position=replace(step.position, swept=True))
+        anew = dry(api, spec, walk="rebackfill", position=ended)
+        due = dry(api, spec, walk="by_key")
+        assert api.count == 10
+    assert lines[1:4] == [
+        "  asks first  GET /things?cursor=***&limit=10",
+        "  came        10 records of 95, more follow",
+        "  expected    about 2 pages, 2 requests",
+    ]
+    assert anew[1] == "  asks first  GET /things?limit=10"
+    assert [told[1][14:].split(":")[0] for told in (closed, swept, due)] == ["nobody"] * 3
+
+
+def test_a_dry_run_of_the_last_page_doubts_nothing() -> None:
+    """The total counts what was read before, too."""
+    spec = {**TOKENS, "total": "total"}
+    object = shop(spec).object("things")
+    with filled(Listing("token", ("updated_at", "id"), size_param="limit", total=True), count=15) as api:
+        steps = backfill(object, beginning(object))
+        request = next(steps).then
+        assert isinstance(request, Request)
+        with client(shop(spec), api.url) as asking:
+            step = steps.send(asking.fetch(object, request))
+        lines = dry(api, spec, position=step.position)
+    assert lines[2:4] == [
+        "  came        5 records of 15, there is no more",
+        "  expected    about 1 page, 1 request",
+    ]
 
 
 def test_a_dry_run_tells_of_doubts() -> None:

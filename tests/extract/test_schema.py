@@ -248,6 +248,36 @@ def test_what_it_says(text: str, place: Place, words: str) -> None:
     assert not _loads(data)
 
 
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("sweep: {every: 7d, evry: 1d}", "every, max_deletes"),
+        ("hash: {bye: md5}", "by, exclude, map"),
+        ("hash: {map: {redis: a, reds: b}}", "redis"),
+        ("columns: {sweep: {path: a, type: text, tpye: b}}", "path, type"),
+        ("fold: {table: a, where: {b: c}, set: {d: e}, insrt: true}", "deleted, insert, set, table, where"),
+        ("publish: {kafka: a, topc: b}", "kafka, topic"),
+        ("pages: {by: last_key, send: a, size: {max: 5, mx: 5}}", "max, send"),
+        ("by_key: {path: '/{{ key }}', recrd: a}", "path, record"),
+    ],
+)
+def test_the_loader_names_the_keys_that_are_known_there(text: str, known: str) -> None:
+    """Those of the part, not of the object that it belongs to."""
+    data = _read(OBJECT)
+    data["objects"]["contacts"] |= _read(text)
+    with pytest.raises(SourceError) as caught:
+        parse_source(data, "a file")
+    assert f"is no known key; known here: {known}\n" in str(caught.value)
+
+
+def test_an_object_may_be_called_as_a_part() -> None:
+    """Its keys are those of an object."""
+    data = _read(OBJECT.replace("contacts:", "sweep:"))
+    data["objects"]["sweep"]["evry"] = "1d"
+    with pytest.raises(SourceError, match=r"`objects.sweep.evry` is no known key; known here: baseline, body, by_key"):
+        parse_source(data, "a file")
+
+
 @pytest.mark.parametrize("missing", ["path", "records", "key", "pages"])
 def test_what_must_be_there(missing: str) -> None:
     """In the object, or in `defaults`, or in the preset."""

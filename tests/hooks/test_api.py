@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk import Connection
 from urllib3.exceptions import InsecureRequestWarning
 
-from airflow_extract_provider.extract.errors import BackfillFirstError, ConnectionMissingError
+from airflow_extract_provider.extract.errors import ApiUnavailableError, BackfillFirstError, ConnectionMissingError
 from airflow_extract_provider.extract.page import Page, Request
 from airflow_extract_provider.extract.sourcefile import parse_source
 from airflow_extract_provider.hooks.api import RestApiHook
@@ -111,6 +114,27 @@ def test_no_session_of_ones_own_by_a_refresh_token(api: LoopbackApi) -> None:
                 use()
             assert "RestApiHook('shop_api').client(source)" in caught.value.todo
     assert api.asked == []
+
+
+def test_a_connection_that_is_given_is_not_looked_up(api: LoopbackApi) -> None:
+    """Where Airflow cannot be asked; it does not travel in a pickle."""
+    given = Connection(conn_id="shop_api", conn_type="rest_api", host=api.url, password=SECRET)
+    hook = RestApiHook("shop_api", connection=given)
+    with closing(hook.client(SOURCE)) as client:
+        assert isinstance(client.fetch(THINGS, Request("/keyed")), Page)
+    assert SECRET.encode() not in pickle.dumps(hook)
+    with ApiServer().serving(), pytest.raises(ConnectionMissingError):
+        pickle.loads(pickle.dumps(hook)).client(SOURCE)
+
+
+@pytest.mark.parametrize("tries", [1, 2])
+def test_how_often_it_is_tried(api: LoopbackApi, tries: int) -> None:
+    """A person who waits wants to know sooner."""
+    api.fault = lambda number, asked: Fault(503)
+    with server(api).serving(), closing(RestApiHook("shop_api").client(SOURCE, tries=tries)) as client:
+        with pytest.raises(ApiUnavailableError):
+            client.fetch(THINGS, Request("/keyed"))
+    assert len(api.asked) == tries
 
 
 def test_a_missing_connection_tells_how_to_make_it() -> None:

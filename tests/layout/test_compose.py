@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from airflow.cli import cli_parser
+from airflow.configuration import conf
 from jsonschema import Draft202012Validator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +103,52 @@ def test_all_of_airflow_is_there(services: dict[str, Any]) -> None:
         ]
     assert services["airflow-worker"]["depends_on"]["airflow-apiserver"]["condition"] == "service_healthy"
     assert all(services[name]["restart"] == "no" for name in ("airflow-init", "extract-migrate"))
+
+
+def test_airflow_knows_each_option(services: dict[str, Any]) -> None:
+    """A variable that is misspelt does nothing, without a word. (Celery's options are not known here.)"""
+    known = conf.configuration_description
+    names = [name for name in services["airflow-worker"]["environment"] if name.startswith("AIRFLOW__")]
+    parts = [name.lower().split("__")[1:] for name in names]
+    strange = {f"{section}.{option}" for section, option in parts if option not in _options(known, section)}
+    assert strange <= {"celery.broker_url", "celery.result_backend"}
+
+
+def _options(known: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = known.get(section, {}).get("options", {})
+    return found
+
+
+def test_airflow_knows_each_command(services: dict[str, Any]) -> None:
+    """What the containers run, and what their checks do."""
+    lines = [service.get("command") or [] for service in services.values()]
+    lines += [shlex.split(each["healthcheck"]["test"][-1]) for each in services.values() if "healthcheck" in each]
+    lines += [
+        shlex.split(line) for line in services["airflow-init"]["command"][-1].splitlines() if "airflow db" in line
+    ]
+    asked = [line[1:] for line in lines if line[:1] == ["airflow"] and line[1] != "celery"]
+    assert len(asked) == 8
+    for words in asked:
+        assert cli_parser.get_parser().parse_args(words).func
+
+
+def test_the_login_is_written_for_the_api_server_alone(services: dict[str, Any], tmp_path: Path) -> None:
+    """The script that runs before all others, on a folder of ours; the password may hold any character."""
+    *shell, script = services["airflow-init"]["command"]
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "python").symlink_to(sys.executable)
+    (commands / "airflow").write_text("#!/bin/sh\necho airflow $*\n", encoding="utf-8")
+    (commands / "airflow").chmod(0o700)
+    login = {"ADMIN_NAME": "admin", "ADMIN_PASSWORD": 'a "quoted" $word'}
+    env = {"PATH": f"{commands}:{os.environ['PATH']}", **login}
+    # Docker Compose doubles each dollar when it prints what it has understood.
+    script = script.replace("$$", "$").replace("/opt/airflow/auth", str(tmp_path))
+    done = subprocess.run([*shell, script], env=env, check=True, capture_output=True, text=True)
+    passwords = tmp_path / "passwords.json"
+    assert json.loads(passwords.read_text(encoding="utf-8")) == {"admin": 'a "quoted" $word'}
+    assert passwords.stat().st_mode & 0o077 == 0
+    assert done.stdout == "airflow db migrate\n"
 
 
 def test_it_is_open_to_this_machine_only(services: dict[str, Any]) -> None:

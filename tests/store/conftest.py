@@ -8,7 +8,7 @@ import pytest
 
 from airflow_extract_provider.extract.store.connection import Connect, Connection
 from tests.store.applier import SOURCE, Applier
-from tests.ways import Store, Way
+from tests.ways import Store, as_owner
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def applier(store: Store, connect: Connect) -> Iterator[Callable[..., Applier]]:
 
 
 @pytest.fixture
-def conn(request: pytest.FixtureRequest, connect: Connect, store_way: Way) -> Iterator[Connection]:
+def conn(connect: Connect) -> Iterator[Connection]:
     """A connection of the tables' owner that commits each statement: what a test itself does, it may do."""
-    with connect() if store_way == "owner" else request.getfixturevalue("store").owner() as opened:
+    with as_owner(connect) as opened:
         opened.autocommit = True
         yield opened

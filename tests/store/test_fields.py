@@ -15,9 +15,9 @@ from airflow_extract_provider.extract.errors import FoldError
 from airflow_extract_provider.extract.page import Record
 from airflow_extract_provider.extract.store import fields
 from airflow_extract_provider.extract.store.connection import Connect, Connection
-from airflow_extract_provider.extract.store.migrate import migrate
 from tests.store.applier import Applier, in_thread, wait_until_blocked
 from tests.store.test_shape import a_source, raw
+from tests.ways import migrate
 
 FOLD = {"table": "org", "where": {"customer": "customer"}, "set": {"status": "status", "amount": "plan.amount"}}
 TABLE = """create table org (id int generated always as identity, customer text primary key, status text,

@@ -18,8 +18,8 @@ from airflow_extract_provider.extract.store.connection import Connect, Connectio
 from airflow_extract_provider.extract.store.coverage import Interval, coverage
 from airflow_extract_provider.extract.store.fold import fold
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
-from airflow_extract_provider.extract.store.migrate import migrate
 from tests.store.applier import EPOCH, SOURCE, Applier, a_record, in_thread
+from tests.ways import migrate
 
 EXAMPLES = 1000 if os.environ.get("EXTRACT_SOAK") else 80
 MONTH = timedelta(days=30)

@@ -15,11 +15,11 @@ from msgspec.structs import replace
 from airflow_extract_provider.extract.errors import BadRecordError
 from airflow_extract_provider.extract.page import Record
 from airflow_extract_provider.extract.store.connection import Connect, Connection
-from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.store.target import Target
 from airflow_extract_provider.extract.storing import HashName
 from tests.store.applier import Applier, a_tombstone, in_thread, wait_until_blocked
 from tests.store.test_shape import a_source, raw
+from tests.ways import migrate
 
 NAMES = get_args(HashName)
 VOLATILE = {"exclude": ["stats.viewed_at", "url"]}

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from airflow_extract_provider.extract.store.connection import Connection, connecting
-from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.store.rows import composed
 from airflow_extract_provider.extract.store.statements import statement
 from tests.databases import Databases
 from tests.store.applier import SOURCE
+from tests.ways import migrate
 
 TABLE = ("shop", "plain")
 COUNT = 20_000

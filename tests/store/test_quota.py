@@ -22,10 +22,10 @@ from airflow_extract_provider.extract.api.limits import MemoryQuota, Quota, Told
 from airflow_extract_provider.extract.errors import SchemaMissingError, StoreRightsError, StoreUnavailableError
 from airflow_extract_provider.extract.rates import Rate
 from airflow_extract_provider.extract.store.connection import Connect, Connection
-from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.store.quota import PostgresQuota
 from tests.store.applier import SOURCE
 from tests.store.standstill import measured_again
+from tests.ways import migrate
 
 ROOT = Path(__file__).resolve().parents[2]
 HOUR = 3600
@@ -81,7 +81,7 @@ class Tasks:
 
     def connect(self) -> Connection:
         """A counted connection."""
-        self.connections.append(self.kind.connect(self.dsn))
+        self.connections.append(self.kind.connect(self.dsn, prepare_threshold=None))
         return self.connections[-1]
 
     def quota(self, *texts: str) -> PostgresQuota:

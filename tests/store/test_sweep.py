@@ -15,11 +15,11 @@ from airflow_extract_provider.extract.errors import TooManyDeletesError
 from airflow_extract_provider.extract.page import Record, SetAside
 from airflow_extract_provider.extract.store import refetch, sweep
 from airflow_extract_provider.extract.store.connection import Connection, connecting
-from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.store.statements import statement
 from airflow_extract_provider.extract.store.sweep import Sweep
 from tests.databases import Databases
 from tests.store.applier import SOURCE, Applier, a_record, a_tombstone, clock
+from tests.ways import migrate
 
 MakeApplier = Callable[..., Applier]
 PLAIN = ("extract", "shop", "plain")

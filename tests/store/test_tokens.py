@@ -37,6 +37,7 @@ from airflow_extract_provider.testing.hostile_faults import Answer
 from airflow_extract_provider.testing.login import LoginServer
 from airflow_extract_provider.testing.postgres import PostgresServer
 from tests.store.applier import in_thread
+from tests.ways import chosen
 
 LONG = timedelta(minutes=1)
 CUT = (
@@ -118,9 +119,10 @@ def dsn_of_tokens(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def connect(dsn_of_tokens: str) -> Connect:
+def connect(request: pytest.FixtureRequest, dsn_of_tokens: str) -> Connect:
     """Opens connections to the database, which holds no tokens."""
-    connect = connecting(dsn_of_tokens)
+    pooled = chosen() == "pgbouncer"
+    connect = connecting(request.getfixturevalue("pooler").dsn(dsn_of_tokens) if pooled else dsn_of_tokens)
     with connect() as conn:
         conn.execute("truncate extract.oauth_token")
     return connect

@@ -15,9 +15,9 @@ from typing import Any
 
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.store.connection import Connect
-from airflow_extract_provider.extract.store.migrate import migrate
 from tests.loopback import Asked, LoopbackApi
 from tests.store.standstill import measured_again
+from tests.ways import migrate
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 20
