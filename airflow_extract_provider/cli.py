@@ -13,7 +13,7 @@ def _argument(name: str, **kwargs: Any) -> Arg:
     return Arg((name,), **kwargs)  # type: ignore[no-untyped-call]  # Airflow's class has no types
 
 
-_CONN_ID = _argument("--conn-id", default="extract_store", help="the Postgres connection (default: %(default)s)")
+_CONN_ID = _argument("--conn-id", help="the Postgres connection (default: as `[extract] store_conn_id` says)")
 _SCHEMA = _argument("--schema", default="extract", help="the schema of the bookkeeping (default: %(default)s)")
 _STORE = (_CONN_ID, _SCHEMA)
 
@@ -33,6 +33,19 @@ _MIGRATE = ActionCommand(
             help="this is new, not another name for what the store knows; may be given several times",
         ),
         _argument("--sql", action="store_true", help="print the SQL for an empty database instead of running it"),
+    ),
+)
+
+_GRANTS = ActionCommand(
+    name="grants",
+    help="Print the rights of a role that only runs",
+    description="Prints the SQL that gives a role the rights which the sources need to run, and no other. The owner of "
+    "the tables runs it, after each migration that has made new ones.",
+    func=lazy_load_command("airflow_extract_provider.commands.store.grants"),
+    args=(
+        _argument("role", help="the role of the store's connection"),
+        _argument("--sources", required=True, help="the folder with the sources' YAML files"),
+        _SCHEMA,
     ),
 )
 
@@ -346,6 +359,7 @@ def get_extract_cli_commands() -> list[CLICommand]:
         _EVENTS,
         _FOLD,
         _FORGET,
+        _GRANTS,
         _LINT,
         _MIGRATE,
         _PLAN,

@@ -65,6 +65,50 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": ["airflow_extract_provider.triggers.outbox"],
             },
         ],
+        "extra-links": [
+            "airflow_extract_provider.links.CursorLink",
+            "airflow_extract_provider.links.ErrorLink",
+        ],
+        "config": {
+            "extract": {
+                "description": "What holds for all sources.",
+                "options": {
+                    "sources": {
+                        "description": "The folder with the sources' YAML files, from which `dags/extract.py` makes "
+                        "its DAGs. A relative path counts from that file. The environment variable EXTRACT_SOURCES "
+                        "comes first.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "/opt/airflow/sources",
+                        "default": "sources",
+                    },
+                    "store_conn_id": {
+                        "description": "The Postgres connection of the copy and its bookkeeping, for operators and "
+                        "commands that are given none. Read when a DAG is parsed.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": None,
+                        "default": "extract_store",
+                    },
+                    "run_for": {
+                        "description": "How many seconds a walk works at a time before its task leaves the slot to "
+                        "others, for operators that are given no `run_for`. Read when a DAG is parsed.",
+                        "version_added": "0.1.0",
+                        "type": "float",
+                        "example": "600",
+                        "default": "1800",
+                    },
+                    "docs_url": {
+                        "description": "Where docs/ of this package can be read: the button *What to do* of a failed "
+                        "task leads to errors.md there. Without it there is no such button.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "https://git.example.com/airflow-extract-provider/docs",
+                        "default": "",
+                    },
+                },
+            },
+        },
         "task-decorators": [
             {
                 "name": "consume_events",

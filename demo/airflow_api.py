@@ -126,7 +126,10 @@ class AirflowApi:
         return int(self._call("POST", "/backfills", body)["id"])
 
     def end_backfill(self, backfill: int) -> None:
-        """Have a backfill be over, so that the next may begin; Airflow finds that out by itself after half a minute."""
+        """Have a backfill be over, so that the next may begin: Airflow finds that out by itself only after half a minute.
+
+        None of its runs begins any more: those that are cleared stay queued.
+        """
         self._call("PUT", f"/backfills/{backfill}/cancel")
 
     def clear(self, dag: str, run: str, tasks: list[str] | None = None) -> None:

@@ -50,13 +50,15 @@ class AirflowStack:
         database: str,
         dags: Path,
         environment: Mapping[str, str] | None = None,
+        python: str = sys.executable,
     ) -> None:
         """Prepare, doing nothing yet.
 
         ``home`` receives configuration, task logs and a log file per component. ``database`` on ``server`` is
         dropped and made anew at each start. ``environment`` is for connections (AIRFLOW_CONN_...), settings
-        and whatever the DAG files read.
+        and whatever the DAG files read. ``python`` is that of the environment in which Airflow is installed.
         """
+        self.python = python
         self.home = home
         self.server = server
         self.database = database
@@ -132,7 +134,7 @@ class AirflowStack:
         return self.home / "passwords.json"
 
     def _start(self, name: str, *arguments: str, extra: Mapping[str, str] | None = None) -> Child:
-        command = [sys.executable, "-m", "airflow", *arguments]
+        command = [self.python, "-m", "airflow", *arguments]
         return start(name, command, self.home / f"{name}.log", {**self.environment, **(extra or {})}, self.home)
 
     def _make_metadata(self) -> None:

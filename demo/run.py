@@ -3,7 +3,8 @@
 Starts Postgres, a fake Stripe with a few thousand objects, Kinto with contacts, and Airflow. Three rounds: all is
 copied; then others write in both APIs while all is copied again; then records are changed and removed so that the APIs
 have nothing to tell of it, and a sweep finds them. After each, every record is compared and a table printed; after the
-second and third every event too, and after the third what the sweep reports. Ends with 0 only if all are equal.
+second and third every event too, and after the third what the sweep reports. At last Airflow's own REST API is copied,
+and compared with its metadata. Ends with 0 only if all are equal.
 Whatever happens, no process is left behind. With KEEP=1 all stays up until Ctrl-C.
 """
 
@@ -21,6 +22,7 @@ from typing import NoReturn
 from airflow_extract_provider.testing.postgres import PostgresStartError
 from demo import kinto_contacts
 from demo.airflow_api import AirflowApiError
+from demo.own_api import own_round
 from demo.processes import ChildFailedError
 from demo.progress import Progress
 from demo.rounds import first_round, second_round, third_round
@@ -58,7 +60,7 @@ def main() -> int:
                 there, equal = first_round(services, progress)
                 if equal:
                     there, equal = second_round(services, progress, there)
-                equal = equal and third_round(services, progress, there)
+                equal = equal and third_round(services, progress, there) and own_round(services, progress)
                 if given.keep:
                     keep_running(services, progress)
                 return 0 if equal else 1

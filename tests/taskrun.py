@@ -119,10 +119,12 @@ def run_task(
     resumed: tuple[str, Mapping[str, Any]] | None = None,
     run_type: DagRunType = DagRunType.MANUAL,
     interval: tuple[datetime, datetime] | None = None,
+    finished: bool = False,
 ) -> Outcome:
     """Run a task as a worker does, up to the report of its state. ``should_retry``: tries are left. ``cleared``: so
     many tries had been used up when the task was cleared last. ``resumed``: it was deferred, and goes on with this
-    method and what the trigger's event has told. ``interval``: the run's data interval."""
+    method and what the trigger's event has told. ``interval``: the run's data interval. ``finished``: what Airflow
+    does behind the report is done too."""
     max_tries = (operator.retries or 0) + cleared
     from_server = _run_context(operator.dag_id, run_id, conf, should_retry, max_tries, server.began is not None)
     from_server.dag_run.run_type = run_type
@@ -149,7 +151,10 @@ def run_task(
     before = signal.getsignal(signal.SIGTERM)
     try:
         with server.serving():
-            state, msg, error = task_runner.run(ti, ti.get_template_context(), log)
+            context = ti.get_template_context()
+            state, msg, error = task_runner.run(ti, context, log)
+            if finished:
+                task_runner.finalize(ti, state, context, log, error)
     finally:
         signal.signal(signal.SIGTERM, before)
     return Outcome(state, msg, error, log.events)

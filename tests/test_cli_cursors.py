@@ -334,6 +334,19 @@ def test_a_renamed_object(shop: Shop, extract: Callable[..., str], refused: Call
     assert "shop/items" in extract("cursors", "list")
 
 
+def test_events_go_on_under_the_new_name(shop: Shop, extract: Callable[..., str]) -> None:
+    """The copy was complete before it was renamed: what is new then is told of, once, and nothing else is."""
+    shop.write(object="items", events=["created", "deleted"])
+    extract("rename", "shop", "things", "items", "--sources", shop.sources)
+    shop.run(object="items")
+    shop.api.insert(1)
+    shop.api.update(shop.api.ids[0])
+    shop.api.clock.advance(3600)
+    shop.run("incremental", "items")
+    told = shop.ask("select object, key, type, baseline from extract.outbox")
+    assert told == [("items", str(shop.api.ids[-1]), "shop.items.created", False)]
+
+
 def test_a_renamed_source(shop: Shop, extract: Callable[..., str], refused: Callable[..., str]) -> None:
     """So of a source, with its schema."""
     shop.write(name="store")

@@ -191,8 +191,7 @@ def test_check_logs_in_by_tokens(
     written(tmp_path, {"listed": spec})
     parts = conninfo_to_dict(dsn)
     store = {"conn_type": "postgres", "host": parts["host"], "login": parts["user"], "schema": parts["dbname"]}
-    store |= {name: int(parts[name]) for name in ("port",) if parts.get(name)}
-    store |= {name: parts[name] for name in ("password",) if parts.get(name)}
+    store |= {"password": parts.get("password"), "port": int(str(parts["port"])) if "port" in parts else None}
     monkeypatch.setenv("AIRFLOW_CONN_KEPT", json.dumps(store))
     with LoginServer(client_secret=SECRET) as server:
         seed = server.log_in()

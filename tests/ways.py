@@ -37,6 +37,7 @@ __all__ = [
     "Way",
     "as_owner",
     "chosen",
+    "direct_only",
     "migrate",
     "pooled_or_skip",
 ]
@@ -73,6 +74,11 @@ def chosen() -> Way:
     if found not in get_args(Way):
         raise pytest.UsageError(f"{CHOSEN} is {found!r}, and not one of {', '.join(get_args(Way))}")
     return found  # type: ignore[return-value]  # one of them
+
+
+direct_only = pytest.mark.skipif(
+    chosen() == "pgbouncer", reason="it watches, ends or sets up the session of one connection: a pooler has none"
+)
 
 
 class Store:

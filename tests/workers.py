@@ -19,6 +19,7 @@ TOGETHER = {
     "airflow": ("tests/demo/test_nothing_left_behind.py", "tests/e2e/"),
     # One broker, and its second node.
     "kafka": (
+        "tests/dags/test_dag_test.py",
         "tests/exactly_once/test_kafka_faults.py",
         "tests/exactly_once/test_killed.py",
         "tests/hooks/test_kafka.py",

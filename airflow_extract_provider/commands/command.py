@@ -100,10 +100,12 @@ def sources_folder(args: Namespace) -> str:
     return str(Path(conf.get_mandatory_value("core", "dags_folder")) / "sources")
 
 
-def connect(conn_id: str) -> Connection:
-    """A connection to the store."""
+def connect(conn_id: str | None) -> Connection:
+    """A connection to the store; None: to the one that Airflow's configuration names."""
+    from airflow_extract_provider.config import store_conn_id
     from airflow_extract_provider.hooks.store import StoreHook
 
+    conn_id = conn_id or store_conn_id()
     return StoreHook(conn_id, connection=stored(conn_id)).connect()
 
 

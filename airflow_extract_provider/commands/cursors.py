@@ -18,7 +18,7 @@ from airflow_extract_provider.commands.command import (
     utc,
 )
 from airflow_extract_provider.extract.editing import (
-    WALKS,
+    EDITABLE,
     Standing,
     set_cursor,
     standing,
@@ -135,8 +135,8 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _walk(args: Namespace) -> str:
-    if args.walk not in WALKS:
-        raise NotUnderstood(f"{args.walk!r} is no walk that has a cursor; choose one of: {', '.join(WALKS)}.")
+    if args.walk not in EDITABLE:
+        raise NotUnderstood(f"{args.walk!r} is no walk that has a cursor; choose one of: {', '.join(EDITABLE)}.")
     return str(args.walk)
 
 

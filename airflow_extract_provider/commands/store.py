@@ -12,11 +12,12 @@ from airflow_extract_provider.extract.progress import counted
 from airflow_extract_provider.extract.sourcefile import load_sources
 from airflow_extract_provider.extract.store import coverage as store_coverage
 from airflow_extract_provider.extract.store import fold as store_fold
+from airflow_extract_provider.extract.store import grants as store_grants
 from airflow_extract_provider.extract.store import migrate as store_migrate
 from airflow_extract_provider.extract.store.connection import named_errors
 from airflow_extract_provider.extract.store.left_behind import left_behind
 
-__all__ = ["coverage", "fold", "migrate"]
+__all__ = ["coverage", "fold", "grants", "migrate"]
 
 
 @command
@@ -56,3 +57,10 @@ def fold(args: Namespace) -> Iterator[str]:
         conn.autocommit = True
         gone = store_fold.fold(conn, args.schema, older_than)
     yield f"{counted(gone, 'ledger row')} folded away; what is covered is the same."
+
+
+@command
+def grants(args: Namespace) -> Iterator[str]:
+    """`airflow extract grants`."""
+    sources = load_sources(Path(args.sources)).values()
+    yield store_grants.grants(args.role, sources, args.schema).rstrip()

@@ -27,9 +27,9 @@ from airflow_extract_provider.extract.store.fence import holding
 from airflow_extract_provider.extract.store.known import known_objects, known_walks
 from airflow_extract_provider.extract.store.ledger import Ledger
 
-__all__ = ["Standing", "WALKS", "WritableCursors", "set_cursor", "standing", "standings", "start_over"]
+__all__ = ["EDITABLE", "Standing", "WritableCursors", "set_cursor", "standing", "standings", "start_over"]
 
-WALKS = ("backfill", "incremental", "rebackfill")
+EDITABLE = ("backfill", "incremental", "rebackfill")
 """The walks that have a cursor."""
 
 State = Literal["agrees", "behind", "edited", "missing", "not shown", "invalid", "unknown"]
@@ -76,7 +76,7 @@ def standings(
     for name, each in known_objects(conn, schema, source):
         if object in (None, each):
             for walk in known_walks(conn, schema, name, each):
-                if walk in WALKS:
+                if walk in EDITABLE:
                     yield standing(conn, Ledger(schema, name, each, walk), cursors)
 
 
@@ -198,8 +198,8 @@ def _editing(
 
 
 def _check_walk(walk: str) -> None:
-    if walk not in WALKS:
-        raise SourceError(f"the walk {walk!r} has no cursor.", todo=f"Choose one of: {', '.join(WALKS)}.")
+    if walk not in EDITABLE:
+        raise SourceError(f"the walk {walk!r} has no cursor.", todo=f"Choose one of: {', '.join(EDITABLE)}.")
 
 
 def _editor() -> Runner:

@@ -62,9 +62,9 @@ _log = logging.getLogger(__name__)
 
 WalkName: TypeAlias = Literal["backfill", "incremental", "rebackfill", "by_key", "window"]
 """``backfill`` reads an object from the beginning, ``incremental`` what has changed since, ``by_key`` what was noted;
-``rebackfill`` reads everything again, when that is due by the object's `sweep` or with ``reset``, and deletes what is not
-there any more; ``window`` reads what changed within a window, unless the copy is known to be complete for it (or with
-``reset``), and moves no other walk."""
+``rebackfill`` reads everything again, when that is due by the object's `sweep` or with ``reset``, and deletes what is
+gone; ``window`` reads what changed within a window, unless the copy is known to be complete for it (or with ``reset``),
+and moves no other walk."""
 
 _SECONDS_BETWEEN_ANNOUNCEMENTS = 0.2
 _KEPT = "what was committed; the walk goes on where the ledger stands."
@@ -365,4 +365,6 @@ class _Run:
             without_version=position.nulls,
             sweep=None if report is None else report.as_dict(private=self._object.private),
             window=None if self._window is None else str(self._window),
+            slice={**self._progress.counts, "records": self._progress.records},
+            quota_left=self._client.left,
         )

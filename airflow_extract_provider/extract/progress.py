@@ -45,7 +45,8 @@ class Summary:
     time of the last of them. ``complete``: the walk has reached the end, and the copy is complete up to ``complete_to``
     (aware; None before the end). ``cursor_before`` and ``cursor_after`` are positions as JSON. ``sweep`` is what the
     sweep has found that the run took part in, as :meth:`~.report.Report.as_dict` tells it. ``window`` is the window of
-    time that was read.
+    time that was read. ``slice`` holds records, requests and changes by kind of the last slice alone, ``quota_left``
+    the part of the API's quota, from 0 to 1, that it has left; None: not known.
     """
 
     source: str
@@ -63,6 +64,8 @@ class Summary:
     without_version: int = 0
     sweep: Mapping[str, Any] | None = None
     window: str | None = None
+    slice: Mapping[str, int] = field(default_factory=dict)
+    quota_left: float | None = None
 
     @property
     def lag_seconds(self) -> float | None:

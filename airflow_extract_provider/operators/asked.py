@@ -101,7 +101,7 @@ class AskedOperator(WalkOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Run one slice of what is asked for, as the base class; or, as a ``trial``, say what it would take."""
         run, interval = context["dag_run"], _interval(context)
-        with told_in_few_lines():
+        with told_in_few_lines(self):
             _check_fields(run.conf or {}, self.fields)
             if interval is None:
                 self.walk = _walk(self.chosen)

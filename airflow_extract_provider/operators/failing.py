@@ -12,7 +12,7 @@ from airflow.sdk import RetryDecision, RetryPolicy
 from airflow_extract_provider.extract.errors import ConnectionMissingError, ExtractError, FixConfig, StopAndLook
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperator, Context
 
 __all__ = ["RetryWhatMayPass", "TaskFailed", "told_in_few_lines"]
 
@@ -64,12 +64,14 @@ class RetryWhatMayPass(RetryPolicy):
 
 
 @contextmanager
-def told_in_few_lines() -> Iterator[None]:
+def told_in_few_lines(operator: BaseOperator | None = None) -> Iterator[None]:
     """Log an error of the engine as its own lines and raise TaskFailed; with debug logging the error itself goes on,
-    and Airflow shows its traceback."""
+    and Airflow shows its traceback. The operator's link finds the error in its attribute ``failed_with``."""
     try:
         yield
     except ExtractError as exc:
+        if operator is not None:
+            operator.failed_with = exc.anchor
         if _log.isEnabledFor(logging.DEBUG):
             raise
         _log.error("%s: %s", type(exc).__name__, exc)

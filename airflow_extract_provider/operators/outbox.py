@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator, RetryPolicy, conf
 
+from airflow_extract_provider import config
 from airflow_extract_provider.extract.errors import SourceError, WalkBusyError
 from airflow_extract_provider.extract.progress import counted
+from airflow_extract_provider.links import ErrorLink
 from airflow_extract_provider.operators.arguments import flag, interval, named
 from airflow_extract_provider.operators.failing import RetryWhatMayPass, told_in_few_lines
 from airflow_extract_provider.operators.instance import come_back, instance_of, stopped
@@ -61,7 +63,7 @@ class OutboxOperator(BaseOperator):
     :param deferrable: wait in the triggerer, which takes no slot and knows of an event at once; else look again after
         each ``pause``. By default as Airflow's ``[operators] default_deferrable`` says.
     :param take_over: take the consumer from another run that holds it. A boolean or its text.
-    :param store_conn_id: the Postgres connection of the store.
+    :param store_conn_id: the Postgres connection of the store; None: as Airflow's ``[extract] store_conn_id`` says.
     :param retry_policy: which errors are retried; by default none that a person has to act upon first.
     """
 
@@ -79,6 +81,7 @@ class OutboxOperator(BaseOperator):
         "store_conn_id",
     )
     ui_color = "#e8e2f4"
+    operator_extra_links = (ErrorLink(),)
 
     def __init__(
         self,
@@ -96,7 +99,7 @@ class OutboxOperator(BaseOperator):
         wait: timedelta | float | str | None = None,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         take_over: bool | str = False,
-        store_conn_id: str = "extract_store",
+        store_conn_id: str | None = None,
         retry_policy: RetryPolicy | None = _RETRY_WHAT_MAY_PASS,
         **kwargs: Any,
     ) -> None:
@@ -114,7 +117,7 @@ class OutboxOperator(BaseOperator):
         self.wait = wait
         self.deferrable = deferrable
         self.take_over = take_over
-        self.store_conn_id = store_conn_id
+        self.store_conn_id = store_conn_id or config.store_conn_id()
         self._stop: threading.Event | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -123,13 +126,13 @@ class OutboxOperator(BaseOperator):
         Raises AirflowRescheduleException: there is more to do, another run holds the consumer, or it waits for events.
         Raises TaskDeferred: it waits for them in the triggerer.
         """
-        with told_in_few_lines():
+        with told_in_few_lines(self):
             until = None if self.wait is None else _began(context) + interval("wait", self.wait)
             return self._handled_or_later(context, until)
 
     def execute_after_waiting(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """The same after the trigger has fired, for whatever reason: what there is to do, the outbox tells."""
-        with told_in_few_lines():
+        with told_in_few_lines(self):
             return self._handled_or_later(context, datetime.fromisoformat(event["until"]))
 
     def on_kill(self) -> None:

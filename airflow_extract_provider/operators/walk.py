@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk import BaseOperator, RetryPolicy, conf
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_extract_provider import assets
+from airflow_extract_provider import assets, config, stats
 from airflow_extract_provider.extract.errors import (
     BackfillFirstError,
     ExtractError,
@@ -23,6 +23,7 @@ from airflow_extract_provider.extract.errors import (
 )
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.sourcefile import load_source
+from airflow_extract_provider.links import CursorLink, ErrorLink
 from airflow_extract_provider.operators.arguments import flag, instant, interval
 from airflow_extract_provider.operators.failing import RetryWhatMayPass, told_in_few_lines
 from airflow_extract_provider.operators.instance import come_back, instance_of, stopped
@@ -40,6 +41,8 @@ _log = logging.getLogger(__name__)
 _RETRY_WHAT_MAY_PASS = RetryWhatMayPass()
 _TRIGGERER_MISSING = timedelta(minutes=10)
 """How long after the end of the waiting a triggerer that should have said so is taken for absent."""
+_AS_CONFIGURED = timedelta(0)
+"""The `run_for` of who gives none: None means something else."""
 _SHORTEST = timedelta(seconds=60)
 """The least that a slice lasts though the next run is due: starting a task costs seconds."""
 
@@ -67,10 +70,10 @@ class WalkOperator(BaseOperator):
 
     :param source: the source, or the path of its YAML file, which is read when the task runs.
     :param object: the object's name in the source.
-    :param store_conn_id: the Postgres connection of the copy.
+    :param store_conn_id: the Postgres connection of the copy; None: as Airflow's ``[extract] store_conn_id`` says.
     :param api_conn_id: the REST API connection; None: the one that the source names.
     :param run_for: how long a slice lasts, as a timedelta or in seconds; None: no slices. The pages under way are
-        finished, so that a slice lasts a little longer.
+        finished, so that a slice lasts a little longer. By default as ``[extract] run_for`` says.
     :param pause: how long the task leaves its slot to others between two slices, as ``run_for``. Not too short: a
         scheduler that has not yet read the end of the slice before takes the next one for lost, which costs a try.
     :param next_run_at: when the DAG's next run is due, as a datetime or ISO text; None: nothing depends on that. Given,
@@ -102,15 +105,16 @@ class WalkOperator(BaseOperator):
         "longest_wait",
     )
     ui_color = "#d6eaf0"
+    operator_extra_links = (CursorLink(), ErrorLink())
 
     def __init__(
         self,
         *,
         source: Source | str | os.PathLike[str],
         object: str,
-        store_conn_id: str = "extract_store",
+        store_conn_id: str | None = None,
         api_conn_id: str | None = None,
-        run_for: timedelta | float | str | None = timedelta(minutes=30),
+        run_for: timedelta | float | str | None = _AS_CONFIGURED,
         pause: timedelta | float | str = timedelta(seconds=60),
         next_run_at: datetime | str | None = None,
         selected: bool | str = True,
@@ -124,9 +128,9 @@ class WalkOperator(BaseOperator):
         super().__init__(retry_policy=retry_policy, **kwargs)
         self.source = source
         self.object = object
-        self.store_conn_id = store_conn_id
+        self.store_conn_id = store_conn_id or config.store_conn_id()
         self.api_conn_id = api_conn_id
-        self.run_for = run_for
+        self.run_for = config.run_for() if run_for is _AS_CONFIGURED else run_for
         self.pause = pause
         self.next_run_at = next_run_at
         self.selected = selected
@@ -144,7 +148,7 @@ class WalkOperator(BaseOperator):
         Raises AirflowRescheduleException: there is more to do, or another run holds the object. Raises
         AirflowSkipException: not selected, nothing to do for such an object, or left to the next run.
         """
-        with told_in_few_lines():
+        with told_in_few_lines(self):
             if not flag("selected", self.selected):
                 raise AirflowSkipException(f"{self.object} is not among the objects that were selected")
             # Read before anything is done: a slice that has run should not end in an error of the DAG.
@@ -157,6 +161,7 @@ class WalkOperator(BaseOperator):
                 return self._later(context, exc, pause, next_run_at)
             finally:
                 self._stop = None
+            stats.emit(summary)
             if not summary.complete and stop.is_set():
                 raise stopped("every page that was committed.", **_place(summary))
         if not summary.complete:
@@ -271,6 +276,12 @@ class WalkOperator(BaseOperator):
             complete_to=None,
             without_version=position.nulls,
         )
+
+    def shown_cursor(self) -> tuple[str, str, str] | None:
+        """Source, object and walk of the Variable that shows the cursor; None: this walk has none."""
+        if self.walk in ("by_key", "window"):
+            return None
+        return self.read_source().source, self.object, self.walk
 
     def read_source(self) -> Source:
         """The source as its file says now."""

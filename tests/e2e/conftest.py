@@ -21,7 +21,7 @@ from airflow_extract_provider.testing.hostile import HostileApi
 from airflow_extract_provider.testing.postgres import PostgresServer
 from demo.airflow_api import AirflowApi
 from demo.airflow_stack import AirflowStack
-from tests.e2e import planted
+from tests.e2e import filtered, planted
 from tests.hazards.kinds import KINDS
 from tests.loopback import LoopbackApi
 
@@ -79,13 +79,14 @@ CHANGING = KINDS["page updated"]
 
 @dataclass(frozen=True)
 class World:
-    """What an end-to-end test finds running. ``changing`` is the API of the source `synced`, ``planted`` that with the
-    secrets."""
+    """What an end-to-end test finds running. ``changing`` is the API of the source `synced`, ``filtered`` those of the
+    sources that filter by time, ``planted`` that with the secrets."""
 
     airflow: AirflowStack
     store: str
     apis: Mapping[str, LoopbackApi]
     changing: HostileApi
+    filtered: Mapping[str, HostileApi]
     planted: planted.Planted
 
     @property
@@ -161,12 +162,13 @@ def _waiting() -> str:
 def _write_files(home: Path) -> None:
     """The DAG files and sources of this Airflow, below its home."""
     shutil.copytree(PROJECT / "dags", home / "dags")
-    dags = {"sliced": SLICED, "heard": HEARD, "held_up": HELD_UP, "planted": planted.dag()}
+    dags = {"sliced": SLICED, "heard": HEARD, "held_up": HELD_UP, "planted": planted.dag(), "filtered": filtered.dag()}
     for name, text in dags.items():
         (home / "dags" / f"{name}.py").write_text(text)
     files = {f"sources/{name}": _source(name) for name in SOURCES if name != SLICES}
     files |= {f"sources_sliced/{SLICES}": _source(SLICES), f"sources/{SYNCED}": _synced()}
     files |= {f"sources_more/{WAITING}": _waiting(), f"sources_more/{planted.SOURCE}": json.dumps(planted.source())}
+    files |= {f"sources{filtered.FOLDER}/{name}": json.dumps(each) for name, each in filtered.sources().items()}
     for name, text in files.items():
         path = home / f"{name}.yaml"
         path.parent.mkdir(exist_ok=True)
@@ -198,7 +200,8 @@ def world(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
         apis = {name: running.enter_context(LoopbackApi()) for name in (*SOURCES, WAITING)}
         changing = running.enter_context(HostileApi(listings={"/things": CHANGING.served()}))
         secrets = running.enter_context(planted.planting())
-        urls = {**{name: api.url for name, api in apis.items()}, SYNCED: changing.url}
+        filtering = running.enter_context(filtered.serving())
+        urls = {name: api.url for name, api in {**apis, **filtering, SYNCED: changing}.items()}
         environment = _environment(home, store, urls, secrets)
         airflow = AirflowStack(home, postgres_server, f"e2e_{os.getpid()}_airflow", home / "dags", environment)
         running.callback(airflow.stop)
@@ -206,11 +209,12 @@ def world(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
         for folder in ("sources", "sources_sliced"):
             airflow.command("extract", "migrate", "--sources", str(home / folder))
         # The command has been shown to work: this is the same without starting Airflow once more.
-        migrate(connecting(store), load_sources(home / "sources_more").values())
+        for folder in ("sources_more", f"sources{filtered.FOLDER}"):
+            migrate(connecting(store), load_sources(home / folder).values())
         airflow.wait_until_healthy()
         for name in SOURCES:
             airflow.api.wait_for_dag(f"{name}_backfill")
             airflow.api.unpause(f"{name}_backfill")
-        for dag in (f"{SYNCED}_sync", "heard"):
+        for dag in (f"{SYNCED}_sync", "heard", *filtered.DAGS):
             airflow.api.wait_for_dag(dag)
-        yield World(airflow, store, apis, changing, secrets)
+        yield World(airflow, store, apis, changing, filtering, secrets)

@@ -320,6 +320,24 @@ def test_a_filter_as_declared(listing: Any, inclusive: bool) -> None:
         assert doubts(looked(api, spec, deep=True)) == {}
 
 
+def test_a_strict_filter_may_bring_some_of_the_unit_before() -> None:
+    """It is asked from one unit earlier, and what is within that is as old as was asked for."""
+    spec = {**TOKENS, "since": {**TOKENS["since"], "inclusive": False, "precision": "1s"}}
+    listing = Listing("token", ("updated_at", "id"), filter="strict", size_param="limit")
+    with filled(listing, step=timedelta(milliseconds=250)) as api:
+        seen = looked(api, spec, deep=True)
+    assert seen.findings[-2].what == "`since` filters"
+
+
+def test_a_record_that_goes_between_two_requests() -> None:
+    """Another one is asked for by its key, before the path is called wrong."""
+    with filled() as api:
+        api.before(3, lambda: api.delete(1))
+        seen = looked(api, TOKENS, deep=True)
+    assert [asked.path for asked in api.requests[2:]] == ["/things/1", "/things/10"]
+    assert seen.findings[-1].what == "by key the same record"
+
+
 def test_a_wrong_path_by_key_is_an_error() -> None:
     """A sweep would take its 404 for the proof that a record is gone."""
     with filled() as api, pytest.raises(errors.RequestRefusedError, match="status 404") as caught:
@@ -400,6 +418,14 @@ def _rates(*texts: str) -> Limits:
 def test_the_time_at_a_limit(limit: list[str], requests: int, seconds: float) -> None:
     """Short windows are spaced evenly, long ones used up at once; the strictest counts."""
     assert seconds_at(_rates(*limit), requests) == pytest.approx(seconds)
+
+
+def test_to_see_the_end_takes_requests_too() -> None:
+    """Three of pages that overlap, unless the API tells that there is no more."""
+    pages = {"by": "offset", "send": "offset", "size": {"send": "limit", "max": 10}}
+    spec = {**TOKENS, "pages": pages}
+    told = {**TOKENS, "pages": {**pages, "more": "has_more"}}
+    assert [requests_for(shop(each).object("things"), 91, 10) for each in (spec, told)] == [14, 11]
 
 
 def test_the_share_of_the_longest_rate() -> None:

@@ -18,7 +18,8 @@ from airflow_extract_provider.extract.sourcefile import load_source, load_source
 from airflow_extract_provider.extract.storing import HashMapRef, RecordHash
 
 ROOT = Path(airflow_extract_provider.__file__).resolve().parents[1]
-FILES = [*(ROOT / "airflow_extract_provider" / "sources").glob("*.yaml"), *(ROOT / "demo" / "sources").glob("*.yaml")]
+PRESETS = ROOT / "airflow_extract_provider" / "sources"
+FILES = [*PRESETS.glob("*.yaml"), *(ROOT / "demo" / "sources").glob("*.yaml")]
 Write = Callable[..., Path]
 
 CRM = """
@@ -70,7 +71,7 @@ def test_every_file_that_ships_loads(path: Path) -> None:
 
 def test_every_preset_can_be_extended(write: Write) -> None:
     """A file of two lines takes a preset over as it is."""
-    for path in (ROOT / "airflow_extract_provider" / "sources").glob("*.yaml"):
+    for path in PRESETS.glob("*.yaml"):
         extended = load_source(write(f"extends: {path.stem}\nconnection: mine\n"))
         assert extended.model_copy(update={"connection": load_source(path).connection}) == load_source(path)
 
@@ -87,7 +88,7 @@ objects:
   plans: null
   coupons: {path: /v1/coupons}
 """
-    source, preset = load_source(write(text)), load_source(FILES[0])
+    source, preset = load_source(write(text)), load_source(PRESETS / "stripe.yaml")
     assert set(source.objects) == (set(preset.objects) | {"coupons"}) - {"plans"}
     orders = {name: (found.order.field, found.order.falling) for name, found in source.objects.items() if found.order}
     assert orders == {
@@ -102,7 +103,7 @@ objects:
     assert (pages.send, pages.more, pages.size) == ("starting_after", ("has_more",), PageSize(send="limit", max=50))
     assert source.object("subscriptions").params == {"status": "all"}
     assert source.table("invoices") == ("billing", "bills")
-    assert preset == load_source(FILES[0])
+    assert preset == load_source(PRESETS / "stripe.yaml")
 
 
 def test_defaults_lie_under_each_object(write: Write) -> None:

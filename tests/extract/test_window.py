@@ -174,6 +174,19 @@ def test_a_window_that_has_just_passed(days: Callable[[str], World]) -> None:
     assert made.api.count == count, "the same window is complete as it is, and is not read again unless asked"
 
 
+def test_a_window_by_another_field(days: Callable[[str], World]) -> None:
+    """When a record was made says nothing of when it was changed: that window is no coverage. It is read once all the
+    same."""
+    made = days("token updated")
+    by_creation = {"send": "since", "until": "until", "inclusive": True, "precision": "1us", "field": "created_at"}
+    scene = made.scene(since=by_creation, order=None)
+    assert scene.run(walk="window", window=made.day(1)).records == 40
+    assert covered(scene) == []
+    count = made.api.count
+    assert scene.run(walk="window", window=made.day(1)).complete
+    assert made.api.count == count
+
+
 def test_gaps_between_windows(days: Callable[[str], World]) -> None:
     """Two windows with a day between them: the store names the gap, and a third one closes it."""
     made = days("search")

@@ -131,9 +131,10 @@ def test_a_connection_that_is_given_is_not_looked_up(api: LoopbackApi) -> None:
 def test_how_often_it_is_tried(api: LoopbackApi, tries: int) -> None:
     """A person who waits wants to know sooner."""
     api.fault = lambda number, asked: Fault(503)
-    with server(api).serving(), closing(RestApiHook("shop_api").client(SOURCE, tries=tries)) as client:
-        with pytest.raises(ApiUnavailableError):
-            client.fetch(THINGS, Request("/keyed"))
+    with server(api).serving():
+        client = RestApiHook("shop_api").client(SOURCE, tries=tries)
+    with closing(client), pytest.raises(ApiUnavailableError):
+        client.fetch(THINGS, Request("/keyed"))
     assert len(api.asked) == tries
 
 

@@ -42,7 +42,8 @@ def _spelled_out(shown: str) -> list[list[str]]:
         return [[*shlex.split(shown)[1:-1], "--help"]]
     inner = re.search(r"\[([^\[\]]*)\]|\(([^()]*\|[^()]*)\)", shown)
     if inner is None:
-        return [[WORDS.get(word, word) for word in shlex.split(shown)[1:] if word != "..."]]
+        command = shown.split(" | ")[0]  # what is done with its output is another program's business
+        return [[WORDS.get(word, word) for word in shlex.split(command)[1:] if word != "..."]]
     choices = ["", *(inner[1].split("|"))] if inner[1] is not None else inner[2].split("|")
     whole = [f"{shown[: inner.start()]}{each.strip()}{shown[inner.end() :]}" for each in choices]
     return [words for each in whole for words in _spelled_out(each)]

@@ -17,7 +17,7 @@ from tests.taskrun import ApiServer, Outcome, run_task
 
 __all__ = ["Stage"]
 
-_OF_A_RUN = ("try_number", "run_id", "should_retry", "cleared", "resumed")
+_OF_A_RUN = ("try_number", "run_id", "should_retry", "cleared", "resumed", "finished")
 
 
 class Stage:

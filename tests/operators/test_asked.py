@@ -159,6 +159,18 @@ def test_forms_that_cannot_be_done(shop: Shop, conf: dict[str, Any], words: str)
     assert shop.copied() == 0
 
 
+def test_a_field_that_the_form_does_not_have(shop: Shop) -> None:
+    """Airflow takes it, and a misspelt dry run would be a backfill: refused before anything is asked, over an interval
+    too. What Airflow's own operators put beside the values is none of ours, nor is the `conf` of a DAG of one's own."""
+    for outcome in (shop.run(dryrun=True), shop.over(1, BACKFILL, object=["things"])):
+        assert "Trigger it again with these names only: objects, walk, " in refused(outcome, SourceError)
+    assert shop.api.count == 0
+    assert shop.run(openlineage={"parentRunId": "1"}, dry_run=True).state is SUCCESS
+    own = task_of(shop.source)
+    own.fields = None
+    assert shop.run_operator(own, {"mine": 1}).state is SUCCESS
+
+
 def test_a_walk_that_is_none(shop: Shop) -> None:
     """A DAG of one's own may pass anything."""
     task = task_of(shop.source)

@@ -25,7 +25,7 @@ from airflow_extract_provider.extract.store.connection import Connect, Connectio
 from airflow_extract_provider.extract.store.quota import PostgresQuota
 from tests.store.applier import SOURCE
 from tests.store.standstill import measured_again
-from tests.ways import migrate
+from tests.ways import direct_only, migrate
 
 ROOT = Path(__file__).resolve().parents[2]
 HOUR = 3600
@@ -249,6 +249,7 @@ def test_threads_at_once(tasks: Tasks, conn: Connection) -> None:
     assert conn.execute("select revision from extract.quota").fetchall() == [(200,)]
 
 
+@direct_only
 def test_a_lost_connection(tasks: Tasks, conn: Connection) -> None:
     """It is opened again, once, and the count goes on; if that is lost too, or cannot be had, the error has a name."""
     quota = tasks.quota("100/h")
@@ -306,6 +307,7 @@ def test_what_was_told_last_is_kept(tasks: Tasks, conn: Connection) -> None:
     assert tasks.asked(other.close) == 0
 
 
+@direct_only
 def test_an_answer_is_not_lost_for_lack_of_rights(tasks: Tasks, conn: Connection) -> None:
     """A role that may only read: neither what is told nor the end raises that, the next turn does."""
     role = f"reader_{os.getpid()}"

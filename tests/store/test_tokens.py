@@ -37,7 +37,7 @@ from airflow_extract_provider.testing.hostile_faults import Answer
 from airflow_extract_provider.testing.login import LoginServer
 from airflow_extract_provider.testing.postgres import PostgresServer
 from tests.store.applier import in_thread
-from tests.ways import chosen
+from tests.ways import chosen, direct_only
 
 LONG = timedelta(minutes=1)
 CUT = (
@@ -596,6 +596,7 @@ def test_a_note_that_has_waited_is_made_anew(login: Callable[..., Login], conn: 
     assert left[0] > timedelta(seconds=190) + LONG
 
 
+@direct_only
 def test_a_server_that_only_reads(login: Callable[..., Login], connect: Connect, conn: Connection) -> None:
     """A failover between the vendor's answer and its storing: the server that is left, and the first one that is found
     after it, only read. It is tried until one takes it. The error of others names it."""
@@ -813,6 +814,7 @@ def play(login: Login, watcher: Connection, order: Sequence[bool], dies_at: int 
 _ORDERS = st.lists(st.booleans(), max_size=30)
 
 
+@direct_only
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=_ORDERS, seeded=st.booleans())
 @example(order=[True] * 4 + [False] * 4, seeded=True)
@@ -828,6 +830,7 @@ def test_two_renew_at_once(login: Callable[..., Login], conn: Connection, order:
     assert (found.server.renewals - before, found.server.reused, found.server.revoked_uses) == (1, 0, [])
 
 
+@direct_only
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=_ORDERS, dies_at=st.integers(0, 16), seeded=st.booleans(), grace=st.booleans())
 @example(order=[True] * 9, dies_at=7, seeded=True, grace=False)
@@ -859,6 +862,7 @@ def _due(login: Callable[..., Login], conn: Connection, *, seeded: bool, grace: 
     return found
 
 
+@direct_only
 def test_a_loss_is_not_blamed_on_the_living(login: Callable[..., Login], conn: Connection) -> None:
     """Two find at once that the API does not accept the refresh token any more. The second meets the note of the first,
     who is alive and waits for its lock, and lets it pass: neither speaks of a run that has ended."""

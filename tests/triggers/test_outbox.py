@@ -19,7 +19,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airflow.triggers.base import TriggerEvent
 
 from airflow_extract_provider.extract.relay import EachEvent, consume
-from airflow_extract_provider.extract.store.connection import Connect, Connection
+from airflow_extract_provider.extract.store.connection import Connect, Connection, opened
 from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.store.outbox import announce, append
 from airflow_extract_provider.triggers import outbox as trigger
@@ -121,6 +121,26 @@ def test_an_asset_can_be_watched_by_it() -> None:
     with DAG("mails", schedule=[inbox]) as dag:
         pass
     assert "OutboxTrigger" in json.dumps(DagSerialization.serialize_dag(dag))
+
+
+def test_behind_a_pooler(request: pytest.FixtureRequest, dsn: str, connect: Connect) -> None:
+    """It does not listen, on a session that is somebody else's a moment later; it looks, and misses nothing."""
+    pooled: str = request.getfixturevalue("pooler").dsn(dsn)
+
+    async def play() -> None:
+        async with running(every=0.3) as next_event:
+            await quiet(next_event)
+            shop.store("a", announced=False)
+            assert (await next_event()).payload["waiting"]
+        # All sessions of the pool, one after the other: none was left listening.
+        with opened(pooled, autocommit=True) as through:
+            heard = [through.execute("select count(*) from pg_listening_channels()").fetchone() for _ in range(20)]
+        assert heard == [(0,)] * 20
+
+    with connect() as conn, server(pooled).serving():
+        conn.autocommit = True
+        shop = Shop(conn, connect)
+        asyncio.run(play())
 
 
 def test_what_waits_already_is_told_at_once(shop: Shop) -> None:

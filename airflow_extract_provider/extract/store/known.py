@@ -7,7 +7,7 @@ from collections.abc import Collection
 from psycopg import sql
 
 from airflow_extract_provider.extract.store.connection import Connection
-from airflow_extract_provider.extract.store.statements import statement
+from airflow_extract_provider.extract.store.statements import statement, statements
 
 __all__ = ["added_columns", "holds_rows", "is_there", "known_objects", "known_walks", "knows"]
 
@@ -27,8 +27,9 @@ def known_walks(conn: Connection, schema: str, source: str, object: str) -> list
 
 def knows(conn: Connection, schema: str, source: str, object: str) -> bool:
     """Whether the object was ever walked."""
-    asked = {"source": source, "object": object}
-    return conn.execute(statement(_FILE, "knows", schema), asked).fetchone() == (True,)
+    # No parameters: a percent sign in the schema's name would be taken for one, where tables are only looked at.
+    names = {"extract": sql.Identifier(schema), "source": sql.Literal(source), "object": sql.Literal(object)}
+    return conn.execute(sql.SQL(statements(_FILE)["knows"]).format(**names)).fetchone() == (True,)
 
 
 def is_there(conn: Connection, schema: str, table: tuple[str, str]) -> bool:

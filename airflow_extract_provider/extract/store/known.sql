@@ -11,7 +11,7 @@ with recursive known (source, object) as (
 select source, object from known order by source, object;
 
 -- name: knows
-select exists (select from {extract}.ledger where source = %(source)s and object = %(object)s);
+select exists (select from {extract}.ledger where source = {source} and object = {object});
 
 -- name: walks
 with recursive known (walk) as (

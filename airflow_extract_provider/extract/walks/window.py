@@ -85,9 +85,17 @@ def window(object: ApiObject, position: Position) -> Walk:
     unit = timedelta(0) if object.since is None else object.since.precision
     above = until + unit if (object.since_ordered and not cut) or by_position else None
     read = yield from lap(object, position, below, above)
-    closed = settled(replace(read.position, closed=None), object.late)
-    ended = replace(read.position, complete=True, closed=until if closed is None else min(until, closed))
+    ended = replace(read.position, complete=True, closed=_closed(object, read.position, until))
     yield Step(read.records, ended, None, bad=read.bad)
+
+
+def _closed(object: ApiObject, read: Position, until: datetime) -> datetime | None:
+    """Up to when a window's changes are stored; None: that says nothing, since not the changes were asked for, but what
+    another field tells, such as when a record was made."""
+    if object.since_field not in (None, object.version):
+        return None
+    closed = settled(replace(read, closed=None), object.late)
+    return until if closed is None else min(until, closed)
 
 
 def _text(instant: datetime) -> str:

@@ -1,0 +1,37 @@
+"""What an Airflow deployment decides for all sources: the section `[extract]` of its configuration.
+
+Read when a DAG file is parsed or a task ends, never by the engine. The defaults are those that Airflow shows: see
+:mod:`~airflow_extract_provider.get_provider_info`.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from airflow.sdk import conf
+
+__all__ = ["docs_url", "run_for", "sources_folder", "store_conn_id"]
+
+_SECTION = "extract"
+
+
+def sources_folder() -> str:
+    """The folder with the sources' files: the environment variable EXTRACT_SOURCES, else `sources`. A relative path
+    counts from the DAG file."""
+    return os.environ.get("EXTRACT_SOURCES") or str(conf.get(_SECTION, "sources", fallback="")) or "sources"
+
+
+def store_conn_id() -> str:
+    """The Postgres connection of the store."""
+    return str(conf.get(_SECTION, "store_conn_id", fallback="")) or "extract_store"
+
+
+def run_for() -> timedelta:
+    """How long a slice of a walk lasts."""
+    return timedelta(seconds=conf.getfloat(_SECTION, "run_for", fallback=1800))
+
+
+def docs_url() -> str:
+    """Where the project's docs can be read, without a slash at its end; empty: nowhere."""
+    return str(conf.get(_SECTION, "docs_url", fallback="")).rstrip("/")
