@@ -126,7 +126,7 @@ class AirflowApi:
         return int(self._call("POST", "/backfills", body)["id"])
 
     def end_backfill(self, backfill: int) -> None:
-        """Have a backfill be over, so that the next may begin: Airflow finds that out by itself only after half a minute.
+        """Have a backfill be over, so that the next may begin: Airflow finds that out only after half a minute.
 
         None of its runs begins any more: those that are cleared stay queued.
         """

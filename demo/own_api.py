@@ -46,7 +46,9 @@ NAMES: Mapping[str, tuple[str, Mapping[str, str]]] = {
         "dag_run",
         {
             **_same("dag_id state run_type logical_date queued_at start_date end_date run_after conf bundle_version"),
-            **_same("data_interval_start data_interval_end last_scheduling_decision triggering_user_name"),
+            **_same(
+                "data_interval_start data_interval_end last_scheduling_decision triggering_user_name partition_key"
+            ),
             "dag_run_id": "run_id",
             "note": "(select content from dag_run_note where dag_run_id = dag_run.id)",
             "triggered_by": "lower(triggered_by)",

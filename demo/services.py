@@ -96,6 +96,19 @@ def prepare(airflow: AirflowStack, progress: Progress) -> None:
 
 def environment(store: str, stripe: str, kinto: str) -> dict[str, str]:
     """Return what Airflow's tasks and DAG files find in their environment."""
+    login = {"login": kinto_contacts.USER, "password": kinto_contacts.PASSWORD, "extra": {"auth": "basic"}}
+    return {
+        "AIRFLOW_CONN_EXTRACT_STORE": connection_of(store),
+        "AIRFLOW_CONN_STRIPE": json.dumps({"conn_type": "rest_api", "host": stripe, "password": KEY}),
+        "AIRFLOW_CONN_CRM": json.dumps({"conn_type": "rest_api", "host": kinto, **login}),
+        "EXTRACT_SOURCES": str(SOURCES),
+        # As everywhere: a scheduled DAG is switched on by a person.
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
+    }
+
+
+def connection_of(store: str) -> str:
+    """Return a database as an Airflow connection, in JSON."""
     parts = conninfo_to_dict(store)
     postgres = {
         "conn_type": "postgres",
@@ -105,15 +118,7 @@ def environment(store: str, stripe: str, kinto: str) -> dict[str, str]:
         "password": parts.get("password"),
         "schema": parts.get("dbname"),
     }
-    login = {"login": kinto_contacts.USER, "password": kinto_contacts.PASSWORD, "extra": {"auth": "basic"}}
-    return {
-        "AIRFLOW_CONN_EXTRACT_STORE": json.dumps({name: value for name, value in postgres.items() if value}),
-        "AIRFLOW_CONN_STRIPE": json.dumps({"conn_type": "rest_api", "host": stripe, "password": KEY}),
-        "AIRFLOW_CONN_CRM": json.dumps({"conn_type": "rest_api", "host": kinto, **login}),
-        "EXTRACT_SOURCES": str(SOURCES),
-        # As everywhere: a scheduled DAG is switched on by a person.
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
-    }
+    return json.dumps({name: value for name, value in postgres.items() if value})
 
 
 def start_module(name: str, module: str, *arguments: str) -> Child:

@@ -19,6 +19,8 @@ _INSTANT = (
     r"(Z|z|[+-]([01]\d|2[0-3]):?[0-5]\d)(?!\n)$"
 )
 """An instant with its zone. The format `date-time` alone is checked only where a library for it is installed."""
+_SELDOM = "Seldom needed"
+"""The part of the form that is folded up at first."""
 
 
 def backfill_dag(source: Source, default_args: Mapping[str, Any]) -> DAG:
@@ -65,13 +67,14 @@ def _form(source: Source) -> dict[str, Param]:
 
 def _what(source: Source) -> dict[str, Param]:
     names = list(source.objects)
+    window = " For `window`, fill in *From* and *To*."
     walks = [walk for walk in FORM_WALKS if any(_can(walk, found) for found in source.objects.values())]
     return {
         "objects": Param(
             names,
             type="array",
             title="Objects",
-            description="What to copy; all of them unless you take some away.",
+            description_md="What to copy; all of them unless you take some away.",
             # The form makes a choice of `examples`; `items` is what is checked.
             examples=names,
             items={"type": "string", "enum": names},
@@ -83,8 +86,7 @@ def _what(source: Source) -> dict[str, Param]:
             type="string",
             enum=walks,
             title="Walk (walk)",
-            description="; ".join(f"{walk}: {FORM_WALKS[walk]}" for walk in walks) + ". An object that cannot be "
-            "asked so is skipped.",
+            description_md="An object that cannot be asked so is skipped." + window * ("window" in walks),
             values_display={walk: f"{walk}: {FORM_WALKS[walk]}" for walk in walks},
         ),
     }
@@ -95,20 +97,20 @@ def _window() -> dict[str, Param]:
         "type": ["null", "string"],
         "format": "date-time",
         "pattern": _INSTANT,
-        "section": "Window",
     }
     return {
         "window_from": Param(
             None,
             **bounds,
             title="From (window_from)",
-            description="For the walk `window`: where it begins, with its zone.",
+            description_md="For the walk `window`: where it begins.",
         ),
         "window_to": Param(
             None,
             **bounds,
             title="To (window_to)",
-            description="For the walk `window`: where it ends: the first instant not to be read. It has passed.",
+            description_md="For the walk `window`: where it ends. It is the first instant not to be read, and has "
+            "passed.",
         ),
     }
 
@@ -120,36 +122,42 @@ def _how(source: Source) -> dict[str, Param]:
             False,
             type="boolean",
             title="Dry run (dry_run)",
-            description="Send the first request only, store nothing, and tell in the log what the whole would take.",
+            description_md="Send the first request only, store nothing, and tell in the log what the whole would take.",
         ),
         "reset": Param(
             "",
-            type="string",
+            # With "null", or the UI would not let anybody trigger who leaves it empty.
+            type=["null", "string"],
             pattern=f"^({name})?(?!\\n)$",
             title="Start over (reset)",
-            description=f"To read from the first page again, instead of going on, type {name} here. Nothing is stored "
-            "twice. A window is read again though it is covered.",
+            description_md=f"Leave it empty to go on where the walk stands. To read from the first page again, type "
+            f"`{name}`. Nothing is stored twice. A window is read again though it is covered.",
         ),
         "take_over": Param(
             False,
             type="boolean",
             title="Take over (take_over)",
-            description="Go on in place of another run that holds an object, instead of waiting for it. That run ends "
-            "with FencedError.",
+            section=_SELDOM,
+            description_md="Go on in place of another run that holds an object, instead of waiting for it. That run "
+            "ends with `FencedError`.",
         ),
         "page_size": Param(
             None,
             type=["null", "integer"],
             minimum=2,
             title="Smaller pages (page_size)",
-            description="The most records of a page, for an API that struggles; never more than the source file says.",
+            section=_SELDOM,
+            description_md="The most records of a page, for an API that struggles; never more than the source file "
+            "says.",
         ),
         "max_deletes": Param(
             None,
             type=["null", "integer"],
             minimum=0,
             title="Deletes allowed (max_deletes)",
-            description="For the walk `rebackfill`: how many records a sweep may delete; empty: as the source says.",
+            section=_SELDOM,
+            description_md="For the walk `rebackfill`: how many records the sweep may delete; empty: as the source "
+            "file says.",
         ),
     }
 

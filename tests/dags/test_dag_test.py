@@ -92,7 +92,9 @@ def _environment(home: Path, dsn: str, urls: dict[str, str], broker: Broker) -> 
     store = {name: parts[part] for name, part in fields.items() if parts.get(part)}
     connections: dict[str, dict[str, Any]] = {"extract_store": {"conn_type": "postgres", **store}}
     connections["bus"] = {"conn_type": "kafka", "extra": dict(broker.config)}
-    connections |= {f"{name}_api": {"conn_type": "rest_api", "host": url} for name, url in urls.items()}
+    connections |= {
+        f"{name}_api": {"conn_type": "rest_api", "host": url, "password": "secret"} for name, url in urls.items()
+    }
     found = {f"AIRFLOW_CONN_{name.upper()}": json.dumps(each) for name, each in connections.items()}
     return {**found, "EXTRACT_SOURCES": str(home / "sources")}
 
@@ -157,4 +159,5 @@ def test_slices_and_waiting(stage: Stage) -> None:
     assert (tried.state, stage.copy("sliced")) == ("success", api.live())
     assert "paused" in tried.log
     assert "waits: " in tried.log
+    assert "[DAG TEST] Trigger completed" in tried.log
     assert api.count <= 10 + 1 + 4

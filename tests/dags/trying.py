@@ -83,9 +83,10 @@ def main() -> None:
     from airflow.utils.db import initdb
 
     initdb()
-    bag = DagBag(dag_folder=os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     for line in sys.stdin:
         asked = json.loads(line)
+        # Anew: `dag.test()` renders the templates of the tasks in place, so that a second run would have the first's.
+        bag = DagBag(dag_folder=os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
         found = _tried(bag.dags[asked["dag"]], asked["conf"])
         print(f"\n{_MARK}{json.dumps(found)}", flush=True)
 

@@ -1,4 +1,4 @@
-"""A scheduled sync over rounds of changes: exact after each, though a worker is killed; a long walk is in nobody's way."""
+"""A scheduled sync over rounds of changes: exact after each, though a worker is killed; no long walk is in the way."""
 
 from __future__ import annotations
 

@@ -164,7 +164,10 @@ BAD = {
         CRM + "    swep: {every: 1d}\n",
         "`objects.contacts.swep` is no known key; known here: baseline, body, by_key, columns, deleted, ",
     ),
-    "an unknown key at the top": (CRM + "limits: 20/s\n", "`limits` is no known key; known here: connection, defaults"),
+    "an unknown key at the top": (
+        CRM + "limits: 20/s\n",
+        "`limits` is no known key; known here: accounts, connection, def",
+    ),
     "a misspelt paginator": (
         _crm("by: token", "by: tokens"),
         "`objects.contacts.pages.by` is none of: last_key, key, page, offset, token, next_link, link_header, position",
@@ -207,7 +210,7 @@ BAD = {
     "a list": ("- a\n", "holds no mapping"),
     "a word": ("crm", "holds no mapping"),
     "no source": (_crm("source: crm\n", ""), "`source` is missing"),
-    "no connection": (_crm("connection: crm_api\n", ""), "`connection` is missing"),
+    "no connection": (_crm("connection: crm_api\n", ""), "give either `connection`, or several `accounts`"),
     "an empty connection": (_crm("crm_api", '""'), "`connection`"),
     "no objects": (CRM[: CRM.index("objects")], "`objects` is missing"),
     "objects null": (CRM[: CRM.index("objects")] + "objects:\n", "`objects`"),
@@ -357,7 +360,8 @@ BAD_PROMISES = {
         _also("timestamps: {fromat: unix}"),
         "`objects.contacts.timestamps.fromat` is no known key; known here: format, zone",
     ),
-    "an unknown value": (_also("params: {a: '{{ account }}'}"), "a template uses ['account']; known are ['after', "),
+    "an unknown value": (_also("params: {a: '{{ tenant }}'}"), "a template uses ['tenant']; known are ['account', "),
+    "an account where there are none": (_also("params: {a: '{{ account }}'}"), "there are no `accounts`"),
     "an unknown value in the path": (_crm("/v1/contacts", "'/{{ nope }}'"), "a template uses ['nope']"),
     "an unknown value in a header": (_also("headers: {a: '{{ nope }}'}"), "a template uses ['nope']"),
     "an unknown value in the body": (

@@ -106,6 +106,7 @@ def test_every_statement_runs(name: str, connect: Connect, tmp_path: Path) -> No
     blocks = _blocks(name, "sql")
     assert blocks
     with connect() as conn:
+        conn.execute("create schema sales; create table sales.org (); create table if not exists crm.deals ()")
         for role in ("worker", "reader"):
             if conn.execute("select from pg_roles where rolname = %s", [role]).fetchone() is None:
                 conn.execute(f"create role {role}")

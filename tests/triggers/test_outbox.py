@@ -130,7 +130,7 @@ def test_behind_a_pooler(request: pytest.FixtureRequest, dsn: str, connect: Conn
     async def play() -> None:
         async with running(every=0.3) as next_event:
             await quiet(next_event)
-            shop.store("a", announced=False)
+            scene.store("a", announced=False)
             assert (await next_event()).payload["waiting"]
         # All sessions of the pool, one after the other: none was left listening.
         with opened(pooled, autocommit=True) as through:
@@ -139,7 +139,7 @@ def test_behind_a_pooler(request: pytest.FixtureRequest, dsn: str, connect: Conn
 
     with connect() as conn, server(pooled).serving():
         conn.autocommit = True
-        shop = Shop(conn, connect)
+        scene = Shop(conn, connect)
         asyncio.run(play())
 
 
