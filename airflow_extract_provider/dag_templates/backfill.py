@@ -20,7 +20,7 @@ _INSTANT = (
 )
 """An instant with its zone. The format `date-time` alone is checked only where a library for it is installed."""
 _SELDOM = "Seldom needed"
-"""The part of the form that is folded up at first."""
+"""The part of the form that is folded up at first. In its texts only bold is seen: code covers the next line."""
 
 
 def backfill_dag(source: Source, default_args: Mapping[str, Any]) -> DAG:
@@ -67,7 +67,7 @@ def _form(source: Source) -> dict[str, Param]:
 
 def _what(source: Source) -> dict[str, Param]:
     names = list(source.objects)
-    window = " For `window`, fill in *From* and *To*."
+    window = " For **window**, fill in From and To."
     walks = [walk for walk in FORM_WALKS if any(_can(walk, found) for found in source.objects.values())]
     return {
         "objects": Param(
@@ -97,19 +97,21 @@ def _window() -> dict[str, Param]:
         "type": ["null", "string"],
         "format": "date-time",
         "pattern": _INSTANT,
+        # No keyword of JSON schema: Airflow's answer to a wrong value shows the schema, and a pattern is hard to read.
+        "expected": "an instant with its zone, such as 2026-03-01T00:00:00Z",
     }
     return {
         "window_from": Param(
             None,
             **bounds,
             title="From (window_from)",
-            description_md="For the walk `window`: where it begins.",
+            description_md="For the walk **window**: where it begins, in the zone that this page shows times in.",
         ),
         "window_to": Param(
             None,
             **bounds,
             title="To (window_to)",
-            description_md="For the walk `window`: where it ends. It is the first instant not to be read, and has "
+            description_md="For the walk **window**: where it ends. It is the first instant not to be read, and has "
             "passed.",
         ),
     }
@@ -131,7 +133,7 @@ def _how(source: Source) -> dict[str, Param]:
             pattern=f"^({name})?(?!\\n)$",
             title="Start over (reset)",
             description_md=f"Leave it empty to go on where the walk stands. To read from the first page again, type "
-            f"`{name}`. Nothing is stored twice. A window is read again though it is covered.",
+            f"**{name}**. Nothing is stored twice. A window is read again though it is covered.",
         ),
         "take_over": Param(
             False,
@@ -139,7 +141,7 @@ def _how(source: Source) -> dict[str, Param]:
             title="Take over (take_over)",
             section=_SELDOM,
             description_md="Go on in place of another run that holds an object, instead of waiting for it. That run "
-            "ends with `FencedError`.",
+            "ends with FencedError.",
         ),
         "page_size": Param(
             None,
@@ -156,7 +158,7 @@ def _how(source: Source) -> dict[str, Param]:
             minimum=0,
             title="Deletes allowed (max_deletes)",
             section=_SELDOM,
-            description_md="For the walk `rebackfill`: how many records the sweep may delete; empty: as the source "
+            description_md="For the walk **rebackfill**: how many records the sweep may delete; empty: as the source "
             "file says.",
         ),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,8 @@ _FIELDS = (
     "max_size",
     "test_path",
 )
+_SECRET = re.compile(r"(?i)password|secret|token|assertion")
+"""Names of what is sent to a token endpoint and is not to be shown."""
 _LONGEST = 86_400.0
 """A day, in seconds: what is far longer is a slip, and what no clock can hold would end a task without a word."""
 _LARGEST = 65_536.0
@@ -135,7 +138,10 @@ def _kept(
     proxies = [secret for url in network.get("proxies", {}).values() for secret in _of_proxy(url)]
     # Of `Token abc` an API may repeat `abc` alone.
     bare = [value.rpartition(" ")[2] for value in headers.values()]
-    return forms_of(conn.password or "", str(extra.get("refresh_token") or ""), *headers.values(), *bare, *proxies)
+    # Some token URLs want a password beside the client, and whatever else is given there may be one, too.
+    beside = [value for name, value in _token_parameters(conn, extra).items() if _SECRET.search(name)]
+    own = (conn.password or "", str(extra.get("refresh_token") or ""))
+    return forms_of(*own, *headers.values(), *bare, *proxies, *beside)
 
 
 def _of_proxy(url: str) -> tuple[str, ...]:

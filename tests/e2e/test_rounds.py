@@ -68,7 +68,8 @@ def _long_walk(world: World) -> None:
 
 
 def _changes(world: World, more: int) -> Counter[tuple[str, str]]:
-    """A round of them, of which one is silent; returns the events that there must be, by key and type."""
+    """A round of them, of which one is silent, and found by the sweep; returns the events that there must be, by key
+    and type."""
     api = world.filtered[SOURCE]
     deleted, updated, silent = api.ids[:2], api.ids[2:5], api.ids[5]
     api.delete(*deleted)
@@ -78,7 +79,7 @@ def _changes(world: World, more: int) -> Counter[tuple[str, str]]:
     api.clock.advance(5)
     names = {"deleted": deleted, "created": inserted}
     told = Counter((str(key), f"{SOURCE}.things.{name}") for name, keys in names.items() for key in keys)
-    return told + Counter((str(key), "value.changed") for key in updated)
+    return told + Counter((str(key), "value.changed") for key in (*updated, silent))
 
 
 def _killed_in_between(world: World, before: int) -> None:

@@ -105,6 +105,19 @@ def test_client_credentials(server: LoginServer, client_auth: str | None) -> Non
     assert {SECRET, quote(SECRET, safe=""), server.tokens[0]} <= masked(airflow)
 
 
+def test_a_password_beside_the_client(server: LoginServer) -> None:
+    """Some token URLs want one: it is told to Airflow, which masks it, and shown nowhere."""
+    airflow = oauth(
+        server, {"auth": "client_credentials", "token_parameters": {"username": "me", "password": "Ex7+ra"}}
+    )
+    with airflow.serving():
+        client = RestApiHook("shop_api").client(SOURCE)
+        ask(client)
+        client.close()
+    assert {"Ex7+ra", "Ex7%2Bra"} <= masked(airflow)
+    assert "Ex7" not in repr(client)
+
+
 def test_a_client_that_is_refused(server: LoginServer) -> None:
     """By the token endpoint: the error tells its registered code, and neither its words nor the secret."""
     airflow = oauth(server, {"auth": "client_credentials"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ from tests.ways import migrate
 
 TABLE = ("shop", "plain")
 COUNT = 20_000
+EPOCH = datetime(2026, 3, 1, tzinfo=timezone.utc)
 KEYS = [f"k{number:05}" for number in range(0, COUNT, COUNT // 100)]
-WALK = {"source": "shop", "object": "plain", "walk": "backfill"}
+WALK = {"source": "shop", "object": "plain", "walk": "backfill", "ledger_part": ""}
 FENCE = {**WALK, "part": "", "number": 1}
 COMING = {"keys": KEYS, "versions": [], "hashes": [b"x"] * len(KEYS), "deleted": [], "also": []}
 ROWS = {"ledger": "backfill", "entries": '[{"kind": "page", "cause": "", "position": {}, "records": 1, "counts": {}}]'}
@@ -91,6 +93,7 @@ def scans(plan: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
         ("ledger.sql", "totals", {**WALK, "cause": "run7"}),
         ("ledger.sql", "row", {**WALK, "sequence": 5}),
         ("ledger.sql", "show", {"sequence": 5}),
+        ("coverage.sql", "covers", {**WALK, "start": EPOCH, "until": EPOCH + timedelta(days=1)}),
     ],
 )
 def test_by_index(large: Connection, file: str, name: str, values: dict[str, Any], generic: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from airflow_extract_provider.extract.relay import EachEvent, consume
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.store import refetch
 from airflow_extract_provider.extract.store.connection import opened
+from airflow_extract_provider.extract.store.fence import Scope, acquire
 from airflow_extract_provider.testing.hostile import HostileApi
 from tests.exactly_once.oracle import RULES
 from tests.exactly_once.play import KIND
@@ -171,11 +173,16 @@ def test_taken_over(shop: Shop) -> None:
     shop.api.clock.advance(timedelta(minutes=1))
 
     def takes_over() -> None:
-        shop.run("incremental", "two", take_over=True)
+        scope = Scope("shop", "things", "*")
+        with shop.store.connect() as conn:
+            conn.autocommit = True
+            acquire(conn, "extract", scope, "two", "two", silent_after=timedelta(minutes=5), take_over=True)
 
     shop.api.before(shop.api.count + 2, takes_over)
     with pytest.raises(FencedError):
         shop.run("incremental", "one")
+    assert shop.alive() != shop.true()
+    shop.run("incremental", "two")
     assert shop.alive() == shop.folded() == shop.true()
 
 
@@ -187,8 +194,15 @@ def test_the_pooler_is_restarted(shop: Shop, store_way: str, request: pytest.Fix
     shop.run("backfill")
     shop.api.update(*shop.api.ids, value=60)
     shop.api.clock.advance(timedelta(minutes=1))
-    shop.api.before(shop.api.count + 2, pooler.restart)
+    restarted = threading.Event()
+
+    def restart() -> None:
+        pooler.restart()
+        restarted.set()
+
+    shop.api.before(shop.api.count + 2, restart)
     with pytest.raises(StoreUnavailableError):
         shop.run("incremental")
+    assert restarted.wait(30)
     assert shop.run("incremental").complete
     assert shop.alive() == shop.folded() == shop.true()
