@@ -19,7 +19,7 @@ TESTS := $(PY) -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick soak lint bench mutants docs lock clean
+.PHONY: help demo test quick soak lint bench mutants docs shots lock clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,9 +51,15 @@ mutants: $(READY)  ## Break the laws one line at a time: each must turn the test
 docs: $(READY)  ## Write docs/reference.md anew, from the models, commands and errors
 	@$(PY) -m tests.layout.reference --write
 
+shots: $(READY)  ## Take the pictures of Airflow's UI in docs/shots anew (needs Chromium, on PATH or by CHROMIUM=...)
+	@$(VENV)/bin/uv pip install -q --python $(PY) --require-hashes -r requirements/shots.lock
+	@$(PY) -m demo.shots
+
 lock: $(READY)  ## Choose versions anew within pyproject.toml; UPGRADE=1 takes the newest
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --generate-hashes \
 	  --no-header --no-annotate --extra dev $(if $(UPGRADE),--upgrade) -o requirements/dev.lock pyproject.toml
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --generate-hashes \
+	  --no-header --no-annotate --group shots $(if $(UPGRADE),--upgrade) -c requirements/dev.lock -o requirements/shots.lock
 
 clean:  ## Remove the environment, data of the demo and the tests, caches
 	rm -rf $(VENV) .run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

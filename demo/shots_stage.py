@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 
 from airflow_extract_provider.testing.hostile import HostileApi, Listing
 from airflow_extract_provider.testing.postgres import EmbeddedPostgres, postgres_or_embedded
@@ -20,6 +20,8 @@ SOURCES = PROJECT / "demo" / "shown"
 BACKFILL, SYNC, FAILING = "crm_backfill", "crm_sync", "shop_backfill"
 DAY = timedelta(days=1)
 DAYS, A_DAY = 7, 40
+PATIENCE = 600.0
+"""How long a run may take, in seconds."""
 
 
 class StageError(RuntimeError):
@@ -41,9 +43,24 @@ class Stage:
 
     def ran(self, dag: str, run: str, state: str = "success") -> str:
         """Wait for the end of a run, which must be this one; returns its id."""
-        if (ended := self.rest.wait_for_run(dag, run, 600)) != state:
+        if (ended := self.rest.wait_for_run(dag, run, PATIENCE)) != state:
             raise StageError(f"the run {run} of {dag} ended as {ended}, not as {state}")
         return run
+
+    def first_run(self, dag: str) -> str:
+        """Wait until a DAG that was switched on has a run; returns its id."""
+        until = time.monotonic() + PATIENCE
+        while not (runs := self.rest.runs(dag)):
+            if time.monotonic() > until:
+                raise StageError(f"{dag} has no run after {PATIENCE:.0f} s")
+            time.sleep(0.5)
+        return str(runs[-1]["dag_run_id"])
+
+    def written(self) -> None:
+        """Some records are changed, and some made."""
+        self.api.clock.advance(datetime.now(timezone.utc) - self.api.clock.now)
+        self.api.update(*self.api.ids[-5:])
+        self.api.insert(3)
 
 
 @contextlib.contextmanager

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from airflow_extract_provider import config
 from airflow_extract_provider.extract.source import Source
 
 __all__ = ["dag_arguments", "task_arguments"]
 
-_SLICE = timedelta(minutes=30)
 _BEYOND = timedelta(hours=1)
 """How much longer than its slice a task may take: for the pages under way, an answer that dribbles, a lock."""
 
@@ -20,7 +20,7 @@ def task_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
     A slice ends by itself, so that the bound catches what hangs; without slices there is none.
     """
-    run_for = given.get("run_for", _SLICE)
+    run_for = given.get("run_for", config.run_for())
     bound = None if run_for is None else _seconds(run_for) + _BEYOND
     return {
         "retries": 3,

@@ -67,7 +67,7 @@ def _form(source: Source) -> dict[str, Param]:
 
 def _what(source: Source) -> dict[str, Param]:
     names = list(source.objects)
-    window = " For **window**, fill in From and To."
+    window = " For **window**, fill in From and To. *Run Backfill* reads windows, whatever stands here."
     walks = [walk for walk in FORM_WALKS if any(_can(walk, found) for found in source.objects.values())]
     return {
         "objects": Param(

@@ -11,6 +11,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param, TaskGroup
 
 from airflow_extract_provider.assets import asset_of
+from airflow_extract_provider.config import store_conn_id
 from airflow_extract_provider.dag_templates.arguments import dag_arguments
 from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.operators.backfill import BackfillOperator
@@ -132,7 +133,7 @@ incremental one back to an earlier instant, and the next run brings again what h
 `schedule=[Asset("{asset_of(source.source, next(iter(source.objects))).uri}")]`. A task that has changed nothing reports
 no event of it.
 
-API: connection `{source.connection}`. Store: connection `extract_store`, with tables made by `airflow extract migrate`.
+API: connection `{source.connection}`. Store: connection `{store_conn_id()}`, with tables made by `airflow extract migrate`.
 
 | object | new and changed records | deleted records | read again by key |
 |---|---|---|---|

@@ -50,8 +50,7 @@ _FIELDS = (
     "max_size",
     "test_path",
 )
-_SECRET = re.compile(r"(?i)password|secret|token|assertion")
-"""Names of what is sent to a token endpoint and is not to be shown."""
+_SECRET = re.compile(r"(?i)password|secret|token|assertion")  # names of what a token URL wants beside the client
 _LONGEST = 86_400.0
 """A day, in seconds: what is far longer is a slip, and what no clock can hold would end a task without a word."""
 _LARGEST = 65_536.0
@@ -138,10 +137,9 @@ def _kept(
     proxies = [secret for url in network.get("proxies", {}).values() for secret in _of_proxy(url)]
     # Of `Token abc` an API may repeat `abc` alone.
     bare = [value.rpartition(" ")[2] for value in headers.values()]
-    # Some token URLs want a password beside the client, and whatever else is given there may be one, too.
     beside = [value for name, value in _token_parameters(conn, extra).items() if _SECRET.search(name)]
-    own = (conn.password or "", str(extra.get("refresh_token") or ""))
-    return forms_of(*own, *headers.values(), *bare, *proxies, *beside)
+    own = (conn.password or "", str(extra.get("refresh_token") or ""), *beside)
+    return forms_of(*own, *headers.values(), *bare, *proxies)
 
 
 def _of_proxy(url: str) -> tuple[str, ...]:

@@ -188,8 +188,8 @@ class AskedOperator(WalkOperator):
             )
         window = self._window
         with self.client(source) as client:
-            bounds = {} if window is None else {"since": window.start, "until": window.until}
-            lines = dry_run_lines(source, self.object, client, self.walk, **bounds)
+            since, until = (None, None) if window is None else (window.start, window.until)
+            lines = dry_run_lines(source, self.object, client, self.walk, since=since, until=until)
         for line in lines:
             _log.info("%s", line)
         return lines

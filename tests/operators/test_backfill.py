@@ -130,7 +130,7 @@ def test_the_source_may_be_a_file(shop: Shop, tmp_path: Path) -> None:
 
 def test_slices(shop: Shop) -> None:
     """A walk longer than its slice is rescheduled, costs no try, reads no page twice, and ends with all records."""
-    shop.api.delay = 0.02
+    shop.api.delay = 0.2
     slices = 0
     while (outcome := shop.run(run_for=timedelta(seconds=0.01))).state is not TaskInstanceState.SUCCESS:
         assert outcome.state is TaskInstanceState.UP_FOR_RESCHEDULE
