@@ -37,6 +37,8 @@ make shots needs Chromium, and none was found.
   Install it, on Debian: apt-get install --no-install-recommends chromium
   Or name one: make shots CHROMIUM=/path/to/chromium"""
 DIALOG = "[role=dialog][data-scope=dialog][data-state=open]"
+THREE_DAYS = 3
+PICKER = "datetime-input"
 POPOVER = "[role=dialog][data-scope=popover][data-state=open]"
 
 
@@ -140,8 +142,9 @@ def connection_form(stage: Stage, camera: Camera) -> None:
     form.locator("input[name=host]").fill("https://api.example.com")
     camera.take("connection-form", form)
     form.get_by_role("button", name="Extra Fields", exact=True).click()
-    form.locator("#element_test_path").wait_for()
-    camera.take("connection-login", form)
+    form.locator("[name=element_test_path]").wait_for()
+    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+    camera.take("connection-login")
 
 
 def failed_log(stage: Stage, camera: Camera, run: str) -> None:
@@ -155,13 +158,13 @@ def trigger_form(stage: Stage, camera: Camera) -> None:
     """The form of the backfill DAG, filled in for a window; sent, it must read exactly that."""
     begin, end = stage.today - 5 * DAY, stage.today - 3 * DAY + timedelta(hours=6, minutes=30)
     form = _open_form(stage, camera)
-    _pick(_field(form, "(window_from)"), begin)
-    _pick(_field(form, "(window_to)"), end)
+    _pick(_field(form, "(window_from)").get_by_test_id(PICKER), begin)
+    _pick(_field(form, "(window_to)").get_by_test_id(PICKER), end)
     _field(form, "(walk)").get_by_role("combobox").click()
     camera.page.get_by_role("option", name="window").click()
     camera.take("trigger-form", form)
     form.get_by_role("button", name="Seldom needed").click()
-    form.locator("#element_max_deletes").wait_for()
+    form.locator("[name=element_max_deletes]").wait_for()
     camera.take("trigger-form-seldom", form)
     answer = _sent(camera.page, form.get_by_role("button", name="Trigger", exact=True), "/dagRuns")
     conf, run = answer["conf"], stage.ran(BACKFILL, answer["dag_run_id"])
@@ -175,14 +178,16 @@ def backfill_dialog(stage: Stage, camera: Camera) -> None:
     """Airflow's *Run Backfill* over three days; sent, it makes a run for each."""
     form = _open_form(stage, camera)
     form.get_by_text("Run this Dag for a range of dates").click()
-    pickers = form.get_by_test_id("datetime-input")
+    pickers = form.get_by_test_id(PICKER)
     _pick(pickers.nth(0), stage.today - 4 * DAY)
     _pick(pickers.nth(1), stage.today - 2 * DAY)
-    form.get_by_text("3 runs will be triggered").wait_for()
+    form.get_by_text(f"{THREE_DAYS} runs will be triggered").wait_for()
     camera.page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
     camera.take("backfill-dialog")
     _sent(camera.page, form.get_by_role("button", name="Run Backfill", exact=True), "/backfills")
     runs = [run["dag_run_id"] for run in stage.rest.runs(BACKFILL) if run["run_type"] == "backfill"]
+    if len(runs) != THREE_DAYS:
+        raise StageError(f"Run Backfill over {THREE_DAYS} days has made {len(runs)} runs")
     for run in runs:
         stage.ran(BACKFILL, run)
     camera.progress.say(f"Run Backfill has made {len(runs)} runs")
@@ -213,14 +218,13 @@ def _field(form: Locator, title: str) -> Locator:
     return form.locator("[data-scope=field][data-part=root]").filter(has_text=title)
 
 
-def _pick(place: Locator, instant: datetime) -> None:
+def _pick(picker: Locator, instant: datetime) -> None:
     """Pick an instant as a person does who types into the date picker."""
-    page, picker = place.page, place.get_by_test_id("datetime-input").or_(place)
-    picker.last.click()
-    popover = page.locator(POPOVER)
+    picker.click()
+    popover = picker.page.locator(POPOVER)
     popover.get_by_placeholder("YYYY/MM/DD").fill(f"{instant:%Y/%m/%d}")
     popover.get_by_placeholder("HH:mm").fill(f"{instant:%H:%M}")
-    page.keyboard.press("Escape")
+    picker.page.keyboard.press("Escape")
     popover.wait_for(state="hidden")
 
 

@@ -62,12 +62,12 @@ def _form(source: Source) -> dict[str, Param]:
 
     All have defaults: the runs by the schedule, and those of a backfill, have no form.
     """
-    return {**_what(source), **_window(), **_how(source)}
+    return {**_what(source), **_window(), **_how(source.source), **_seldom()}
 
 
 def _what(source: Source) -> dict[str, Param]:
     names = list(source.objects)
-    window = " For **window**, fill in From and To. *Run Backfill* reads windows, whatever stands here."
+    window = " For **window**, fill in From and To. **Run Backfill** reads windows, whatever stands here."
     walks = [walk for walk in FORM_WALKS if any(_can(walk, found) for found in source.objects.values())]
     return {
         "objects": Param(
@@ -117,8 +117,7 @@ def _window() -> dict[str, Param]:
     }
 
 
-def _how(source: Source) -> dict[str, Param]:
-    name = source.source
+def _how(name: str) -> dict[str, Param]:
     return {
         "dry_run": Param(
             False,
@@ -135,6 +134,11 @@ def _how(source: Source) -> dict[str, Param]:
             description_md=f"Leave it empty to go on where the walk stands. To read from the first page again, type "
             f"**{name}**. Nothing is stored twice. A window is read again though it is covered.",
         ),
+    }
+
+
+def _seldom() -> dict[str, Param]:
+    return {
         "take_over": Param(
             False,
             type="boolean",

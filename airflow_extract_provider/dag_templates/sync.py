@@ -133,7 +133,8 @@ incremental one back to an earlier instant, and the next run brings again what h
 `schedule=[Asset("{asset_of(source.source, next(iter(source.objects))).uri}")]`. A task that has changed nothing reports
 no event of it.
 
-API: connection `{source.connection}`. Store: connection `{store_conn_id()}`, with tables made by `airflow extract migrate`.
+API: connection `{source.connection}`. Store: connection `{store_conn_id()}`, with tables made by `airflow extract
+migrate`.
 
 | object | new and changed records | deleted records | read again by key |
 |---|---|---|---|

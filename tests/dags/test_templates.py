@@ -332,6 +332,17 @@ def test_the_form_refuses(folder: Path, conf: dict[str, Any]) -> None:
         chosen(folder, conf)
 
 
+@pytest.mark.parametrize("kind", ["backfill", "sync"])
+def test_the_form_can_be_sent_as_it_is(tmp_path: Path, kind: str) -> None:
+    """The UI lets nobody trigger while a field is empty that does not take null."""
+    text = CRM.replace("by_key:", "sweep: {every: 7d}\n    by_key:")
+    dag = made(tmp_path, text)[f"crm_{kind}"]
+    fields = {name: dag.params.get_param(name) for name in dag.params}
+    assert fields
+    empty = [name for name, field in fields.items() if field.value in (None, "")]
+    assert [name for name in empty if "null" not in fields[name].schema["type"]] == []
+
+
 def test_the_form_offers_what_the_api_can_do(tmp_path: Path) -> None:
     """Windows where it filters by time, changes where it can be asked for them."""
     walks = made(tmp_path, CRM)["crm_backfill"].params.get_param("walk").schema["enum"]

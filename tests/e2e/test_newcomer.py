@@ -179,8 +179,8 @@ def test_the_readme_from_pip_install_to_records_and_back(
             stack.api.wait_for_dag("crm_sync")
             newcomer.types(last)
             copied(store)
-            (run, *_) = stack.api.runs("crm_sync")
-            assert stack.api.wait_for_run("crm_sync", run["dag_run_id"]) == "success"
+            (first, *_) = stack.api.runs("crm_sync")
+            assert stack.api.wait_for_run("crm_sync", first["dag_run_id"]) == "success"
         finally:
             stack.stop()
         assert "airflow-extract-provider" in newcomer.types("airflow providers list")
