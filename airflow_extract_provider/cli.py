@@ -305,17 +305,23 @@ _CURSORS = GroupCommand(
     ),
 )
 
+_THOUGH_UNREAD = _argument(
+    "--though-unread", action="store_true", help="also if consumers have not handled all events of the old name"
+)
+
 _RENAME = ActionCommand(
     name="rename",
     help="Let the store follow an object that was renamed, or its table",
     description="Gives all that the store knows of an object the name that the source file says now, and renames its "
-    "table where that follows the name. Its walks go on where they stand. No walk of it may run meanwhile.",
+    "table where that follows the name. Its walks go on where they stand. No walk of it may run meanwhile, and "
+    "consumers must have handled the events of the old name.",
     func=lazy_load_command("airflow_extract_provider.commands.names.rename"),
     args=(
         _SOURCE,
         _argument("old", help="the object's name so far"),
         _argument("new", help="its name in the source file; the same, if only its table is called otherwise"),
-        _argument("--table", metavar="SCHEMA.TABLE", help="the table that holds the copy, if its name told otherwise"),
+        _argument("--table", metavar="SCHEMA.TABLE", help="the table that holds the copy, if not the one it had"),
+        _THOUGH_UNREAD,
         _FOLDER,
         *_STORE,
     ),
@@ -325,9 +331,16 @@ _RENAME_SOURCE = ActionCommand(
     name="rename-source",
     help="Let the store follow a source that was renamed",
     description="Gives all that the store knows of a source the name that its file says now, and moves its tables "
-    "where their schema follows the name. Its walks go on where they stand. None of them may run meanwhile.",
+    "where their schema follows the name. Its walks go on where they stand. None of them may run meanwhile, and "
+    "consumers must have handled the events of the old name.",
     func=lazy_load_command("airflow_extract_provider.commands.names.rename_source"),
-    args=(_argument("old", help="the name so far"), _argument("new", help="the name in the file"), _FOLDER, *_STORE),
+    args=(
+        _argument("old", help="the name so far"),
+        _argument("new", help="the name in the file"),
+        _THOUGH_UNREAD,
+        _FOLDER,
+        *_STORE,
+    ),
 )
 
 _FORGET = ActionCommand(
@@ -341,10 +354,13 @@ _FORGET = ActionCommand(
         _SOURCE,
         _argument("object", nargs="?", help="only this object"),
         _argument("--yes", metavar="SOURCE[/OBJECT]", help="the name once more: this is meant"),
-        _argument("--drop-table", action="store_true", help="drop the record table too"),
         _argument(
-            "--table", metavar="SCHEMA.TABLE", help="the record table, if its names are others than the object's"
+            "--drop-table",
+            action="append",
+            metavar="SCHEMA.TABLE",
+            help="drop this record table too, which no other object writes; may be given several times",
         ),
+        _FOLDER,
         *_STORE,
     ),
 )

@@ -6,10 +6,11 @@ import json
 import os
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 
+from airflow_extract_provider.extract.api.auth import Signer
 from airflow_extract_provider.extract.errors import CursorShadowedError, CursorUnreadableError
 from airflow_extract_provider.extract.unshown import Unshown
 
@@ -45,6 +46,14 @@ class RestCursors(Unshown):
     def __init__(self, url: str, login: ApiLogin) -> None:
         self._url, self._login = url.rstrip("/"), login
         self._session = requests.Session()
+        self._signer: Signer | None = None
+        self._away: str | None = None
+
+    @property
+    def shown_url(self) -> str:
+        """The address, without a login that it may hold."""
+        parts = urlsplit(self._url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def read(self, key: str) -> str | None:
         """The Variable's text; None only when it is proven that there is none.
@@ -63,7 +72,9 @@ class RestCursors(Unshown):
             raise _unreadable(key, "Airflow's answer holds no value")
         if _MASK in text:
             raise _unreadable(
-                key, f"Airflow masks it, because of a word in its name; `airflow variables get {key}` shows it"
+                key,
+                "Airflow masks it, because of a word in its name",
+                todo=f"Airflow's own commands mask nothing: `airflow variables get {key}`, and `set` or `delete`.",
             )
         return text
 
@@ -114,30 +125,34 @@ class RestCursors(Unshown):
         about: str = "",
     ) -> requests.Response:
         about = key or about
-        if "Authorization" not in self._session.headers:
-            self._session.headers["Authorization"] = f"Bearer {self._login.token or self._token(about)}"
+        if self._signer is None:
+            self._signer = Signer({"Authorization": f"Bearer {self._login.token or self._token(about)}"})
         place = "/api/v2/variables" + (f"/{quote(key, safe='')}" if key else "")
-        return self._send(about, method, place, json=body, params=params)
+        return self._send(about, method, place, self._signer, json=body, params=params)
 
     def _token(self, about: str) -> str:
         if not self._login:
             raise _unreadable(about, f"there is no login: set {TOKEN}, or {USERNAME} and {PASSWORD}")
         given = {"username": self._login.username, "password": self._login.password}
-        answer = self._send(about, "POST", "/auth/token", json=given)
+        answer = self._send(about, "POST", "/auth/token", Signer(), json=given)
         told = _decoded(answer)
         token = told.get("access_token") if isinstance(told, dict) else None
         if answer.status_code not in (requests.codes.ok, requests.codes.created) or not isinstance(token, str):
             raise _unreadable(about, f"Airflow gives no token for {USERNAME} and {PASSWORD} ({answer.status_code})")
         return token
 
-    def _send(self, about: str, method: str, place: str, **given: Any) -> requests.Response:
-        try:
-            # Not behind a redirect: the login would go to wherever it leads.
-            return self._session.request(
-                method, f"{self._url}{place}", timeout=_SECONDS, allow_redirects=False, **given
-            )
-        except (requests.RequestException, UnicodeError) as exc:
-            raise _unreadable(about, f"Airflow's API does not answer ({type(exc).__name__})") from None
+    def _send(self, about: str, method: str, place: str, signer: Signer, **given: Any) -> requests.Response:
+        if self._away is None:
+            try:
+                # Not behind a redirect: the login would go to wherever it leads. The signer, since one of ~/.netrc
+                # would replace a header of the session.
+                return self._session.request(
+                    method, f"{self._url}{place}", timeout=_SECONDS, allow_redirects=False, auth=signer, **given
+                )
+            except (requests.RequestException, UnicodeError) as exc:
+                # Nor is it waited for again, for each of many cursors.
+                self._away = type(exc).__name__
+        raise _unreadable(about, f"Airflow's API does not answer ({self._away})")
 
     def _json(self, key: str, answer: requests.Response) -> Any:
         if answer.status_code in (requests.codes.unauthorized, requests.codes.forbidden):
@@ -189,9 +204,9 @@ def _shadowed(key: str, by: str) -> CursorShadowedError:
     )
 
 
-def _unreadable(key: str, why: str) -> CursorUnreadableError:
+def _unreadable(
+    key: str, why: str, todo: str = "Run the command again once Airflow's API answers, and takes the login."
+) -> CursorUnreadableError:
     return CursorUnreadableError(
-        f"the Variable {key} is not usable now: {why}.",
-        kept="everything; the ledger holds the position.",
-        todo="Run the command again once Airflow's API answers, and takes the login.",
+        f"the Variable {key} is not usable now: {why}.", kept="everything; the ledger holds the position.", todo=todo
     )

@@ -193,6 +193,27 @@ def test_set_a_text(shop: Shop, extract: Callable[..., str], tmp_path: Path) -> 
     assert shop.run().requests == 0
 
 
+def test_set_a_row_that_was_never_shown(shop: Shop, extract: Callable[..., str], refused: Callable[..., str]) -> None:
+    """After a renaming no row counts as shown; an older one that is given is gone back to, and not taken for a cursor
+    that lags behind. One from before the last start over is refused."""
+    rows = shop.ask(
+        "select (jsonb_build_object('sequence', sequence) || position)::text from extract.ledger"
+        " where walk = 'backfill' and kind = 'page' order by sequence"
+    )
+    shop.write(object="people")
+    extract("rename", "shop", "things", "people", "--sources", shop.sources)
+    (made,) = shop.ask("select position ->> 'made' from extract.ledger where walk = 'backfill' limit 1")[0]
+    given = ("cursors", "set", "shop", "people", "backfill", "--sources", shop.sources, "--text")
+    text = json.dumps(json.loads(rows[0][0]) | {"made": made})
+    assert "back to page 1 (10 records)" in extract(*given, text)
+    assert shop.run(object="people").requests > 2
+    shop.ask("update extract.ledger set shown = false")
+    extract("cursors", "reset", "shop", "people", "backfill", "--yes", "shop/people")
+    shop.run(object="people")
+    shop.ask("update extract.ledger set shown = false")
+    assert "older than the walk's last start over" in refused(*given, text)
+
+
 def _edited(shop: Shop, key: str, **changes: Any) -> str:
     return json.dumps({**shop.cursor(key), **changes})
 
@@ -282,6 +303,40 @@ def test_reset(shown: bool, shop: Shop, extract: Callable[..., str], refused: Ca
     assert (again.records, again.counts["updated"], again.counts["created"]) == (40, 0, 0)
     assert shop.ask("select count(*) from extract.ledger where kind = 'reset'") == [(1,)]
     assert shop.run().requests == 0
+
+
+def test_reset_at_another_airflow(shop: Shop, refused: Callable[..., str]) -> None:
+    """Nothing is claimed to be deleted where there was nothing; the address is told, without a login in it."""
+    given = ("cursors", "reset", "shop", "things", "backfill", "--yes", "shop/things", "--api-url")
+    with VariablesApi() as other:
+        told = refused(*given, other.url.replace("//", "//ada:marked@"))
+    assert f"there is none at {other.url}. Nothing was done. Is this the Airflow that runs it?" in told
+    assert shop.run().requests == 0
+
+
+def test_list_with_one_that_is_masked(
+    shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told so, with what shows it; the others are told all the same, and the code is 1."""
+    shop.variables.masked.add(BACKFILL)
+    monkeypatch.setenv(f"AIRFLOW_VAR_{cursor_key('shop', 'things', 'rebackfill').upper()}", "x")
+    shop.ask(
+        "insert into extract.ledger (source, object, walk, kind, position)"
+        " select source, object, 'rebackfill', 'start', position from extract.ledger where kind = 'start' limit 1"
+    )
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        extract_now("cursors", "list")
+    told = capsys.readouterr()
+    assert ended.value.code == 1
+    first, second, third = told.out.splitlines()
+    assert "40 records" in first
+    assert "NOT READABLE" in first
+    assert "Airflow masks it" in first
+    assert second.endswith("the Variable agrees")
+    assert "is hidden by the environment variable" in third
+    assert told.err.startswith("CursorUnreadableError: ")
+    assert f"`airflow variables get {BACKFILL}`" in told.err
 
 
 def test_reset_of_nothing(shop: Shop, refused: Callable[..., str]) -> None:
@@ -381,10 +436,14 @@ def test_taken_out_and_forgotten(shop: Shop, extract: Callable[..., str], refuse
     assert "shop/things: the store knows it (40 records read), and no file describes the source shop" in told
     assert "shop/things   covered" in extract("coverage")
     assert "repeat it with --yes shop" in refused("forget", "shop")
-    assert "for one object" in refused("forget", "shop", "--drop-table", "--table", "shop.things", "--yes", "shop")
-    told = extract("forget", "shop", "--yes", "shop", "--drop-table")
+    drop = ("forget", "shop", "--sources", shop.sources, "--drop-table")
+    assert "the table shop.things is dropped, with all its records" in refused(*drop, "shop.things")
+    assert "is no table; write SCHEMA.TABLE" in refused(*drop, "things", "--yes", "shop")
+    assert "holds the records of other/things" in refused(*drop, "other.things", "--yes", "shop")
+    told = extract(*drop, "shop.things", "--yes", "shop")
     assert "shop/things   forgotten" in told
     assert "table shop.things dropped" in told
+    assert shop.ask("select to_regclass('shop.things'), to_regclass('other.things') is null") == [(None, False)]
     assert "does not know shop" in refused("forget", "shop", "--yes", "shop")
     assert "Nothing is complete" in extract("coverage")
     assert extract("migrate", "--sources", shop.sources).startswith("Nothing to do")

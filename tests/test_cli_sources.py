@@ -15,7 +15,7 @@ from airflow.cli import cli_parser
 from psycopg.conninfo import conninfo_to_dict
 
 from airflow_extract_provider.extract.store.connection import Connect
-from airflow_extract_provider.testing.hostile import HostileApi, Listing
+from airflow_extract_provider.testing.hostile import Fault, HostileApi, Listing
 from airflow_extract_provider.testing.login import LoginServer
 from airflow_extract_provider.testing.postgres import free_port
 from tests.extract.looking import FIRST, TOKENS
@@ -165,6 +165,43 @@ def test_check_tells_of_a_refused_login(shop: HostileApi, extract: Any, tmp_path
     assert [line.split()[1] for line in lines] == ["LoginError:", "LoginError:"]
 
 
+def test_check_says_what_the_limit_did_not_let_it_see(shop: HostileApi, extract: Any, tmp_path: Path) -> None:
+    """That is no failure of those objects, and no all-clear either: the code is 1."""
+    good = {name: {**OBJECTS["things"], "table": name} for name in ("first", "next", "last")}
+    written(tmp_path, good, limit="1/h")
+    at = ("--sources", str(tmp_path))
+    code, (first, *others) = extract("check", "shop", *at)
+    assert (code, shop.count) == (1, 1)
+    assert first.endswith(": ok")
+    assert [line.split(None, 1)[0] for line in others] == ["next", "last"]
+    for line in others:
+        name = line.split()[0]
+        assert re.fullmatch(
+            rf"{name} +not looked at: the limit allows no request before \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC -> then: "
+            rf"airflow extract check shop --object {name}",
+            line,
+        )
+    assert extract("check", "shop", *at, "--object", "last")[0] == 0
+    written(tmp_path, good, limit="3/h")
+    assert extract("check", "shop", *at)[0] == 0
+
+
+def test_check_deep_that_the_limit_ends(shop: HostileApi, extract: Any, tmp_path: Path) -> None:
+    """After the first request the object was looked at, but not to the end."""
+    written(tmp_path, {"things": OBJECTS["things"]}, limit="2/h")
+    code, (line,) = extract("check", "shop", "--deep", "--sources", str(tmp_path))
+    assert (code, shop.count) == (1, 2)
+    assert line.startswith("things  not looked at to the end: the limit allows no request before ")
+
+
+def test_check_when_the_api_asks_for_a_pause(shop: HostileApi, extract: Any, tmp_path: Path) -> None:
+    """Its own limit is one, too: what it has refused was not looked at."""
+    shop.fault(1, Fault("429", retry_after=3600))
+    code, lines = extract("check", "shop", "--sources", str(tmp_path), "--object", "things", "capped")
+    assert (code, shop.count) == (1, 1)
+    assert [line.split(":")[0] for line in lines] == ["things  not looked at", "capped  not looked at"]
+
+
 def test_check_of_an_api_that_is_not_there(monkeypatch: pytest.MonkeyPatch, extract: Any, tmp_path: Path) -> None:
     """Two tries, and it is told."""
     written(tmp_path, {"things": OBJECTS["things"]})
@@ -237,6 +274,17 @@ def test_plan_asks_when_it_is_told_to(shop: HostileApi, extract: Any, tmp_path: 
     assert (code, shop.count) == (1, 2)
     assert "requests     about 4 for 40 records (total from the API), 1.5 s or more at 2/s" in "\n".join(lines)
     assert lines[-1].startswith("listless: RecordsPathError: ")
+
+
+def test_plan_says_what_the_limit_did_not_let_it_ask(shop: HostileApi, extract: Any, tmp_path: Path) -> None:
+    """The plan stands; what it takes is told of the others."""
+    written(tmp_path, {name: {**OBJECTS["things"], "table": name} for name in ("first", "next")}, limit="1/h")
+    code, lines = extract("plan", "shop", "--sources", str(tmp_path), "--ask")
+    assert (code, shop.count) == (1, 1)
+    assert sum(" requests " in line for line in lines) == 1
+    assert re.match(
+        r"next: not looked at: the limit allows no request before .* UTC -> then: airflow extract ", lines[-1]
+    )
 
 
 # lint -----------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,6 +156,17 @@ def test_the_login_is_not_carried_away(variables: VariablesApi) -> None:
             for secret in (variables.token, variables.password):
                 assert secret not in f"{caught.value!r} {caught.value} {cursors!r} {login!r}"
         assert elsewhere.asked == []
+
+
+def test_the_login_of_a_netrc(variables: VariablesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It replaces neither the token nor the name and password: it is for other programs."""
+    file = tmp_path / "netrc"
+    file.write_text("machine 127.0.0.1 login joe password marked\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(file))
+    for login in (ApiLogin(variables.token), ApiLogin(None, variables.username, variables.password)):
+        assert RestCursors(variables.url, login).read(KEY) is None
+    assert {told for _, _, told in variables.asked} == {None, f"Bearer {variables.token}"}
 
 
 @pytest.mark.parametrize(

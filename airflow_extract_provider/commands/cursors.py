@@ -41,18 +41,21 @@ _STATES = {
     "not shown": "no Variable was written yet",
     "invalid": "the Variable is no cursor: the next run stops",
     "unknown": "written by another version of this package",
+    "not readable": "the Variable is NOT READABLE: ",
 }
 
 
 @command
 def list_cursors(args: Namespace) -> Iterator[str]:
     """`airflow extract cursors list`."""
-    cursors, none = _cursors(args), True
+    cursors, none, unread = _cursors(args), True, None
     with named_errors(), connect(args.conn_id) as conn:
         conn.autocommit = True
         for each in standings(conn, args.schema, cursors, args.source, args.object):
-            none = False
+            none, unread = False, unread or each.why
             yield _line(each)
+    if unread is not None:
+        raise unread
     if none:
         yield "The ledger knows no walk that has a cursor."
 
@@ -100,7 +103,7 @@ def reset(args: Namespace) -> Iterator[str]:
             f"This deletes the cursor of {walk}, and the next run starts over: {_AGAIN[walk]}. No record is deleted, "
             f"and none is written that has not changed. If that is meant, repeat it with --yes {name}"
         )
-    start_over(
+    found = start_over(
         lambda: connect(args.conn_id),
         args.source,
         args.object,
@@ -109,6 +112,12 @@ def reset(args: Namespace) -> Iterator[str]:
         schema=args.schema,
         take_over=args.take_over,
     )
+    if not found:
+        raise NotUnderstood(
+            f"{name} {walk}: the ledger says that its cursor was written, and there is none at {cursors.shown_url}. "
+            "Nothing was done. Is this the Airflow that runs it? If not, give --api-url. If it is, the Variable was "
+            "deleted before, and the next run starts over without more ado."
+        )
     yield f"{name} {walk}   the cursor is deleted. The next run starts over: {_AGAIN[walk]}."
 
 
@@ -121,13 +130,14 @@ _AGAIN = {
 
 def _line(found: Standing) -> str:
     name = f"{printable(found.source)}/{printable(found.object)}   {printable(found.walk)}"
+    state = _STATES[found.state] + (printable(found.why.what) if found.why is not None else "")
     if found.head is None:
-        return f"{name}   {_STATES['unknown']}"
+        return f"{name}   {state if found.why is not None else _STATES['unknown']}"
     at = found.head.position
     parts = [name, f"{counted(at.pages, 'page')}, {counted(at.records, 'record')}"]
     parts += ["complete" if at.complete else "under way"]
     parts += [f"closed at {utc(at.closed)}"] if at.closed is not None else []
-    return "   ".join([*parts, _STATES[found.state]])
+    return "   ".join([*parts, state])
 
 
 def _lines(text: str) -> Iterator[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
+from pathlib import Path
 
 from airflow_extract_provider.commands.command import NotUnderstood, command, connect, source_of, sources_folder
 from airflow_extract_provider.extract.progress import counted
+from airflow_extract_provider.extract.sourcefile import load_sources
 from airflow_extract_provider.extract.store import rename as store_rename
 
 __all__ = ["forget", "rename", "rename_source"]
@@ -16,8 +18,16 @@ __all__ = ["forget", "rename", "rename_source"]
 def rename(args: Namespace) -> Iterator[str]:
     """`airflow extract rename`."""
     source = source_of(sources_folder(args), args.source)
-    table = _table(args.table, source.source)
-    moved = store_rename.rename(lambda: connect(args.conn_id), source, args.old, args.new, args.schema, table=table)
+    table = None if args.table is None else _table(args.table, source.source)
+    moved = store_rename.rename(
+        lambda: connect(args.conn_id),
+        source,
+        args.old,
+        args.new,
+        args.schema,
+        table=table,
+        though_unread=args.though_unread,
+    )
     yield from _told([moved])
 
 
@@ -25,30 +35,37 @@ def rename(args: Namespace) -> Iterator[str]:
 def rename_source(args: Namespace) -> Iterator[str]:
     """`airflow extract rename-source`."""
     source = source_of(sources_folder(args), args.new)
-    yield from _told(store_rename.rename_source(lambda: connect(args.conn_id), source, args.old, args.schema))
+    moved = store_rename.rename_source(
+        lambda: connect(args.conn_id), source, args.old, args.schema, though_unread=args.though_unread
+    )
+    yield from _told(moved)
 
 
 @command
 def forget(args: Namespace) -> Iterator[str]:
     """`airflow extract forget`."""
     name = args.source if args.object is None else f"{args.source}/{args.object}"
-    drop, table = args.drop_table, _table(args.table, args.source)
-    if table is not None and (args.object is None or not drop):
-        raise NotUnderstood("--table is for --drop-table, and for one object.")
+    drop = [_table(text, None) for text in args.drop_table or []]
     if args.yes != name:
-        tables = "and its table is dropped" if drop else "its table stays"
+        dropped = ", ".join(map(".".join, drop))
+        tables = f"the table {dropped} is dropped, with all its records" if drop else "its table stays"
         raise NotUnderstood(
             f"This deletes all that the store knows of {name} but its events: where its walks stand, what was noted "
             f"and set aside; {tables}. Described again, it is read from the beginning. If that is meant, repeat it "
             f"with --yes {name}"
         )
+    # Whose table it is the source files tell, too.
+    described = list(load_sources(Path(sources_folder(args))).values()) if drop else []
     gone = store_rename.forget(
-        lambda: connect(args.conn_id), args.source, args.object, args.schema, drop=drop, table=table
+        lambda: connect(args.conn_id), args.source, args.object, args.schema, drop=drop, described=described
     )
     for each in gone:
-        tables = f"table {'.'.join(each.dropped)} dropped" if each.dropped else "its table stays"
-        yield f"{each.source}/{each.object}   forgotten: {counted(each.rows, 'ledger row')}; {tables}"
+        stays = "its table" if each.table is None else f"its table {'.'.join(each.table)}"
+        kept = "" if each.table in drop else f"; {stays} stays" if each.table or not drop else ""
+        yield f"{each.source}/{each.object}   forgotten: {counted(each.rows, 'ledger row')}{kept}"
         yield f"  Delete its Variables extract_{each.source}_{each.object}_..._cursor: its walks would refuse them."
+    for table in drop:
+        yield f"table {'.'.join(table)} dropped"
 
 
 def _told(moved: list[store_rename.Moved]) -> Iterator[str]:
@@ -67,10 +84,8 @@ def _told(moved: list[store_rename.Moved]) -> Iterator[str]:
         yield "Events told so far keep the old name; consumers and DAGs that ask for it must be told the new one."
 
 
-def _table(text: str | None, schema: str) -> tuple[str, str] | None:
-    if text is None:
-        return None
+def _table(text: str, schema: str | None) -> tuple[str, str]:
     first, _, second = text.rpartition(".")
-    if not second or "." in first:
+    if not second or "." in first or not (first or schema):
         raise NotUnderstood(f"{text!r} is no table; write SCHEMA.TABLE.")
-    return (first or schema, second)
+    return (first or schema or "", second)

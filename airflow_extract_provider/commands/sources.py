@@ -18,7 +18,7 @@ from airflow_extract_provider.commands.command import (
     sources_folder,
     stored,
 )
-from airflow_extract_provider.extract.errors import ExtractError, SourceError
+from airflow_extract_provider.extract.errors import ExtractError, QuotaSpentError, SourceError
 from airflow_extract_provider.extract.lint import ADVICE, Advice
 from airflow_extract_provider.extract.lint import lint as advice_on
 from airflow_extract_provider.extract.planning import plan as plan_of
@@ -46,8 +46,13 @@ def check(args: Namespace) -> Iterator[str]:
     width, failed = max(map(len, names)) + 2, 0
     with closing(_client(source, args)) as client:
         for name in names:
+            sent = client.requests
             try:
                 yield from _seen(f"{name:<{width}}", look(source, name, client, deep=args.deep))
+            except QuotaSpentError as exc:
+                failed += 1
+                begun = args.deep and client.requests > sent
+                yield f"{name:<{width}}{_unseen(exc, source, name, deep=args.deep, begun=begun)}"
             except ExtractError as exc:
                 failed += 1
                 yield f"{name:<{width}}{_told(exc)}"
@@ -65,7 +70,7 @@ def plan(args: Namespace) -> Iterator[str]:
     looks, failed = _looks(source, args)
     yield from map(printable, plan_of(source, looks))
     for name, exc in failed.items():
-        yield f"{name}: {_told(exc)}"
+        yield f"{name}: {_unseen(exc, source, name) if isinstance(exc, QuotaSpentError) else _told(exc)}"
     if failed:
         raise SystemExit(1)
 
@@ -126,6 +131,14 @@ def _told(exc: ExtractError) -> str:
     record = "" if exc.record is None else f" (record {exc.record})"
     todo = f" {exc.todo}" if exc.todo else ""
     return printable(f"{type(exc).__name__}: {exc.what}{record}{todo} docs/errors.md#{exc.anchor}")
+
+
+def _unseen(exc: QuotaSpentError, source: Source, name: str, *, deep: bool = False, begun: bool = False) -> str:
+    """What the limit did not let us see, on one line: nothing is wrong with the object, as far as anybody knows."""
+    until = "now" if exc.until is None else f"{exc.until:%Y-%m-%d %H:%M:%S} UTC"
+    again = f"airflow extract check {source.source} --object {name}{' --deep' if deep else ''}"
+    seen = "not looked at to the end" if begun else "not looked at"
+    return printable(f"{seen}: the limit allows no request before {until} -> then: {again}")
 
 
 def _accepted(names: list[str]) -> set[str]:

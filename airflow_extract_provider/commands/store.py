@@ -26,7 +26,7 @@ def migrate(args: Namespace) -> Iterator[str]:
     sources = [] if args.sources is None else list(load_sources(Path(args.sources)).values())
     new, whole = args.new or [], args.sources is not None
     if args.sql:
-        yield store_migrate.script(sources, args.schema)
+        yield store_migrate.script(sources, args.schema, new=new)
         return
     done = store_migrate.migrate(lambda: connect(args.conn_id), sources, args.schema, new=new, whole=whole)
     yield from done or ["Nothing to do: the schema and the tables are of this version."]

@@ -19,7 +19,7 @@ from airflow_extract_provider.dag_templates.backfill import backfill_dag
 from airflow_extract_provider.dag_templates.relay import relay_dag
 from airflow_extract_provider.dag_templates.sync import sync_dag
 from airflow_extract_provider.extract.source import Source
-from airflow_extract_provider.extract.sourcefile import load_sources
+from airflow_extract_provider.extract.sourcefile import load_sources, told_apart
 
 __all__ = ["make_dags"]
 
@@ -42,8 +42,8 @@ def make_dags(
         beside = Path(sys._getframe(1).f_globals.get("__file__", "")).parent
         sources = load_sources(beside / sources)
     arguments = task_arguments(default_args or {})
-    found = (each for source in sources.values() for each in source.by_account().values())
-    return {dag.dag_id: dag for source in found for dag in _dags(source, arguments)}
+    found = told_apart([each for source in sources.values() for each in source.by_account().values()])
+    return {dag.dag_id: dag for source in found.values() for dag in _dags(source, arguments)}
 
 
 def _dags(source: Source, arguments: Mapping[str, Any]) -> Iterator[DAG]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param
 
+from airflow_extract_provider.config import store_conn_id
 from airflow_extract_provider.dag_templates.arguments import dag_arguments
 from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.operators.asked import FORM_WALKS, AskedOperator
@@ -195,7 +196,8 @@ the first page to the last, in the API's own order.
   earlier value, and the walk goes on from there; delete it, and the walk starts over.
 - **Long walks** work in slices, between which other tasks get their turn (`up_for_reschedule`).
 {windows}
-API: connection `{source.connection}`. Store: connection `extract_store`, with tables made by `airflow extract migrate`.
+API: connection `{source.connection}`. Store: connection `{store_conn_id()}`, with tables made by `airflow extract
+migrate`.
 
 | object | path | key | table |
 |---|---|---|---|

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from jinja2 import Environment, TemplateSyntaxError, meta
 from pydantic import Field, field_validator, model_validator
@@ -42,8 +42,28 @@ from airflow_extract_provider.extract.storing import (
 )
 from airflow_extract_provider.extract.sweeping import Sweep
 
-__all__ = ["ApiObject", "plain_name"]
+__all__ = ["AdviceName", "ApiObject", "plain_name"]
 
+AdviceName: TypeAlias = Literal[
+    "changes-unseen",
+    "deletes-unconfirmed",
+    "deletes-unseen",
+    "deletes-withheld",
+    "end-guessed",
+    "events-never",
+    "guard-open",
+    "late-zero",
+    "overlap-by-version",
+    "passed-over",
+    "private-keys-shown",
+    "read-twice",
+    "shared-fold",
+    "start-late",
+    "sweep-too-often",
+    "ties-unsettled",
+    "undecided-stay",
+]
+"""What :mod:`~.lint` may advise: a misspelt name would be accepted for ever."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _REQUEST = re.compile(r"(GET|POST)\s+(/.*)", re.DOTALL)
 _VALUES = frozenset({"size", "token", "page", "offset", "since", "until", "after", "account"})
@@ -106,6 +126,9 @@ class ApiObject(Frozen):
         default=None, alias="schema", description="the Postgres schema; by default the source's name"
     )
     table: str | None = Field(default=None, description="the Postgres table; by default the object's name")
+    accept: tuple[AdviceName, ...] = Field(
+        default=(), description="advice that `airflow extract lint` does not give on this object: it is meant as it is"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -291,6 +314,11 @@ class ApiObject(Frozen):
         """The values that the templates of a list's request use."""
         texts = [self.path, *self.params.values(), *self.headers.values(), self.body or ""]
         return frozenset().union(*(_used(text) for text in texts))
+
+    @property
+    def names_account(self) -> bool:
+        """Whether a template holds the account's name."""
+        return "account" in self.used() or (self.by_key is not None and "account" in _used(self.by_key.path))
 
     def of_account(self, account: str) -> ApiObject:
         """The object as one account has it: its name in place of ``{{ account }}``, and a table of its own."""

@@ -17,7 +17,14 @@ from msgspec.structs import replace
 
 from airflow_extract_provider.extract.beginnings import where_begins
 from airflow_extract_provider.extract.cursor import Cursor, CursorStore, cursor_key
-from airflow_extract_provider.extract.errors import CursorInvalidError, PositionMismatchError, SourceError
+from airflow_extract_provider.extract.errors import (
+    CursorInvalidError,
+    CursorShadowedError,
+    CursorUnreadableError,
+    ExtractError,
+    PositionMismatchError,
+    SourceError,
+)
 from airflow_extract_provider.extract.held import held, walk_held
 from airflow_extract_provider.extract.resume import Books, Decision, decided
 from airflow_extract_provider.extract.settings import Runner, Settings
@@ -32,7 +39,7 @@ __all__ = ["EDITABLE", "Standing", "WritableCursors", "set_cursor", "standing", 
 EDITABLE = ("backfill", "incremental", "rebackfill")
 """The walks that have a cursor."""
 
-State = Literal["agrees", "behind", "edited", "missing", "not shown", "invalid", "unknown"]
+State = Literal["agrees", "behind", "edited", "missing", "not shown", "invalid", "unknown", "not readable"]
 
 
 class WritableCursors(CursorStore, Protocol):
@@ -51,6 +58,7 @@ class Standing:
     ``agrees``: it shows where the walk stands. ``behind``: it shows where the walk stood; the next run goes on from the
     ledger. ``edited``: a person has changed it; the next run follows it, or refuses it. ``missing``: it was deleted;
     the next run starts over. ``not shown``: it never was written. ``invalid``: it is no cursor; the next run stops.
+    ``not readable``: ``why`` tells the reason.
     """
 
     source: str
@@ -59,6 +67,7 @@ class Standing:
     head: Cursor | None
     text: str | None
     state: State
+    why: ExtractError | None = None
 
     @property
     def key(self) -> str:
@@ -69,25 +78,33 @@ class Standing:
 def standings(
     conn: Connection, schema: str, cursors: CursorStore, source: str | None = None, object: str | None = None
 ) -> Iterator[Standing]:
-    """How all walks stand that the ledger knows and that have a cursor: of a source, an object, or all.
-
-    Raises CursorUnreadableError, CursorShadowedError: as the cursor store.
-    """
+    """How all walks stand that the ledger knows and that have a cursor: of a source, an object, or all. One whose
+    cursor cannot be read is told so, and the others are looked at."""
     for name, each in known_objects(conn, schema, source):
         if object in (None, each):
             for walk in known_walks(conn, schema, name, each):
                 if walk in EDITABLE:
-                    yield standing(conn, Ledger(schema, name, each, walk), cursors)
+                    ledger = Ledger(schema, name, each, walk)
+                    try:
+                        yield standing(conn, ledger, cursors)
+                    except (CursorUnreadableError, CursorShadowedError) as exc:
+                        yield Standing(name, each, walk, _head(conn, ledger), None, "not readable", exc)
 
 
 def standing(conn: Connection, ledger: Ledger, cursors: CursorStore) -> Standing:
-    """How one walk stands."""
-    text = cursors.read(cursor_key(ledger.source, ledger.object, ledger.walk))
-    try:
-        head = ledger.head(conn)
-    except PositionMismatchError:
-        head = None
+    """How one walk stands.
+
+    Raises CursorUnreadableError, CursorShadowedError: as the cursor store.
+    """
+    text, head = cursors.read(cursor_key(ledger.source, ledger.object, ledger.walk)), _head(conn, ledger)
     return Standing(ledger.source, ledger.object, ledger.walk, head, text, _state(conn, ledger, head, text))
+
+
+def _head(conn: Connection, ledger: Ledger) -> Cursor | None:
+    try:
+        return ledger.head(conn)
+    except PositionMismatchError:
+        return None
 
 
 def _state(conn: Connection, ledger: Ledger, head: Cursor | None, text: str | None) -> State:
@@ -144,6 +161,9 @@ def set_cursor(
         # What hides the cursor, or keeps it from being read, is found before it is written.
         cursors.read(books.key)
         with holding(books.conn, books.schema, books.fence):
+            # Else a run would take an older row for a cursor that lags behind, where the newer ones were never shown.
+            if decision.entry is not None and (head := books.ledger.head_sequence(books.conn)) is not None:
+                books.ledger.show(books.conn, head)
             cursors.write(books.key, text)
     return decision
 
@@ -157,8 +177,9 @@ def start_over(
     cursors: WritableCursors,
     schema: str = "extract",
     take_over: bool = False,
-) -> None:
+) -> bool:
     """Let the next run of a walk start over: it finds its cursor deleted. The records stay, and are read again.
+    False: there was none to be deleted, though the ledger says that one was written; nothing was done.
 
     Raises SourceError: the walk never began. WalkBusyError: a run holds it. CursorUnreadableError, CursorShadowedError.
     """
@@ -171,13 +192,15 @@ def start_over(
                 f"the ledger knows no walk {walk} of {source}/{object}: there is nothing to start over.",
                 todo="`airflow extract cursors list` shows what there is.",
             )
-        key = cursor_key(source, object, walk)
-        cursors.read(key)
+        key, shown = cursor_key(source, object, walk), ledger.shown(conn)
+        if cursors.read(key) is None and shown is not None:
+            return False
         with holding(conn, schema, fence):
             cursors.delete(key)
             # A cursor that was never written is not missed: the next run would go on.
-            if ledger.shown(conn) is None:
+            if shown is None:
                 ledger.show(conn, head)
+    return True
 
 
 @contextmanager

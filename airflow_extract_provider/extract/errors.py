@@ -9,6 +9,7 @@
     │   ├── StoreUnavailableError    Postgres cannot be reached, or went away
     │   ├── CursorUnreadableError    the cursor cannot be read now; that is not the same as "there is none"
     │   ├── BackfillFirstError       the incremental walk begins where the backfill has ended
+    │   ├── EventsUnreadError        consumers have not handled what was told under a name that is to be changed
     │   ├── SinkUnavailableError     where events are published does not acknowledge them
     │   └── WalkBusyError            another run holds the walk
     ├── FixConfig                    a person has to change a file, a connection or a right
@@ -71,6 +72,7 @@ __all__ = [
     "DoubledKeyError",
     "EventRefusedError",
     "EventRepeatedError",
+    "EventsUnreadError",
     "ExtractError",
     "FencedError",
     "FixConfig",
@@ -137,6 +139,12 @@ class BackfillFirstError(TryAgain):
     """The incremental walk begins at what the backfill has made complete, and that has not come to its end."""
 
     anchor = "backfill-first"
+
+
+class EventsUnreadError(TryAgain):
+    """Consumers have not handled all events that were told under a name which is to be changed."""
+
+    anchor = "events-unread"
 
 
 class SinkUnavailableError(TryAgain):

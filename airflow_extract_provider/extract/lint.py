@@ -1,6 +1,7 @@
 """What is legal in a source file, but dangerous, or likely a mistake. It looks at the file only: nothing is asked.
 
-To add one: a function that tells it, in :data:`_CHECKS` under its name, and a row in docs/checks.md.
+To add one: a function that tells it, in :data:`_CHECKS` under its name, that name in :data:`~.api_object.AdviceName`,
+and a row in docs/checks.md.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from airflow_extract_provider.extract.api.paginators import paginator
 from airflow_extract_provider.extract.api.paginators.by_instant import FromInstant
 from airflow_extract_provider.extract.api.paginators.by_number import Overlapping
 from airflow_extract_provider.extract.api.paginators.by_record import LastKey
+from airflow_extract_provider.extract.api_object import AdviceName
 from airflow_extract_provider.extract.costs import lasting, seconds_at
 from airflow_extract_provider.extract.paging import SincePages
 from airflow_extract_provider.extract.source import ApiObject, Source
@@ -37,15 +39,16 @@ class Advice:
     """One piece of advice about an object. ``name`` is documented and does not change."""
 
     object: str
-    name: str
+    name: AdviceName
     what: str
     todo: str
 
 
 def lint(source: Source, requests: Mapping[str, int] | None = None) -> list[Advice]:
-    """All advice about a source, object by object. ``requests``: about how many a sweep of each object takes, as far as
-    it is known."""
-    return list(_advice(source, requests or {}))
+    """All advice about a source, object by object, without what the objects `accept`. ``requests``: about how many a
+    sweep of each object takes, as far as it is known."""
+    found = _advice(source, requests or {})
+    return [each for each in found if each.name not in source.object(each.object).accept]
 
 
 def _advice(source: Source, requests: Mapping[str, int]) -> Iterator[Advice]:
@@ -55,6 +58,8 @@ def _advice(source: Source, requests: Mapping[str, int]) -> Iterator[Advice]:
                 yield Advice(name, advice, *told)
         if (told := _sweep_too_often(source, object, requests.get(name, _FEW_REQUESTS))) is not None:
             yield Advice(name, _TOO_OFTEN, *told)
+        if (told := _shared_fold(source, object)) is not None:
+            yield Advice(name, _SHARED, *told)
 
 
 def _deletes_unseen(object: ApiObject) -> _Told:
@@ -223,8 +228,18 @@ def _sweep_too_often(source: Source, object: ApiObject, requests: int) -> _Told:
     )
 
 
-_TOO_OFTEN = "sweep-too-often"
-_CHECKS: Mapping[str, Callable[[ApiObject], _Told]] = {
+def _shared_fold(source: Source, object: ApiObject) -> _Told:
+    if not (source.accounts and object.fold):
+        return None
+    return (
+        "all accounts fold into the same rows, where keys of two accounts may be equal: the last one wins",
+        "give each account a file of its own, with `where` that tells them apart; else accept it",
+    )
+
+
+_SHARED: AdviceName = "shared-fold"
+_TOO_OFTEN: AdviceName = "sweep-too-often"
+_CHECKS: Mapping[AdviceName, Callable[[ApiObject], _Told]] = {
     "changes-unseen": _changes_unseen,
     "deletes-unseen": _deletes_unseen,
     "deletes-withheld": _deletes_withheld,
@@ -241,5 +256,5 @@ _CHECKS: Mapping[str, Callable[[ApiObject], _Told]] = {
     "ties-unsettled": _ties_unsettled,
     "undecided-stay": _undecided_stay,
 }
-ADVICE = (*_CHECKS, _TOO_OFTEN)
+ADVICE = (*_CHECKS, _SHARED, _TOO_OFTEN)
 """The names of all advice."""

@@ -31,7 +31,7 @@ from airflow_extract_provider.extract.hashes.hash_map import HashMap
 from airflow_extract_provider.extract.held import walk_held
 from airflow_extract_provider.extract.progress import Progress, Summary, counted
 from airflow_extract_provider.extract.reader import Arrived, Client, LowerClock, Reader
-from airflow_extract_provider.extract.resume import Books, begin, show, tell_unshown
+from airflow_extract_provider.extract.resume import Books, begin, check_copied, show, start_anew, tell_unshown
 from airflow_extract_provider.extract.settings import Runner, Settings
 from airflow_extract_provider.extract.sinks.sink import Sink, check_sink
 from airflow_extract_provider.extract.source import ApiObject, Source
@@ -163,7 +163,7 @@ class _Run:
 
     def run(self, reset: bool, run_for: timedelta | None, stop: threading.Event) -> Summary:
         beginning = self._beginning(reset)
-        if self._window is not None and not reset and self._is_covered(self._window):
+        if self._window is not None and self._is_done(self._window, beginning, reset):
             self._at = Cursor(0, beginning)
             return self._summary(self._at, True, None)
         before = self._at = begin(self._books, beginning, reset=reset)
@@ -204,15 +204,22 @@ class _Run:
         """Where the walk begins if it has not begun, or starts over."""
         if self._window is not None:
             self._window.check_past(datetime.now(timezone.utc))
-            return opened(self._object, self._window, self._made)
+            heads = [self._books.ledger.of(walk).head(self._books.conn) for walk in ("incremental", "backfill")]
+            largest = max((head.position.largest for head in heads if head is not None), default=0)
+            return opened(self._object, self._window, self._made, largest)
         return where_begins(self._object, self._books.ledger, self._books.conn, self._made, reset=reset)
 
-    def _is_covered(self, window: Window) -> bool:
-        """Whether the copy is complete for a window, by whichever walk; and says so."""
-        found = covers(self._books.conn, *self._target.whose, window.start, window.until)
-        if found:
+    def _is_done(self, window: Window, beginning: Position, reset: bool) -> bool:
+        """Whether the copy is complete for a window, by whichever walk. If it is not, what was read of it before counts
+        only for a copy that was not begun anew since, and its end only for the runner that came to it."""
+        books, by_version = self._books, self._object.since_field in (None, self._object.version)
+        check_copied(books, beginning, reset=False)
+        if not reset and by_version and covers(books.conn, *self._target.whose, window.start, window.until):
             _log.info("%s   nothing to do: that is covered; `reset` reads it again", self._progress.what)
-        return found
+            return True
+        if books.ledger.is_outdated(books.conn, books.runner):
+            start_anew(books, beginning)
+        return False
 
     def _called_complete(self) -> datetime | None:
         """Up to when the incremental walk says that all is there; None: the API cannot be asked so."""

@@ -23,6 +23,9 @@ __all__ = ["Arrived", "Client", "LowerClock", "Reader"]
 _AFTER_THE_REQUEST = 0.003
 """Seconds, somewhat more than it takes to make and send a request (benchmarks/latency.py)."""
 
+_BESIDE = 200
+"""Bytes that a record takes beside its own: key, instants, the objects that hold them."""
+
 _MOMENTS = 10
 """How many of these to wait at most while pages still come: a transaction for each of them costs more than what is done
 to its records."""
@@ -95,7 +98,7 @@ class _Waiting(queue.Queue[_Item]):
 
     def _put(self, item: _Item) -> None:
         # At least one, since a queue without weight counts as empty.
-        weight = 1 + (sum([len(each.raw) for each in item.step.records]) if isinstance(item, Arrived) else 0)
+        weight = 1 + (_weight(item.step) if isinstance(item, Arrived) else 0)
         self.queue.append(item)
         self._weights.append(weight)
         self._weight += weight
@@ -103,6 +106,12 @@ class _Waiting(queue.Queue[_Item]):
     def _get(self) -> _Item:
         self._weight -= self._weights.popleft()
         return self.queue.popleft()
+
+
+def _weight(step: Step) -> int:
+    """The bytes of a page's records, those that were set aside too, and what a record takes beside its own."""
+    sizes = [len(each.raw) for each in step.records] + [len(each.raw) for each in step.bad]
+    return sum(sizes) + _BESIDE * len(sizes)
 
 
 class Reader:

@@ -24,6 +24,7 @@ from airflow_extract_provider.extract.store.birth import reborn
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.fence import Fence, hold, holding
 from airflow_extract_provider.extract.store.ledger import Copied, Entry, Ledger
+from airflow_extract_provider.extract.store.owner import claim, table_of
 from airflow_extract_provider.extract.store.storable import unstorable
 
 __all__ = ["Books", "Decision", "begin", "decided", "show"]
@@ -74,10 +75,20 @@ def begin(books: Books, beginning: Position, *, reset: bool) -> Cursor:
     Raises CursorInvalidError, CursorAheadError: the cursor was edited into something that cannot be followed.
     Raises PositionMismatchError: what was copied so far was copied as another source file says, or is gone.
     Raises CursorUnreadableError, CursorShadowedError: as the cursor store. FencedError: the walk was taken over.
+    Raises LeftBehindError: another object writes the table.
     """
+    _own_table(books)
     found = _found(books, beginning, reset)
     show(books, found)
     return found
+
+
+def _own_table(books: Books) -> None:
+    """Note that this object writes the table, if that is not noted yet."""
+    whose = books.schema, books.ledger.source, books.ledger.object
+    if table_of(books.conn, *whose) != books.table:
+        with holding(books.conn, books.schema, books.fence):
+            claim(books.conn, *whose, books.table)
 
 
 def show(books: Books, cursor: Cursor) -> None:
@@ -93,7 +104,7 @@ def show(books: Books, cursor: Cursor) -> None:
 
 
 def _found(books: Books, beginning: Position, reset: bool) -> Cursor:
-    _check_copied(books, beginning, reset)
+    check_copied(books, beginning, reset)
     # A retry of the task that asked for the reset goes on from where its earlier try has come.
     if reset and not books.ledger.was_reset_by(books.conn, books.runner):
         return _append(books, Entry("reset", beginning, books.runner), "starts over, as asked")
@@ -110,7 +121,7 @@ def decided(books: Books, beginning: Position, text: str | None) -> Decision:
 
     Raises CursorInvalidError, CursorAheadError, PositionMismatchError: as :func:`begin`.
     """
-    _check_copied(books, beginning, reset=False)
+    check_copied(books, beginning, reset=False)
     return _decided(books, beginning, text)
 
 
@@ -138,13 +149,17 @@ def _decided(books: Books, beginning: Position, text: str | None) -> Decision:
 
 def _place_shown(books: Books, head: Cursor, shown: Cursor, *, followed: bool) -> Cursor:
     """The ledger's head if the cursor was not edited, else the row to go back to. ``followed``: the head is an edit."""
-    row, newest = books.ledger.row(books.conn, shown.sequence), books.ledger.shown(books.conn)
+    row = books.ledger.row(books.conn, shown.sequence)
+    # Where the text is written the head is marked as shown: an older row is then an edit, as it is meant.
+    newest = head.sequence if books.proposed else books.ledger.shown(books.conn)
     if row is not None and row.position == replace(shown.position, made=row.position.made):
         if newest is None or shown.sequence >= newest:
             # Not edited. It may lag behind the ledger: the Variable is written after the commit, and seldom.
             return head
         if row.since_reset:
             return Cursor(shown.sequence, row.position)
+        if not row.shown and books.proposed:
+            raise _ahead(books, "that row of the ledger is older than the walk's last start over")
         if not row.shown:
             # Nobody has ever seen it: a run that had lost the walk wrote it late, over what the next one had shown.
             return head
@@ -173,7 +188,12 @@ def _copied_as(position: Position) -> tuple[str | None, str | None]:
     return position.key, position.made
 
 
-def _check_copied(books: Books, beginning: Position, reset: bool) -> None:
+def start_anew(books: Books, beginning: Position) -> None:
+    """Let a window begin again, as this runner's own."""
+    _append(books, Entry("reset", beginning, books.runner), "starts over: what was read of it before says nothing now")
+
+
+def check_copied(books: Books, beginning: Position, reset: bool) -> None:
     """The backfill says as what an object's table was filled; every other walk builds upon that, and must be of it."""
     filled = books.ledger.of("backfill").copied(books.conn)
     own = books.ledger.copied(books.conn)
@@ -232,6 +252,8 @@ def _append(books: Books, entry: Entry, what: str) -> Cursor:
         if books.ledger.walk == "backfill" and before is not None and before.key != entry.position.key:
             # What was noted are keys of another kind: read by key, they would be taken for deleted.
             refetch.forget(books.conn, books.schema, books.ledger.source, books.ledger.object)
+        # Noted before; but until the ledger knows the walk, somebody else might have taken the table: here it locks.
+        claim(books.conn, books.schema, books.ledger.source, books.ledger.object, books.table)
         sequence, _ = books.ledger.append(books.conn, entry)
         if books.ledger.walk == "backfill" and entry.kind in ("start", "reset"):
             empty = books.ledger.is_empty(books.conn, books.table)

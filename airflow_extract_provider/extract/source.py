@@ -94,7 +94,10 @@ class Source(Frozen):
                 raise ValueError(f"accounts.{account} names no connection")
             plain_name(account)
             plain_name(f"{self.source}_{account}")
-        uses = [name for name, found in self.objects.items() if "account" in found.used()]
+            # A longer one would be cut off by Postgres, and might be another account's.
+            for found in self.objects.values():
+                plain_name(found.of_account(account).table)
+        uses = [name for name, found in self.objects.items() if found.names_account]
         if uses and not self.accounts:
             raise ValueError(f"a template of {uses[0]} uses `account`, but there are no `accounts`")
         return self

@@ -90,7 +90,10 @@ def parse_source(data: Any, name: str) -> Source:
         raise SourceError(f"{name} holds no mapping with `source`, `connection` and `objects`.", todo="See the README.")
     preset = data.get("extends")
     if preset is not None:
-        data = laid_over(_preset(preset, name), data)
+        below = dict(_preset(preset, name))
+        if "accounts" in data and "connection" not in data:
+            below.pop("connection", None)
+        data = laid_over(below, data)
     data = {
         key: _objects(value, name) if key == "objects" else value for key, value in data.items() if key != "extends"
     }
@@ -117,6 +120,17 @@ def load_sources(folder: Path) -> Mapping[str, Source]:
             sources[name] = found
     check_tables_differ(sources.values())
     return dict(sorted(sources.items()))
+
+
+def told_apart(sources: Iterable[Source]) -> Mapping[str, Source]:
+    """Sources by name. Raises SourceError: two have one name, such as `a_b` with an account `c` and `a` with an account
+    `b_c`; or as :func:`check_tables_differ`."""
+    found: dict[str, Source] = {}
+    for each in sources:
+        if found.setdefault(each.source, each) is not each:
+            raise SourceError(f"two sources are called {each.source}.", todo="Give one of them another name.")
+    check_tables_differ(found.values())
+    return found
 
 
 def check_tables_differ(sources: Iterable[Source]) -> None:

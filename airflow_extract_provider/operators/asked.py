@@ -245,7 +245,7 @@ def _text(value: datetime | str | None) -> str:
 
 def _instant(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text)
+        return datetime.fromisoformat(text.upper())
     except ValueError:
         raise WindowInvalidError(
             f"{text!r} is no instant.", todo="Write it with its zone, such as 2026-03-01T00:00:00Z."

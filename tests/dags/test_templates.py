@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
@@ -22,7 +23,7 @@ from pendulum import UTC, DateTime
 
 from airflow_extract_provider.dag_templates import make_dags
 from airflow_extract_provider.extract.errors import SourceError
-from airflow_extract_provider.extract.sourcefile import load_sources
+from airflow_extract_provider.extract.sourcefile import load_sources, parse_source
 from airflow_extract_provider.operators.asked import AskedOperator
 from airflow_extract_provider.operators.relay import RelayEventsOperator
 from airflow_extract_provider.operators.walk import WalkOperator
@@ -234,6 +235,27 @@ def test_accounts(tmp_path: Path) -> None:
     assert "hub" in dags["hub_acme_sync"].tags
 
 
+def test_accounts_over_a_preset(tmp_path: Path) -> None:
+    """In place of the preset's connection."""
+    text = "extends: stripe\nsource: pay\naccounts: {eu: stripe_eu, us: stripe_us}\n"
+    assert set(made(tmp_path, text)) == {f"pay_{each}_{kind}" for each in ("eu", "us") for kind in ("sync", "backfill")}
+
+
+def test_an_account_in_the_path_by_key_only(tmp_path: Path) -> None:
+    """It needs accounts, too."""
+    by_key = CRM.replace("/contacts/{{ key }}", "/{{ account }}/{{ key }}")
+    with pytest.raises(SourceError, match="there are no `accounts`"):
+        made(tmp_path, by_key)
+
+
+def test_sources_of_one_name_or_table(tmp_path: Path) -> None:
+    """Given as a mapping they are told apart as those of a folder: DAGs of one name would hide each other."""
+    one = parse_source({**yaml.safe_load(CRM), "source": "a_b", "connection": "", "accounts": {"c": "x"}}, "one")
+    other = parse_source({**yaml.safe_load(CRM), "source": "a", "connection": "", "accounts": {"b_c": "y"}}, "other")
+    with pytest.raises(SourceError, match="a_b_c"):
+        make_dags({"one": one, "other": other})
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -242,6 +264,7 @@ def test_accounts(tmp_path: Path) -> None:
         (("accounts: {acme: acme_api, other: other_api}\n", ""), "either `connection`"),
         (("{{ account }}/issues\n", "{{ account | upper }}/issues\n"), "in another way"),
         (("acme: acme_api", "Acme: acme_api"), "Acme"),
+        (("schema: shared", f"schema: shared, table: {'long' * 15}"), "63 at most"),
     ],
 )
 def test_wrong_accounts(tmp_path: Path, change: tuple[str, str], told: str) -> None:

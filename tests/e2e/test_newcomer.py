@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -142,7 +142,7 @@ class Newcomer:
 
 
 def test_the_readme_from_pip_install_to_records_and_back(
-    postgres_server: PostgresServer, tmp_path: Path, measured: list[str]
+    postgres_server: PostgresServer, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     """Each line as it stands there; only hosts and names of a person's own are replaced. Records arrive; taken out
     again, Airflow knows nothing of the package, and the copies are still there."""
@@ -189,7 +189,7 @@ def test_the_readme_from_pip_install_to_records_and_back(
             newcomer.types(line)
         assert "airflow-extract-provider" not in newcomer.types("airflow providers list")
     copied(store)
-    measured.append(f"The README from `pip install` to the copies and back: {time.monotonic() - began:.0f} s")
+    measured(f"The README from `pip install` to the copies and back: {time.monotonic() - began:.0f} s")
 
 
 def copied(store: str, seconds: float = 240) -> None:

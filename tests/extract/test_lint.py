@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from airflow_extract_provider.extract.api_object import AdviceName
+from airflow_extract_provider.extract.errors import SourceError
 from airflow_extract_provider.extract.lint import ADVICE, lint
-from airflow_extract_provider.extract.sourcefile import load_sources
+from airflow_extract_provider.extract.sourcefile import load_sources, parse_source, presets
 from tests.extract.looking import TOKENS, shop
 from tests.hazards.kinds import KINDS
 
@@ -71,9 +73,50 @@ def test_a_sweep_that_takes_longer_than_its_cadence(every: str, requests: int | 
     assert advised(spec, requests, limit="20/h" if requests else "1/2m") == ({"sweep-too-often"} if given else set())
 
 
+@pytest.mark.parametrize(("name", "wrong"), [(name, wrong) for name, wrong, _ in CASES])
+def test_what_is_accepted_is_not_said(name: str, wrong: Mapping[str, Any]) -> None:
+    """In the source file, by its name; all else is said as before."""
+    spec = {**GOOD, **wrong}
+    assert advised({**spec, "accept": [name]}) == advised(spec) - {name}
+
+
+def test_a_sweep_too_often_is_accepted() -> None:
+    """It is looked for apart."""
+    spec = {**GOOD, "sweep": {"every": "1m"}, "accept": ["sweep-too-often"]}
+    assert advised(spec, limit="1/2m") == set()
+
+
+def test_a_misspelt_name_is_not_accepted() -> None:
+    """It would be accepted for ever; the names that there are stand in the error."""
+    file = {"source": "shop", "connection": "c", "objects": {"things": {**GOOD, "accept": ["deletes-uncomfirmed"]}}}
+    with pytest.raises(SourceError, match=r"`objects\.things\.accept\.0`: .*'deletes-unconfirmed'"):
+        parse_source(file, "shop.yaml")
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_presets_accept_what_their_apis_do_not_have(preset: str) -> None:
+    """Whoever extends one is told of nothing, but what he has changed himself."""
+    assert lint(parse_source({"extends": preset}, preset)) == []
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_presets_accept_nothing_else(preset: str) -> None:
+    """What is accepted would be said."""
+    source = parse_source({"extends": preset}, preset)
+    accepted = {(name, each) for name, object in source.objects.items() for each in object.accept}
+    bare = {name: object.model_copy(update={"accept": ()}) for name, object in source.objects.items()}
+    told = lint(source.model_copy(update={"objects": bare}))
+    assert {(each.object, each.name) for each in told} == accepted != set()
+
+
+def test_a_file_may_name_all_advice() -> None:
+    """What an object may accept is what there is."""
+    assert sorted(get_args(AdviceName)) == sorted(ADVICE)
+
+
 def test_every_advice_has_its_case() -> None:
     """None is untested."""
-    assert {name for name, _, _ in CASES} | {"sweep-too-often"} == set(ADVICE)
+    assert {name for name, _, _ in CASES} | {"sweep-too-often", "shared-fold"} == set(ADVICE)
     assert len(set(ADVICE)) == len(ADVICE)
 
 
@@ -98,3 +141,16 @@ def test_the_demos_sources_hold_no_mistake() -> None:
     sources = load_sources(ROOT / "demo" / "sources")
     assert mistakes & {advice.name for source in sources.values() for advice in lint(source)} == set()
     assert lint(sources["crm"]) == []
+
+
+def test_accounts_that_share_a_fold() -> None:
+    """Two accounts may have equal keys."""
+    fold = {"table": "org", "where": {"customer": "id"}, "set": {"name": "name"}}
+    spec = {
+        "source": "crm",
+        "accounts": {"eu": "crm_eu", "us": "crm_us"},
+        "objects": {"things": {**GOOD, "fold": fold}},
+    }
+    assert "shared-fold" in {each.name for each in lint(parse_source(spec, "crm.yaml"))}
+    alone = {**spec, "accounts": {}, "connection": "crm_api"}
+    assert "shared-fold" not in {each.name for each in lint(parse_source(alone, "crm.yaml"))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from psycopg import sql
 from airflow_extract_provider.extract.errors import (
     ApiUnavailableError,
     CursorAheadError,
+    EventsUnreadError,
     ExtractError,
     LeftBehindError,
     PositionMismatchError,
@@ -21,17 +23,26 @@ from airflow_extract_provider.extract.errors import (
     SourceError,
     WalkBusyError,
 )
+from airflow_extract_provider.extract.pipeline import run
+from airflow_extract_provider.extract.relay import EachEvent, consume
+from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.sourcefile import parse_source
 from airflow_extract_provider.extract.store import refetch
+from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.fence import Scope, acquire, hold, holding
 from airflow_extract_provider.extract.store.left_behind import left_behind
-from airflow_extract_provider.extract.store.migrate import migrate
+from airflow_extract_provider.extract.store.migrate import migrate, script
+from airflow_extract_provider.extract.store.outbox import Wanted
+from airflow_extract_provider.extract.store.owner import claim
 from airflow_extract_provider.extract.store.rename import forget, rename, rename_source
 from tests.extract.scene import KEYED, Scene, rows
 from tests.extract.shown import Shown
 from tests.loopback import Fault
+from tests.store.applier import in_thread, wait_until_blocked
 
 MakeScene = Callable[..., Scene]
+BOOKS = ("ledger", "owner", "quarantine", "refetch", "rule_state", "sweep")
+"""What is forgotten with an object."""
 BOTH_NAMES = ("fence", "birth", "hash_map")
 """These keep a row of the old name: numbers must never come twice."""
 HISTORY = ("outbox", "parked", "quota")
@@ -49,7 +60,7 @@ def ask(scene: Scene, text: str, **values: Any) -> list[tuple[Any, ...]]:
 def everything(scene: Scene) -> dict[str, Any]:
     """All rows of the scene's books, but heartbeats, and the tables that there are."""
     told: dict[str, Any] = {"tables": ask(scene, "select schemaname, tablename from pg_tables order by 1, 2")}
-    for table in ("ledger", "refetch", "quarantine", "sweep", "rule_state", "birth", "outbox", "hash_map", "quota"):
+    for table in (*BOOKS, *BOTH_NAMES[1:], "outbox", "quota"):
         found = ask(scene, "select to_jsonb(it) from {books}." + table + " as it order by 1")
         told[table] = [row[0] for row in found]
     told["fence"] = ask(
@@ -303,10 +314,11 @@ def test_forgotten(scene: Scene) -> None:
         scope = Scope(scene.name, "things", "*")
         stopped = acquire(holder, scene.books, scope, "stopped", "stopped", silent_after=timedelta(0))
         ask(scene, "update {books}.fence set heartbeat = now() - interval '1 hour'")
-        (gone,) = forget(scene.connect, scene.name, None, scene.books, drop=True)
-        assert gone.dropped == (scene.name, "things")
-        for table in ("ledger", "refetch", "quarantine", "sweep", "sweep_seen", "rule_state"):
-            assert ask(scene, "select * from {books}." + table) == [], table
+        table = (scene.name, "things")
+        (gone,) = forget(scene.connect, scene.name, None, scene.books, drop=[table], described=[scene.source])
+        assert gone.table == table
+        for name in (*BOOKS, "sweep_seen"):
+            assert ask(scene, "select * from {books}." + name) == [], name
         scene.migrate(whole=True)
         scene.stops(CursorAheadError, cursor=shown)
         shown.texts.clear()
@@ -322,7 +334,7 @@ def test_forgotten_and_the_table_kept(scene: Scene) -> None:
     half_way(scene)
     scene.run()
     (gone,) = forget(scene.connect, scene.name, "things", scene.books)
-    assert gone.dropped is None
+    assert gone.table == (scene.name, "things")
     with pytest.raises(SourceError):
         forget(scene.connect, scene.name, "things", scene.books)
     summary = scene.run()
@@ -347,7 +359,7 @@ def test_a_table_of_others_is_not_dropped(scene: Scene) -> None:
     before = everything(scene)
     for name in ("mine", "nothing"):
         with pytest.raises(SchemaMissingError):
-            forget(scene.connect, scene.name, "things", scene.books, drop=True, table=(scene.name, name))
+            forget(scene.connect, scene.name, "things", scene.books, drop=[(scene.name, name)])
     assert everything(scene) == before
 
 
@@ -362,6 +374,235 @@ def test_a_table_in_use(scene: Scene) -> None:
         rename(scene.connect, scene.source, "things", "people", scene.books)
         timer.join()
         assert reader.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
+# Whose a table is ----------------------------------------------------------------------------------------------------
+
+
+def described(scene: Scene, **objects: Any) -> Source:
+    """The scene's source with these objects."""
+    return parse_source({"source": scene.name, "connection": "none", "objects": objects}, "test")
+
+
+def things_by_another_name(scene: Scene) -> Source:
+    """What was `things` is `people`, in the table `things`; a new object is called `things`, in the table `other`."""
+    scene.api.rows = rows(12)
+    scene.run()
+    scene.object, scene.spec["table"] = "people", "things"
+    rename(scene.connect, scene.source, "things", "people", scene.books)
+    both = described(scene, people=scene.spec, things={**KEYED, "table": "other"})
+    assert migrate(scene.connect, [both], scene.books) == [f"table {scene.name}.other"]
+    run(both, "things", postgres=scene.connect, client=scene.client(), settings=scene.settings())
+    return both
+
+
+def test_the_table_of_another_is_not_dropped(make_scene: MakeScene) -> None:
+    """However it is called: it is dropped only with the object that writes it."""
+    scene = make_scene(KEYED, own_books=True)
+    both = things_by_another_name(scene)
+    before = everything(scene)
+    for known in ([both], []):
+        with pytest.raises(SourceError, match=rf"{scene.name}\.things holds the records of {scene.name}/people"):
+            forget(scene.connect, scene.name, "things", scene.books, drop=[(scene.name, "things")], described=known)
+    # Of a store where that was not noted, the source files tell; of objects that none describes, their names.
+    ask(scene, "delete from {books}.owner")
+    with pytest.raises(SourceError, match="holds the records of"):
+        forget(scene.connect, scene.name, "things", scene.books, drop=[(scene.name, "things")], described=[both])
+    with pytest.raises(SourceError, match=f"holds the records of {scene.name}/things"):
+        forget(scene.connect, scene.name, "people", scene.books, drop=[(scene.name, "things")])
+    migrate(scene.connect, [both], scene.books)
+    assert everything(scene) == before
+    (gone,) = forget(scene.connect, scene.name, "things", scene.books, drop=[(scene.name, "other")], described=[both])
+    assert gone.table == (scene.name, "other")
+    assert scene.run().complete
+    scene.assert_exact()
+
+
+def test_a_table_has_one_owner(make_scene: MakeScene) -> None:
+    """A source of another name, whose table is given and so the same, reads nothing and makes nothing, whether it is
+    said to be new or not; after the renaming the old one does."""
+    scene = make_scene(KEYED, own_books=True, events=["created"], schema="pinned")
+    scene.api.rows = rows(12)
+    scene.run()
+    old, scene.name = scene.name, f"{scene.name}_anew"
+    asked = len(scene.api.asked)
+    caught = scene.stops(LeftBehindError)
+    assert f"the table pinned.things holds the records of {old}/things" in str(caught)
+    assert f"airflow extract rename-source {old} {scene.name}" in str(caught)
+    for new in ([], [scene.name]):
+        with pytest.raises(LeftBehindError, match="two objects cannot write one table"):
+            scene.migrate(new=new)
+    rename_source(scene.connect, scene.source, old, scene.books)
+    assert ask(scene, "select source, object, schema, name from {books}.owner") == [
+        (scene.name, "things", "pinned", "things")
+    ]
+    now, scene.name = scene.name, old
+    assert f"{now}/things" in str(scene.stops(LeftBehindError))
+    assert len(scene.api.asked) == asked
+    scene.name = now
+    assert scene.run().complete
+
+
+def test_a_table_that_was_only_made(scene: Scene) -> None:
+    """Who was described and never walked keeps nobody from its table, nor from another one."""
+    scene.spec["table"] = "kept"
+    scene.migrate()
+    scene.object = "people"
+    scene.migrate()
+    scene.api.rows = rows(12)
+    scene.run()
+    assert ask(scene, "select object, name from {books}.owner") == [("people", "kept")]
+    scene.assert_exact()
+
+
+def test_a_table_that_is_taken_meanwhile(scene: Scene) -> None:
+    """Between the check of a first walk and its first row another object takes the table: nothing is read."""
+    scene.api.rows = rows(12)
+    opened: list[Connection] = []
+
+    def watched() -> Connection:
+        opened.append(connecting_to())
+        return opened[-1]
+
+    connecting_to, scene.connect = scene.connect, watched
+    with connecting_to() as other, connecting_to() as looker:
+        looker.autocommit = True
+        claim(other, scene.books, scene.name, "people", (scene.name, "things"))
+        walk = in_thread(lambda: scene.stops(LeftBehindError))
+        while not opened:
+            time.sleep(0.01)
+        wait_until_blocked(looker, opened[0].info.backend_pid)
+        other.commit()
+        assert "two objects cannot write one table" in str(walk.result(20))
+    assert scene.api.asked == []
+    assert ask(scene, "select count(*) from {books}.ledger") == [(0,)]
+
+
+def test_no_table_of_a_third_is_moved(make_scene: MakeScene) -> None:
+    """Named by mistake as the one that holds the copy."""
+    scene = make_scene(KEYED, own_books=True)
+    both = things_by_another_name(scene)
+    before = everything(scene)
+    anew = described(scene, people=both.objects["people"], items={**KEYED})
+    with pytest.raises(LeftBehindError, match=f"holds the records of {scene.name}/people"):
+        rename(scene.connect, anew, "things", "items", scene.books, table=(scene.name, "things"))
+    assert everything(scene) == before
+    assert rename(scene.connect, anew, "things", "items", scene.books).table == (scene.name, "other")
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_tables_made_by_hand(scene: Scene, new: bool) -> None:
+    """`migrate --sql` looks for nothing; the first walk does, unless the object was said to be new."""
+    half_way(scene)
+    scene.object = "people"
+    text = script([scene.source], scene.books, new=[f"{scene.name}/people"] if new else [])
+    ask(scene, text.replace("{", "{{").replace("}", "}}"))
+    if new:
+        assert scene.run().complete
+    else:
+        assert "rename" in scene.stops(LeftBehindError).todo
+        assert scene.api.asked == []
+
+
+def test_another_table_that_is_there(scene: Scene) -> None:
+    """Found by `migrate` and by a run; the copy is in the other one."""
+    half_way(scene)
+    scene.spec["table"] = "kept"
+    ask(scene, "create table {schema}.kept (like {schema}.things including all)")
+    scene.stops(LeftBehindError)
+    with pytest.raises(LeftBehindError, match=rf"in the table {scene.name}\.things, and the file says"):
+        scene.migrate()
+    scene.migrate(new=["things"])
+    scene.stops(PositionMismatchError)
+    assert scene.run(reset=True).complete
+    scene.assert_exact()
+
+
+def test_source_and_object_renamed_at_once(scene: Scene) -> None:
+    """Noticed, too, and told how: one after the other."""
+    half_way(scene)
+    old, scene.name, scene.object = scene.name, f"{scene.name}_anew", "people"
+    with pytest.raises(LeftBehindError, match=f"but {old}, which no file describes") as caught:
+        scene.migrate(whole=True)
+    told = caught.value.todo
+    assert told.index("rename-source") < told.index("airflow extract rename`") < told.index("forget")
+    scene.object = "things"
+    rename_source(scene.connect, scene.source, old, scene.books)
+    scene.object = "people"
+    rename(scene.connect, scene.source, "things", "people", scene.books)
+    scene.migrate(whole=True)
+    go_on(scene, Shown())
+
+
+# Consumers -----------------------------------------------------------------------------------------------------------
+
+
+def reading(scene: Scene, object: str, fail: bool = False) -> list[str]:
+    """The keys that a consumer of an object's events is given, in order."""
+    given: list[str] = []
+
+    def take(event: Any) -> None:
+        given.append(event.key)
+        if fail:
+            raise ValueError
+
+    wanted, later = Wanted(scene.name, object), timedelta(hours=1)
+    consume("mail", EachEvent(take), postgres=scene.connect, schema=scene.books, wanted=wanted, backoff=later)
+    return given
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["object", "source"])
+def test_not_while_events_are_unread(scene: Scene, whole: bool) -> None:
+    """Told to ask for the new name, a consumer would pass over them; one that has read them goes on with the rest."""
+    half_way(scene)
+    assert len(reading(scene, "things")) == 19
+    scene.run()
+    before = everything(scene)
+    old = scene.name
+    if whole:
+        scene.name += "_anew"
+    else:
+        scene.object = "people"
+
+    def change(**given: Any) -> None:
+        if whole:
+            rename_source(scene.connect, scene.source, old, scene.books, **given)
+        else:
+            rename(scene.connect, scene.source, "things", "people", scene.books, **given)
+
+    with pytest.raises(EventsUnreadError, match=r"mail \(36 unread, 0 parked\)") as caught:
+        change()
+    assert "--though-unread" in caught.value.todo
+    assert everything(scene) == before
+    now, scene.name = scene.name, old
+    assert len(reading(scene, "things")) == 36
+    scene.name = now
+    change()
+    scene.api.rows = [*scene.api.rows, b'{"id": "new", "n": 1}']
+    scene.run(reset=True)
+    assert reading(scene, scene.object) == ["new"]
+
+
+def test_not_while_one_is_parked(scene: Scene) -> None:
+    """A later event of its record, under the new name, would not wait behind it."""
+    scene.api.rows = rows(1)
+    scene.run()
+    (key,) = reading(scene, "things", fail=True)
+    scene.object = "people"
+    with pytest.raises(EventsUnreadError, match=r"mail \(0 unread, 1 parked\)"):
+        rename(scene.connect, scene.source, "things", "people", scene.books)
+    ask(scene, "update {books}.parked set due_at = now()")
+    assert reading(scene, "things") == [key]
+    rename(scene.connect, scene.source, "things", "people", scene.books)
+
+
+def test_though_unread(scene: Scene) -> None:
+    """If it is said, it is done."""
+    half_way(scene)
+    reading(scene, "things", fail=True)
+    scene.object = "people"
+    rename(scene.connect, scene.source, "things", "people", scene.books, though_unread=True)
+    go_on(scene, Shown())
 
 
 def test_columns(scene: Scene) -> None:

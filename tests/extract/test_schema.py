@@ -83,6 +83,7 @@ objects:
     baseline: emit
     schema: elsewhere
     table: firsts
+    accept: [late-zero, passed-over]
   second:
     path: /v1/second
     method: GET
@@ -274,7 +275,9 @@ def test_an_object_may_be_called_as_a_part() -> None:
     """Its keys are those of an object."""
     data = _read(OBJECT.replace("contacts:", "sweep:"))
     data["objects"]["sweep"]["evry"] = "1d"
-    with pytest.raises(SourceError, match=r"`objects.sweep.evry` is no known key; known here: baseline, body, by_key"):
+    with pytest.raises(
+        SourceError, match=r"`objects.sweep.evry` is no known key; known here: accept, baseline, body, by_key"
+    ):
         parse_source(data, "a file")
 
 

@@ -162,7 +162,7 @@ def _also(*lines: str) -> str:
 BAD = {
     "an unknown key": (
         CRM + "    swep: {every: 1d}\n",
-        "`objects.contacts.swep` is no known key; known here: baseline, body, by_key, columns, deleted, ",
+        "`objects.contacts.swep` is no known key; known here: accept, baseline, body, by_key, columns, deleted, ",
     ),
     "an unknown key at the top": (
         CRM + "limits: 20/s\n",

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from airflow_extract_provider.extract.errors import ApiUnavailableError, SourceError, WindowInvalidError
+from airflow_extract_provider.extract.errors import (
+    ApiUnavailableError,
+    PositionMismatchError,
+    SourceError,
+    TiedPageError,
+    WindowInvalidError,
+)
 from airflow_extract_provider.extract.pipeline import Runner, Window
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.store.connection import Connect, connecting
@@ -161,7 +167,7 @@ def test_a_retry_goes_on_and_a_new_run_reads_again(days: Callable[[str], World])
 
 
 def test_a_window_that_has_just_passed(days: Callable[[str], World]) -> None:
-    """What the API may still show late is not called covered, so that the next run reads it."""
+    """What the API may still show late is not called covered, so that the next run reads it; a retry does not."""
     made = days("token updated")
     scene = made.scene(late="2h")
     now = made.api.clock.now
@@ -169,22 +175,27 @@ def test_a_window_that_has_just_passed(days: Callable[[str], World]) -> None:
     ((start, end, gap),) = covered(scene)
     assert (start, gap) == (now - DAY, False)
     assert now - 3 * HOUR < end <= now - 2 * HOUR + timedelta(minutes=1)
-    count = made.api.count
-    scene.run(walk="window", window=Window(now - DAY, now - HOUR), runner=Runner("two", "two"))
-    assert made.api.count == count, "the same window is complete as it is, and is not read again unless asked"
+    late = made.api.insert(2, at=now - HOUR - timedelta(minutes=30))
+    made.api.clock.advance(3 * HOUR)
+    for _ in "12":
+        scene.run(walk="window", window=Window(now - DAY, now - HOUR), runner=Runner("two", "two"))
+    assert {str(key) for key in late} <= scene.alive().keys()
+    assert covered(scene) == [(now - DAY, now - HOUR, False)]
 
 
 def test_a_window_by_another_field(days: Callable[[str], World]) -> None:
-    """When a record was made says nothing of when it was changed: that window is no coverage. It is read once all the
-    same."""
+    """When a record was made says nothing of when it was changed: that window is no coverage."""
     made = days("token updated")
     by_creation = {"send": "since", "until": "until", "inclusive": True, "precision": "1us", "field": "created_at"}
     scene = made.scene(since=by_creation, order=None)
     assert scene.run(walk="window", window=made.day(1)).records == 40
     assert covered(scene) == []
     count = made.api.count
-    assert scene.run(walk="window", window=made.day(1)).complete
-    assert made.api.count == count
+    assert scene.run(walk="window", window=made.day(1), runner=Runner("one", "one")).complete
+    again = made.api.count
+    assert again > count, "what nothing covers is read again"
+    scene.run(walk="window", window=made.day(1), runner=Runner("one", "one"))
+    assert made.api.count == again, "but not by a retry"
 
 
 def test_gaps_between_windows(days: Callable[[str], World]) -> None:
@@ -245,3 +256,132 @@ def test_an_api_without_a_filter(days: Callable[[str], World], kind: str) -> Non
     exc = scene.stops(SourceError, walk="window", window=made.day(0))
     assert "`since`" in str(exc)
     assert made.api.count == 0
+
+
+# What an earlier version lost ---------------------------------------------------------------------------------------
+
+
+def test_smaller_pages_within_a_tie(days: Callable[[str], World]) -> None:
+    """More records of one instant than a smaller page holds: that stops, though larger pages were seen before."""
+    made = days("since only")
+    scene = made.scene(since={"send": "since", "inclusive": True, "precision": "1us"})
+    scene.run()
+    at = made.api.clock.now
+    made.api.bulk_import(8, at=at)
+    made.api.clock.advance(HOUR)
+    scene.spec["pages"] = {"by": "since", "size": {"send": "limit", "max": 4}}
+    scene.stops(TiedPageError, walk="incremental")
+    scene.spec["pages"] = {"by": "since", "size": {"send": "limit", "max": 10}}
+    scene.run(walk="incremental")
+    assert scene.alive() == made.api.live()
+
+
+def test_a_window_that_begins_within_a_tie(days: Callable[[str], World]) -> None:
+    """The server gives fewer records than the file says: how many, the other walks have learned."""
+    made = days("since only")
+    scene = made.scene(pages={"by": "since", "size": {"send": "limit", "max": 20}})
+    scene.run()
+    at = made.api.clock.now
+    made.api.bulk_import(15, at=at)
+    made.api.clock.advance(DAY)
+    scene.stops(TiedPageError, walk="window", window=Window(at, at + HOUR))
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("search", "1s"), ("token updated", "1s"), ("token updated", "1d")])
+def test_an_end_between_two_units_of_the_filter(days: Callable[[str], World], kind: str, precision: str) -> None:
+    """Asked for no earlier end than the window's."""
+    made = days(kind)
+    since = {**made.kind.spec["since"], "precision": precision}
+    scene = made.scene(since=since)
+    window = Window(made.began, made.began + timedelta(seconds=0.5))
+    scene.run(walk="window", window=window)
+    inside = [key for key, row in made.api.live().items() if row["updated_at"] < "2026-03-01T10:00:00.5"]
+    assert inside
+    assert set(inside) <= scene.alive().keys()
+
+
+def test_what_commits_late_in_a_search(days: Callable[[str], World]) -> None:
+    """Within what may still change, a record that leaves and one that comes make up for each other in the API's count:
+    that part is a window of its own, and no coverage."""
+    made = days("search")
+    now = made.api.clock.now
+    keys = made.api.insert(14, at=now - HOUR)
+    scene = made.scene(late="30m")
+    asked = made.api.count
+    leaving, coming = keys[1], now - timedelta(minutes=10)
+
+    def swap() -> None:
+        made.api.update(leaving, at=now)
+        made.api.insert(1, at=coming)
+
+    made.api.before(asked + 3, swap)
+    scene.run(walk="window", window=Window(now - 2 * HOUR, now - timedelta(minutes=1)))
+    live = made.api.live()
+    kept = [str(key) for key in keys if key != leaving]
+    assert {key: scene.alive().get(key) for key in kept} == {key: live[key] for key in kept}
+
+
+@pytest.mark.parametrize("walks", [(), ("rebackfill",), ("incremental",)])
+def test_a_table_that_was_emptied(days: Callable[[str], World], walks: tuple[str, ...]) -> None:
+    """It is no complete copy any more, whatever was read before: a window says so, and is read once the backfill has
+    begun anew."""
+    made = days("token updated")
+    scene = made.scene()
+    scene.run()
+    for walk in walks:
+        scene.run(walk=walk, **({"reset": True} if walk == "rebackfill" else {}))
+    with scene.connect() as conn:
+        conn.execute(f"truncate {scene.name}.things".encode())
+    scene.stops(PositionMismatchError, walk="window", window=made.day(1))
+    made.api.fault(made.api.count + 3, "reset", times=50)
+    scene.stops(ApiUnavailableError, reset=True)
+    made.api.fault(made.api.count + 1, "reset", times=0)
+    assert covered(scene) == []
+    eventually(scene, made.day(3))
+    live = made.api.live()
+    assert {str(key): scene.alive().get(str(key)) for key in made.days[3]} == {
+        str(key): live[str(key)] for key in made.days[3]
+    }
+
+
+def eventually(scene: Scene, window: Window) -> None:
+    """Run a window until the API's troubles are over."""
+    for _ in range(60):
+        with suppress(ApiUnavailableError):
+            scene.run(walk="window", window=window, runner=Runner("one", "one"))
+            return
+    raise AssertionError("the API stays away")
+
+
+def test_a_window_from_before_the_copy_began_anew(days: Callable[[str], World]) -> None:
+    """Half read, it begins anew, too: its first half was of the copy before."""
+    made = days("token updated")
+    scene = made.scene()
+    scene.run()
+    made.api.fault(made.api.count + 3, "reset", times=5)
+    scene.tries = 1
+    scene.stops(ApiUnavailableError, walk="window", window=made.day(1), reset=True, runner=Runner("one", "one"))
+    with scene.connect() as conn:
+        conn.execute(f"truncate {scene.name}.things".encode())
+    eventually_begun(scene)
+    eventually(scene, made.day(1))
+    live = made.api.live()
+    assert {str(key): scene.alive().get(str(key)) for key in made.days[1]} == {
+        str(key): live[str(key)] for key in made.days[1]
+    }
+
+
+def eventually_begun(scene: Scene) -> None:
+    """Start the backfill over; it reads a page."""
+    for _ in range(60):
+        with suppress(ApiUnavailableError):
+            scene.run(reset=True, run_for=timedelta(0), runner=Runner("two", "two"))
+            return
+    raise AssertionError("the API stays away")
+
+
+@pytest.mark.parametrize("year", [1, 9999])
+def test_instants_at_the_ends_of_the_calendar(year: int) -> None:
+    """They are refused: in another zone they may have no date."""
+    with pytest.raises(WindowInvalidError, match="outside of the years"):
+        Window(datetime(year, 1, 1, tzinfo=timezone(timedelta(hours=5))), datetime(year, 12, 31, tzinfo=timezone.utc))

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.store.connection import Connect
 from airflow_extract_provider.extract.store.grants import RIGHTS, grants
 from tests.store.applier import SOURCE
+from tests.ways import Door, as_owner
 
 COMMANDS = {
     ("consumer", "delete"): "airflow extract events drop-consumer",
@@ -23,6 +25,9 @@ COMMANDS = {
     ("quarantine", "delete"): "airflow extract quarantine replay",
 }
 """What no run does."""
+
+PEOPLES = {("events", "select")}
+"""What no statement reads, but those of people do."""
 
 CRM = Source.model_validate(
     {
@@ -42,7 +47,7 @@ CRM = Source.model_validate(
 
 
 def needed() -> Mapping[str, set[str]]:
-    """What the statements do with each table, by their texts."""
+    """What the statements do with each table and view, by their texts. Whoever changes rows must find them first."""
     verbs = {"insert into": "insert", "update": "update", "delete from": "delete"}
     found: defaultdict[str, set[str]] = defaultdict(set)
     for file in resources.files("airflow_extract_provider.extract.store").iterdir():
@@ -52,21 +57,33 @@ def needed() -> Mapping[str, set[str]]:
                 found[name].add(verbs[verb])
             for table, statement in re.findall(r"insert into\s+\{extract\}\.(\w+)([^;]*)", text):
                 found[table] |= {"update"} if "do update" in statement else set()
+            for name in re.findall(r"(?:from|join|using|update|,)\s+\{extract\}\.(\w+)\b(?!\s*\()", text):
+                found[name].add("select")
     return found
 
 
 def test_no_right_is_missing_and_none_too_many() -> None:
-    """Each right to write is needed by a statement, and each statement has its right, or belongs to a command."""
-    written = {(table, verb) for table, verbs in needed().items() for verb in verbs}
-    granted = {(table, right) for table, rights in RIGHTS.items() for right in rights if right != "select"}
-    assert written - granted <= set(COMMANDS)
-    assert granted <= written
+    """Each right is needed by a statement, and each statement has its right, or belongs to a command."""
+    used = {(table, verb) for table, verbs in needed().items() for verb in verbs}
+    granted = {(table, right) for table, rights in RIGHTS.items() for right in rights}
+    assert used - granted <= set(COMMANDS)
+    assert granted - used == PEOPLES
 
 
 def test_the_docs_show_what_is_printed() -> None:
     """Their text is the command's, for the source that they have as an example."""
     text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
     assert f"```sql\n{grants('worker', [CRM])}```" in text
+
+
+def test_sequences_are_told_of() -> None:
+    """Where rows are made in a table of somebody else's, and nowhere else: what fills a serial column needs a right."""
+    deals = CRM.object("deals")
+    makes = deals.model_copy(update={"fold": (deals.fold[0].model_copy(update={"insert": True}),)})
+    lines = grants("worker", [CRM.model_copy(update={"objects": {**CRM.objects, "deals": makes}})]).splitlines()
+    assert lines[-2] == 'grant select, insert, update on "sales"."org" to "worker";'
+    assert lines[-1].startswith("-- If a column of it is serial, the role also needs usage on that sequence")
+    assert "serial" not in grants("worker", [CRM])
 
 
 def test_names_are_quoted() -> None:
@@ -99,6 +116,24 @@ def test_the_role_sees_the_version(as_least: Connect) -> None:
     """Else it could not tell that the tables are of an older one."""
     with as_least() as least:
         assert least.execute("select count(*) from extract.migration").fetchone() != (0,)
+
+
+def test_what_the_comment_asks_for_is_enough(as_least: Connect, connect: Connect) -> None:
+    """A serial column is filled with usage on its sequence, an identity without."""
+    assert isinstance(as_least, Door)
+    with as_owner(connect) as owner, as_least() as least:
+        role = sql.Identifier(least.info.user)
+        owner.execute("create table public.numbered (n serial, m bigint generated always as identity, id text)")
+        owner.execute("create table public.counted (m bigint generated always as identity, id text)")
+        for table in ("numbered", "counted"):
+            owner.execute(sql.SQL("grant insert on public.{} to {}").format(sql.Identifier(table), role))
+        owner.commit()
+        least.execute("insert into public.counted (id) values ('a')")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="sequence"), least.transaction():
+            least.execute("insert into public.numbered (id) values ('a')")
+        owner.execute(sql.SQL("grant usage on sequence public.numbered_n_seq to {}").format(role))
+        owner.commit()
+        least.execute("insert into public.numbered (id) values ('a')")
 
 
 @pytest.fixture

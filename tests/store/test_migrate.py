@@ -54,7 +54,7 @@ def layout(conn: Connection) -> dict[str, list[Any]]:
 def test_twice_is_once(connect: Connect, conn: Connection) -> None:
     """Run again, nothing is done and nothing is lost."""
     done = migrate(connect, [SOURCE])
-    assert len(done) == 8
+    assert len(done) == 9
     conn.execute("insert into shop.plain (key, data, raw_hash, applied_at) values ('k', '{}', 'x', now())")
     before = layout(conn)
     assert migrate(connect, [SOURCE]) == []
@@ -69,7 +69,7 @@ def test_a_store_of_the_first_version(connect: Connect, conn: Connection, monkey
     with monkeypatch.context() as patch:
         patch.setattr(migrate_module, "_migrations", lambda: every()[:1])
         patch.setattr(migrate_module, "_ADDED", {})
-        assert len(migrate(connect, [SOURCE])) == 3
+        conn.execute(script([SOURCE]).encode())
     conn.execute("insert into shop.plain (key, data, raw_hash, applied_at) values ('k', '{}', 'x', now())")
     conn.execute("insert into extract.refetch (source, object, key, reason) values ('shop', 'plain', 'k', 'x')")
     done = {"place": {"by": "last_key", "after": "k"}, "complete": True, "began_at": "2026-01-01T00:00:00Z"}
@@ -87,6 +87,7 @@ def test_a_store_of_the_first_version(connect: Connect, conn: Connection, monkey
         "schema extract: migration 0004 quota_and_tokens",
         "schema extract: migration 0005 sweep",
         "schema extract: migration 0006 windows",
+        "schema extract: migration 0007 owner",
         "table shop.things: column canonical_hash",
         "table shop.plain: column canonical_hash",
     ]
@@ -94,6 +95,8 @@ def test_a_store_of_the_first_version(connect: Connect, conn: Connection, monkey
     assert conn.execute("select sum(records) from extract.ledger").fetchone() == (3,)
     assert conn.execute("select key from shop.plain natural join extract.refetch").fetchall() == [("k",)]
     assert conn.execute("select * from extract.coverage").fetchall() == [("shop", "plain", None, EPOCH)]
+    whose = "select source, object, schema, name from extract.owner order by object"
+    assert conn.execute(whose).fetchall() == [("shop", "plain", "shop", "plain"), ("shop", "things", "shop", "things")]
     upgraded = layout(conn)
     conn.execute("drop schema extract cascade")
     migrate(connect, [SOURCE])
@@ -118,7 +121,7 @@ def test_two_at_once(connect: Connect, conn: Connection) -> None:
             for each in opened:
                 wait_until_blocked(looker, each.info.backend_pid)
     done = [each.result(20) for each in work]
-    assert sorted(map(len, done)) == [0, 8]
+    assert sorted(map(len, done)) == [0, 9]
     check(conn, "extract", *TABLE)
 
 

@@ -15,7 +15,7 @@ import requests
 
 from airflow_extract_provider.extract.api.client import ApiClient
 from airflow_extract_provider.extract.errors import FencedError, StoreUnavailableError, WalkBusyError
-from airflow_extract_provider.extract.pipeline import Runner, Settings, Summary, WalkName, run
+from airflow_extract_provider.extract.pipeline import Runner, Settings, Summary, WalkName, Window, run
 from airflow_extract_provider.extract.relay import EachEvent, consume
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.store import refetch
@@ -122,6 +122,17 @@ def test_all_that_a_run_does(shop: Shop) -> None:
     found = consume("mail", EachEvent(lambda event: handled.append(event.type)), postgres=shop.store.connect)
     assert found.handled == len(handled) > 0
     assert {"shop.things.created", "shop.things.deleted", "over.50"} <= set(handled)
+
+
+def test_a_window(shop: Shop) -> None:
+    """Read by itself, before any backfill; the second time the books are asked, and the API is not."""
+    shop.api.clock.advance(timedelta(hours=1))
+    until = shop.api.clock.now - timedelta(minutes=30)
+    window = Window(until - timedelta(hours=1), until)
+    assert shop.run("window", window=window).records == 30
+    asked = shop.api.count
+    assert shop.run("window", window=window).complete
+    assert shop.api.count == asked
 
 
 def test_sessions_change(store: Store, store_way: str) -> None:

@@ -16,6 +16,7 @@ RIGHTS: Mapping[str, Sequence[str]] = {
     "birth": ("select", "insert", "update"),
     "consumer": ("select", "insert", "update"),
     "coverage": ("select",),
+    "covered": ("select",),
     "events": ("select",),
     "fence": ("select", "insert", "update"),
     "gaps": ("select",),
@@ -25,6 +26,7 @@ RIGHTS: Mapping[str, Sequence[str]] = {
     "oauth_token": ("select", "insert", "update"),
     "outbox": ("select", "insert", "update", "delete"),
     "outbox_head": ("select", "update"),
+    "owner": ("select", "insert", "delete"),
     "parked": ("select", "insert", "update", "delete"),
     "quarantine": ("select", "insert", "update"),
     "quota": ("select", "insert", "update"),
@@ -36,23 +38,30 @@ RIGHTS: Mapping[str, Sequence[str]] = {
 """What walks and consumers do with each table and view of the bookkeeping. Commands that tidy up need more."""
 
 _RECORDS = ("select", "insert", "update")
+_NUMBERED = (
+    "-- If a column of it is serial, the role also needs usage on that sequence; an identity column needs nothing."
+)
 _ORDER: tuple[LiteralString, ...] = ("usage", "select", "insert", "update", "delete")
 
 
 def grants(role: str, sources: Iterable[Source], schema: str = "extract") -> str:
     """The statements that give a role the rights to run these sources, and no other; to be run by the tables' owner.
 
-    No right to create, none to a table of somebody else's but those that the sources fold fields into.
+    No right to create, none to a table of somebody else's but those that the sources fold fields into. Which sequences
+    these take numbers from only the database knows: a comment behind the table says what it may need.
     """
     tables: dict[tuple[str, ...], set[str]] = {(schema, name): {*rights} for name, rights in RIGHTS.items()}
+    filled: set[tuple[str, ...]] = set()
     for source in sources:
         for name, found in source.objects.items():
             tables.setdefault(source.table(name), set()).update(_RECORDS)
             for fold in found.fold:
-                tables.setdefault(tuple(fold.table.split(".")), set()).update(_folded(fold))
+                tables.setdefault(fold.name, set()).update(_folded(fold))
+                filled |= {fold.name} if fold.insert else set()
     schemas = dict.fromkeys(name[:-1] for name in tables if len(name) > 1)
     lines = [_granted({"usage"}, "schema ", schemas, role)]
-    lines += [_granted(rights, "", [table], role) for table, rights in tables.items()]
+    for table, rights in tables.items():
+        lines += [_granted(rights, "", [table], role), *([_NUMBERED] if table in filled else [])]
     return "\n".join(lines) + "\n"
 
 

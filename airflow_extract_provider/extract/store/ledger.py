@@ -162,6 +162,11 @@ class Ledger:
         """Pages, records, requests and changes by kind of one task instance, over all its tries and slices."""
         return Counter(dict(conn.execute(self._statement("totals"), {**self._whose(), "cause": cause}).fetchall()))
 
+    def is_outdated(self, conn: Connection, cause: str) -> bool:
+        """Whether this part stands where a copy stood that was begun anew since, or at an end to which another task
+        instance has come."""
+        return conn.execute(self._statement("outdated"), {**self._whose(), "cause": cause}).fetchone() is not None
+
     def was_reset_by(self, conn: Connection, cause: str) -> bool:
         """Whether this task instance has already started the walk over, in an earlier try."""
         return conn.execute(self._statement("reset_by"), {**self._whose(), "cause": cause}).fetchone() is not None

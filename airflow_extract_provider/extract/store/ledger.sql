@@ -57,5 +57,16 @@ select 1 from {extract}.ledger
 where source = %(source)s and object = %(object)s and walk = %(walk)s and part = %(ledger_part)s and kind = 'reset' and cause = %(cause)s
 limit 1;
 
+-- name: outdated
+select 1 from (
+    select sequence, cause, position ->> 'complete' = 'true' as complete from {extract}.ledger
+    where source = %(source)s and object = %(object)s and walk = %(walk)s and part = %(ledger_part)s
+    order by -sequence limit 1
+) as head
+where (complete and cause <> %(cause)s)
+   or sequence < (select max(sequence) from {extract}.ledger
+                  where source = %(source)s and object = %(object)s and walk = 'backfill' and part = ''
+                    and kind in ('start', 'reset'));
+
 -- name: empty
 select not exists (select from {table});

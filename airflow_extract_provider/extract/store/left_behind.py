@@ -14,6 +14,7 @@ from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.known import added_columns, holds_rows, is_there, known_objects, knows
 from airflow_extract_provider.extract.store.ledger import Ledger
+from airflow_extract_provider.extract.store.owner import owned, owners, table_of
 from airflow_extract_provider.extract.storing import BOOK_COLUMNS
 
 __all__ = ["check_nothing_left", "check_table_is_its_own", "former", "left_behind"]
@@ -37,23 +38,33 @@ def check_nothing_left(
                 continue
             if name in of_source:
                 _check_table(conn, schema, source, name)
-            elif (left := of_source - set(source.objects)) and not _is_new(conn, schema, source.table(name)):
+            elif (left := of_source - set(source.objects)) and not _is_said_new(conn, schema, source, name):
                 raise _renamed(conn, schema, source.source, name, left)
         if whole and not of_source and source.source not in new:
-            _check_source(
-                conn, schema, source, known - {(name, each) for name, each in known if name in _names(sources)}
-            )
+            names = _names(sources)
+            _check_source(conn, schema, source, {each for each in known if each[0] not in names})
 
 
 def check_table_is_its_own(conn: Connection, schema: str, source: Source, object: str) -> None:
-    """See, before an object's first walk, that its table does not hold the copy of one that was renamed.
+    """See, before a walk, that an object's table is written by no other and that its records are in none that the file
+    names no more; and, before its first walk, that it is no new name for one that the file does not describe.
 
     Raises LeftBehindError.
     """
-    if knows(conn, schema, source.source, object):
+    table = source.table(object)
+    found = owners(conn, schema, source.source, object, table)
+    if found.other is not None:
+        raise owned(found.other, source.source, object, table)
+    if found.own is not None and found.own.walked:
+        if found.own.table != table:
+            raise _moved(source, object, found.own.table)
+        return
+    if found.own is None and knows(conn, schema, source.source, object):
+        # Of a store that was upgraded since: this walk notes it.
         return
     left = {name for _, name in known_objects(conn, schema, source.source)} - set(source.objects)
-    if left and holds_rows(conn, schema, source.table(object)):
+    said_new = found.own is not None and found.own.table == table
+    if left and not (said_new and not holds_rows(conn, schema, table)):
         raise _renamed(conn, schema, source.source, object, left)
 
 
@@ -89,14 +100,17 @@ def _names(sources: Iterable[Source]) -> set[str]:
     return {source.source for source in sources}
 
 
-def _is_new(conn: Connection, schema: str, table: tuple[str, str]) -> bool:
-    """Whether a table was made and never filled: somebody has said already that it is new."""
-    return is_there(conn, schema, table) and not holds_rows(conn, schema, table)
+def _is_said_new(conn: Connection, schema: str, source: Source, name: str) -> bool:
+    """Whether an object's table was made by `migrate` before: somebody has said already that it is new."""
+    return table_of(conn, schema, source.source, name) == source.table(name)
 
 
 def _check_table(conn: Connection, schema: str, source: Source, name: str) -> None:
     table, read = source.table(name), Ledger(schema, source.source, name, "backfill").copied(conn)
     if read is None or not read.records or is_there(conn, schema, table):
+        if (held := table_of(conn, schema, source.source, name)) not in (None, table):
+            assert held is not None
+            raise _moved(source, name, held)
         return
     raise LeftBehindError(
         f"the table {'.'.join(table)} is not there, but the ledger says that {read.records:,} records were stored: "
@@ -111,22 +125,37 @@ def _check_table(conn: Connection, schema: str, source: Source, name: str) -> No
 
 
 def _check_source(conn: Connection, schema: str, source: Source, orphans: Collection[tuple[str, str]]) -> None:
-    """A source that the store does not know, with an object that one has which no file describes any more."""
-    for was, object in sorted(orphans):
-        if object not in source.objects or _is_new(conn, schema, source.table(object)):
-            continue
-        before = former(source, object, source_was=was, was=object)
-        told = Ledger(schema, was, object, "backfill").copied(conn)
-        if told is not None and told.made in (before.made(object), source.made(object)):
-            raise LeftBehindError(
-                f"the store does not know the source {source.source}, but {was}, which no file describes and which has "
-                f"the same object {object} ({_records(conn, schema, was, object)}).",
-                kept=_KEPT,
-                todo=f"If it was renamed: `airflow extract rename-source {was} {source.source}`. If it is another one: "
-                f"`airflow extract migrate --new {source.source}`.",
-                source=source.source,
-                object=object,
-            )
+    """A source that the store does not know, beside one that no file describes any more: it might be its new name,
+    whatever else of it was changed in the same edit."""
+    if not orphans or any(_is_said_new(conn, schema, source, name) for name in source.objects):
+        return
+    was, object = min(orphans, key=lambda each: (each[1] not in source.objects, each))
+    alike = object in source.objects
+    todo = f"If it was renamed: `airflow extract rename-source {was} {source.source}`"
+    if not alike:
+        todo += f", with {object} under that name in the file; then the object, by `airflow extract rename`"
+    raise LeftBehindError(
+        f"the store does not know the source {source.source}, but {was}, which no file describes and which has "
+        f"{'the same' if alike else 'the'} object {object} ({_records(conn, schema, was, object)}).",
+        kept=_KEPT,
+        todo=f"{todo}. If it is another one: `airflow extract migrate --new {source.source}`. To give {was} up: "
+        f"`airflow extract forget {was}`.",
+        source=source.source,
+        object=object if alike else None,
+    )
+
+
+def _moved(source: Source, name: str, held: tuple[str, str]) -> LeftBehindError:
+    """An object whose records are in another table than the file says."""
+    return LeftBehindError(
+        f"the records are in the table {'.'.join(held)}, and the file says {'.'.join(source.table(name))}.",
+        kept=_KEPT,
+        todo=f"Put `table` and `schema` back; or move the copy: `airflow extract rename {source.source} {name} {name} "
+        f"--table {'.'.join(held)}`; or begin anew: `airflow extract migrate --new {source.source}/{name}`, then the "
+        "backfill with `reset`.",
+        source=source.source,
+        object=name,
+    )
 
 
 def _renamed(conn: Connection, schema: str, source: str, name: str, left: Collection[str]) -> LeftBehindError:

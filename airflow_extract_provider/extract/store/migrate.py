@@ -12,6 +12,7 @@ from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.sourcefile import check_tables_differ
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.left_behind import check_nothing_left, check_table_is_its_own
+from airflow_extract_provider.extract.store.owner import claim, claiming, table_of
 from airflow_extract_provider.extract.store.statements import statement, statements
 from airflow_extract_provider.extract.storing import BOOK_COLUMNS
 
@@ -49,11 +50,14 @@ def migrate(
         for source in sources:
             for name, found in source.objects.items():
                 done += _record_table(conn, schema, source.table(name), _typed(found))
+        _claim(conn, schema, sources)
         return done
 
 
-def script(sources: Iterable[Source], schema: str = "extract") -> str:
-    """The same as SQL for a person to run where the tool has no right to create; run again, it does nothing."""
+def script(sources: Iterable[Source], schema: str = "extract", *, new: Collection[str] = ()) -> str:
+    """The same as SQL for a person to run where the tool has no right to create; run again, it does nothing. It looks
+    for nothing that would be left behind: the first walk of each object does, but of those that are said to be ``new``.
+    """
     parts = ["begin;", _text("schema", schema), _text("book", schema)]
     for number, name, text in _migrations():
         parts.append(_once(schema, number, f"{_composed(text, schema).as_string()}\n{_note(schema, number, name)};"))
@@ -62,6 +66,8 @@ def script(sources: Iterable[Source], schema: str = "extract") -> str:
             table = source.table(name)
             parts += [_text("record_schema", schema, (table[0],)), _text("record_table", schema, table)]
             parts += [_added(table, column, type).as_string() for column, type in {**_ADDED, **_typed(found)}.items()]
+            if {source.source, name, f"{source.source}/{name}"} & set(new):
+                parts += claiming(schema, source.source, name, table)
     parts.append("commit;")
     return "\n\n".join(part if part.endswith(";") else part + ";" for part in parts) + "\n"
 
@@ -70,7 +76,7 @@ def check(conn: Connection, schema: str, source: Source, object: str) -> None:
     """See that the books and an object's record table are there and of this version.
 
     Raises SchemaMissingError: they are not, with the command that makes them.
-    Raises LeftBehindError: the table holds the copy of an object that was renamed.
+    Raises LeftBehindError: the table is another object's, or the object's records are in another table.
     """
     row = conn.execute(statement(_FILE, "version", schema)).fetchone()
     newest = max(number for number, _, _ in _migrations())
@@ -145,6 +151,15 @@ def _books(conn: Connection, schema: str) -> list[str]:
             conn.execute(statement(_FILE, "note", schema), {"number": number, "name": name})
             done.append(f"schema {schema}: migration {number:04} {name}")
     return done
+
+
+def _claim(conn: Connection, schema: str, sources: Iterable[Source]) -> None:
+    """Note who writes each of the tables: of objects that were walked before this was noted, too."""
+    # In the same order whoever does it: two that claim at once wait for each other, and not in a circle.
+    for source in sorted(sources, key=lambda each: each.source):
+        for name in sorted(source.objects):
+            if table_of(conn, schema, source.source, name) != source.table(name):
+                claim(conn, schema, source.source, name, source.table(name))
 
 
 def _record_table(conn: Connection, schema: str, table: tuple[str, str], typed: Mapping[str, str]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +17,7 @@ from typing import Any
 
 from psycopg import sql
 
-from airflow_extract_provider.extract.errors import SchemaMissingError, SourceError, WalkBusyError
+from airflow_extract_provider.extract.errors import EventsUnreadError, SchemaMissingError, SourceError, WalkBusyError
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.fence import Scope, acquire
@@ -25,6 +25,7 @@ from airflow_extract_provider.extract.store.known import is_there, known_objects
 from airflow_extract_provider.extract.store.ledger import Ledger
 from airflow_extract_provider.extract.store.left_behind import former
 from airflow_extract_provider.extract.store.migrate import check_ours
+from airflow_extract_provider.extract.store.owner import claim, disown, owned, owners, table_of
 from airflow_extract_provider.extract.store.statements import statement
 
 __all__ = ["Forgotten", "Moved", "forget", "rename", "rename_source"]
@@ -51,12 +52,13 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """An object that the store knows no more, how many rows its ledger had, and its table if that was ``dropped``."""
+    """An object that the store knows no more, how many rows its ledger had, and the ``table`` that it wrote (None: that
+    was not noted)."""
 
     source: str
     object: str
     rows: int
-    dropped: tuple[str, str] | None
+    table: tuple[str, str] | None
 
 
 def rename(
@@ -67,13 +69,16 @@ def rename(
     schema: str = "extract",
     *,
     table: tuple[str, str] | None = None,
+    though_unread: bool = False,
 ) -> Moved:
     """Let what was ``old`` be ``new``, which the source file describes already. The record table is renamed where its
-    name follows the object's. ``table`` is the one that holds the copy, if not the one that the names tell; then
-    ``old`` may be ``new``, where only the table is called otherwise.
+    name follows the object's. ``table`` is the one that holds the copy, if not the one that is noted; then ``old`` may
+    be ``new``, where only the table is called otherwise. ``though_unread``: consumers may miss events.
 
-    Raises WalkBusyError: one of the two is being walked. Raises SourceError: the store does not know the old name, or
-    knows the new one. Raises SchemaMissingError: there is no such table, or one of the new name already.
+    Raises WalkBusyError: one of the two is being walked. Raises EventsUnreadError: a consumer has not handled all that
+    was told under the old name. Raises SourceError: the store does not know the old name, or knows the new one.
+    Raises SchemaMissingError: there is no such table, or one of the new name already.
+    Raises LeftBehindError: one of the tables holds the records of a third object.
     """
     source.object(new)
     with _changing(connect) as conn:
@@ -81,10 +86,12 @@ def rename(
             raise SourceError(
                 "the two names are the same.", todo="Give the new one, or `--table`.", source=source.source
             )
-        return _move(conn, schema, source, new, Scope(source.source, old, "*"), table)
+        return _move(conn, schema, source, new, Scope(source.source, old, "*"), table, though_unread)
 
 
-def rename_source(connect: Connect, source: Source, old: str, schema: str = "extract") -> list[Moved]:
+def rename_source(
+    connect: Connect, source: Source, old: str, schema: str = "extract", *, though_unread: bool = False
+) -> list[Moved]:
     """Let the source that was ``old`` be the one that the file describes now, with all its objects.
 
     Raises SourceError: the store does not know the old name; or knows objects of it that the file does not describe.
@@ -101,7 +108,7 @@ def rename_source(connect: Connect, source: Source, old: str, schema: str = "ext
                 todo=f"Describe it; or give it up: `airflow extract forget {old} {strange[0]}`.",
                 source=source.source,
             )
-        moved = [_move(conn, schema, source, object, Scope(old, object, "*")) for object in known]
+        moved = [_move(conn, schema, source, object, Scope(old, object, "*"), None, though_unread) for object in known]
         conn.execute(statement(_FILE, "quota", schema), {"source": old, "to_source": source.source})
         return moved
 
@@ -112,14 +119,15 @@ def forget(
     object: str | None = None,
     schema: str = "extract",
     *,
-    drop: bool = False,
-    table: tuple[str, str] | None = None,
+    drop: Collection[tuple[str, str]] = (),
+    described: Collection[Source] = (),
 ) -> list[Forgotten]:
-    """Give up what the store knows of an object, or of all objects of a source; events stay. With ``drop`` the record
-    table is dropped too: ``table``, or the one that the names tell.
+    """Give up what the store knows of an object, or of all objects of a source; events stay. The record tables in
+    ``drop`` are dropped too, if no other object writes them: none that the store knows, and none of those ``described``
+    in source files.
 
-    Raises SourceError: the store does not know it. Raises WalkBusyError: it is being walked.
-    Raises SchemaMissingError: what is to be dropped is not there, or is no record table.
+    Raises SourceError: the store does not know it, or a table is another object's. Raises WalkBusyError: it is being
+    walked. Raises SchemaMissingError: what is to be dropped is not there, or is no record table.
     """
     with _changing(connect) as conn:
         known = [name for _, name in known_objects(conn, schema, source) if object in (None, name)]
@@ -127,7 +135,11 @@ def forget(
             raise SourceError(
                 f"the store does not know {source}{f'/{object}' if object else ''}.", todo=_known(conn, schema)
             )
-        return [_forget(conn, schema, source, name, (table or (source, name)) if drop else None) for name in known]
+        given_up = {(source, name) for name in known}
+        gone = [_forget(conn, schema, source, name) for name in known]
+        for table in sorted(set(drop)):
+            _drop(conn, schema, table, given_up, described)
+        return gone
 
 
 @contextmanager
@@ -138,8 +150,15 @@ def _changing(connect: Connect) -> Iterator[Connection]:
 
 
 def _move(
-    conn: Connection, schema: str, source: Source, name: str, was: Scope, table: tuple[str, str] | None = None
+    conn: Connection,
+    schema: str,
+    source: Source,
+    name: str,
+    was: Scope,
+    table: tuple[str, str] | None,
+    though_unread: bool,
 ) -> Moved:
+    table = table or table_of(conn, schema, was.source, was.object)
     before = former(source, name, source_was=was.source, was=was.object, table=table)
     held, now = before.table(was.object), source.table(name)
     to = Scope(source.source, name, "*")
@@ -150,9 +169,14 @@ def _move(
         _hold(conn, schema, scope)
     copied = Ledger(schema, was.source, was.object, "backfill").copied(conn)
     _check_names(conn, schema, was, to)
+    if was != to and not though_unread:
+        _check_read(conn, schema, was)
+    _check_owned(conn, schema, was, to, {held, now})
     _rename_table(conn, schema, held, now)
     for each in _FOLLOWS if was != to else ("ledger",):
         conn.execute(statement(_FILE, each, schema), whose)
+    disown(conn, schema, was.source, was.object)
+    claim(conn, schema, to.source, to.object, now)
     for scope in {was, to}:
         conn.execute(statement(_FILE, "free", schema), {"source": scope.source, "object": scope.object})
     same = copied is None or copied.made in (None, whose["made"])
@@ -170,6 +194,32 @@ def _check_names(conn: Connection, schema: str, was: Scope, to: Scope) -> None:
             source=to.source,
             object=to.object,
         )
+
+
+def _check_read(conn: Connection, schema: str, was: Scope) -> None:
+    """See that all that was told under the old name is handled: who asks for the new one passes over it, and a later
+    event of a record would not wait behind one that is parked."""
+    asked = {"source": was.source, "object": was.object}
+    rows = conn.execute(statement(_FILE, "unread", schema), asked).fetchall()
+    waiting = [f"{name} ({unread:,} unread, {parked:,} parked)" for name, unread, parked in rows if unread or parked]
+    if waiting:
+        raise EventsUnreadError(
+            f"consumers have not handled all events that were told as {was.source}/{was.object}: "
+            f"{', '.join(waiting[:3])}{', ...' if len(waiting) > 3 else ''}.",
+            kept="everything; nothing was renamed.",
+            todo="Let them come to the end as they are, then rename, and only then let them ask for the new name. Or "
+            "`--though-unread`: what they have not handled may be lost to them, or come in another order.",
+            source=was.source,
+            object=was.object,
+        )
+
+
+def _check_owned(conn: Connection, schema: str, was: Scope, to: Scope, tables: Collection[tuple[str, str]]) -> None:
+    """See that neither the table that holds the copy nor the one that will is a third object's."""
+    for table in tables:
+        other = owners(conn, schema, was.source, was.object, table).other
+        if other is not None:
+            raise owned(other, to.source, to.object, table)
 
 
 def _is_taken(conn: Connection, schema: str, scope: Scope) -> bool:
@@ -223,12 +273,33 @@ def _rename_table(conn: Connection, schema: str, held: tuple[str, str], now: tup
         conn.execute(text.format(sql.Identifier(now[0], held[1]), sql.Identifier(now[1])))
 
 
-def _forget(conn: Connection, schema: str, source: str, object: str, drop: tuple[str, str] | None) -> Forgotten:
+def _forget(conn: Connection, schema: str, source: str, object: str) -> Forgotten:
     _hold(conn, schema, Scope(source, object, "*"))
     whose = {"source": source, "object": object}
+    table = table_of(conn, schema, source, object)
     row = conn.execute(statement(_FILE, "forget", schema), whose).fetchone()
     conn.execute(statement(_FILE, "free", schema), whose)
-    if drop is not None:
-        check_ours(conn, schema, drop)
-        conn.execute(sql.SQL("drop table {}").format(sql.Identifier(*drop)))
-    return Forgotten(source, object, row[0] if row else 0, drop)
+    return Forgotten(source, object, row[0] if row else 0, table)
+
+
+def _drop(
+    conn: Connection,
+    schema: str,
+    table: tuple[str, str],
+    given_up: Collection[tuple[str, str]],
+    described: Collection[Source],
+) -> None:
+    """Drop a record table that nobody writes any more."""
+    check_ours(conn, schema, table)
+    other = owners(conn, schema, "", "", table).other
+    users = {(other.source, other.object)} if other is not None else set()
+    users |= {(each.source, name) for each in described for name in each.objects if each.table(name) == table}
+    # Of a store that was upgraded since, and of what no file describes, only the names tell.
+    users |= {each for each in known_objects(conn, schema) if each == table and table_of(conn, schema, *each) is None}
+    if users := users - set(given_up):
+        raise SourceError(
+            f"the table {'.'.join(table)} holds the records of {'/'.join(min(users))}.",
+            kept="everything; nothing was forgotten or dropped.",
+            todo="Name the table of what is forgotten, or none: tables that nobody needs can be dropped by hand.",
+        )
+    conn.execute(sql.SQL("drop table {}").format(sql.Identifier(*table)))

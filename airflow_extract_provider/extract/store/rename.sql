@@ -9,6 +9,17 @@ select walk, part, label, heartbeat, clock_timestamp() - heartbeat from (
 ) as fences
 where runner is not null and runner <> %(runner)s and heartbeat >= clock_timestamp() - %(silent_after)s::interval;
 
+-- name: unread
+-- What consumers have not handled yet of an object's events; dead letters wait for a person, and keep no order.
+select consumer.name,
+       (select count(*) from {extract}.outbox as event
+        where event.source = %(source)s and event.object = %(object)s
+          and (event.place is null or event.place > consumer.place)),
+       (select count(*) from {extract}.parked
+        where parked.consumer = consumer.name and parked.source = %(source)s and parked.object = %(object)s
+          and not parked.dead and parked.place <= consumer.place)
+from {extract}.consumer order by consumer.name;
+
 -- name: taken
 -- Whether the books tell anything of an object.
 select exists (select from {extract}.ledger where source = %(source)s and object = %(object)s)
@@ -96,6 +107,8 @@ with rows as (
     delete from {extract}.sweep where source = %(source)s and object = %(object)s returning number
 ), seen as (
     delete from {extract}.sweep_seen using sweeps where sweep = sweeps.number
+), written as (
+    delete from {extract}.owner where source = %(source)s and object = %(object)s
 ), mapped as (
     update {extract}.hash_map set epoch = epoch + 1 where source = %(source)s and object = %(object)s
 )

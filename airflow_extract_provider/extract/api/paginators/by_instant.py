@@ -172,9 +172,10 @@ class FromInstant:
             return "beyond"
         count = total(page, self.object.total)
         # A larger page was seen: this one is the last. What the config says of the size counts only as long as none
-        # was, servers cap it.
+        # was, servers cap it; or if less is asked for now.
         size = self.pages.size.max if self.pages.size else 2
-        if told is None and (page.rows < (place.largest or size) or (count is not None and count <= page.rows)):
+        full = min(place.largest or size, size) if self.pages.size else place.largest or size
+        if told is None and (page.rows < full or (count is not None and count <= page.rows)):
             return None
         raise _tied(place.anchor, count, page.rows, self.object)
 
@@ -307,9 +308,11 @@ class Windowed:
         next lap reads it again.
         """
         unit, begin = _since(self.object).precision, self._begin(place)
-        end = max(floored(now, unit), begin) + unit
+        # A window of time that is read by itself has an end of its own.
+        end = place.later[0] if place.later else max(floored(now, unit), begin) + unit
         rest = floored(now - self.object.late, unit)
-        return replace(place, until=rest, later=(end,)) if begin < rest < end else replace(place, until=end)
+        split = begin < rest < end
+        return replace(place, until=rest if split else end, later=(end,) if split else ())
 
     def _begin(self, place: InWindow) -> datetime:
         since = _since(self.object)
