@@ -44,6 +44,7 @@ class Verdict:
 
 HAZARDS = ("tests/hazards",)
 STORE = ("tests/store",)
+WINDOWS = ("tests/extract/test_window.py",)
 CRASH = ("tests/extract/test_cursor.py", "tests/extract/test_cursor_incremental.py", "tests/crash")
 EVENTS = (
     "tests/exactly_once/test_edges.py",
@@ -548,6 +549,62 @@ MUTANTS: tuple[Mutant, ...] = (
         "    most = allowed(stored) if seen or insist else 0\n",
         "    most = allowed(stored)\n",
         SWEEPS,
+    ),
+    Mutant(
+        "1 no skip",
+        "a window ends where the filter's unit begins",
+        "walks/window.py",
+        "    end = end if end == until else end + unit\n",
+        "    end = end if end == until else end\n",
+        WINDOWS,
+    ),
+    Mutant(
+        "1 no skip",
+        "a window by another field is coverage",
+        "walks/window.py",
+        "    if object.since_field not in (None, object.version):\n",
+        "    if object.since_field is object:\n",
+        WINDOWS,
+    ),
+    Mutant(
+        "1 no skip",
+        "an emptied table is covered",
+        "pipeline.py",
+        "        check_copied(books, beginning, reset=False)\n",
+        "",
+        WINDOWS,
+    ),
+    Mutant(
+        "1 no skip",
+        "a sweep of a copy that was begun anew covers the new one",
+        "store/migrations/0006_windows.sql",
+        "greatest(coalesce(begun.sequence, 0), coalesce(copies.born, 0))",
+        "coalesce(begun.sequence, 0)",
+        WINDOWS,
+    ),
+    Mutant(
+        "1 no skip",
+        "what another request has read covers this one",
+        "store/migrations/0006_windows.sql",
+        "      and coalesce(position ->> 'made' = copies.made, true)\n",
+        "",
+        WINDOWS,
+    ),
+    Mutant(
+        "2 one truth",
+        "half a window of the copy before is gone on with",
+        "store/ledger.sql",
+        "   or sequence < (select",
+        "   or false and sequence < (select",
+        WINDOWS,
+    ),
+    Mutant(
+        "3 ties",
+        "a page that was asked to be small is taken for the last",
+        "api/paginators/by_instant.py",
+        "        full = min(place.largest or size, size) if self.pages.size else place.largest or size\n",
+        "        full = place.largest or size\n",
+        WINDOWS,
     ),
 )
 

@@ -344,6 +344,19 @@ def test_a_table_that_was_emptied(days: Callable[[str], World], walks: tuple[str
     }
 
 
+def test_a_request_that_was_changed(days: Callable[[str], World]) -> None:
+    """What the old one has read says nothing of the new one's copy, though the table still holds it."""
+    made = days("token updated")
+    scene = made.scene()
+    scene.run()
+    scene.run(walk="rebackfill", reset=True)
+    scene.spec["params"] = {"archived": "false"}
+    scene.stops(PositionMismatchError, walk="window", window=made.day(1))
+    scene.run(reset=True, run_for=timedelta(0))
+    assert covered(scene) == []
+    assert scene.run(walk="window", window=made.day(1)).pages
+
+
 def eventually(scene: Scene, window: Window) -> None:
     """Run a window until the API's troubles are over."""
     for _ in range(60):

@@ -25,7 +25,7 @@ from airflow_extract_provider.extract.api.paginators.turn import Ask, Turn, ask,
 from airflow_extract_provider.extract.api.record import RecordReader
 from airflow_extract_provider.extract.cursor import AfterKey, AfterToken, AtIndex, Position
 from airflow_extract_provider.extract.errors import TiedPageError
-from airflow_extract_provider.extract.instants import floored, instant, written
+from airflow_extract_provider.extract.instants import Reading, floored, reading, written
 from airflow_extract_provider.extract.page import Page, Refused
 from airflow_extract_provider.extract.paging import OffsetPages
 from airflow_extract_provider.extract.reader import Reader
@@ -349,12 +349,13 @@ def _order_as_text(patch: pytest.MonkeyPatch) -> None:
 
 @_defence("an instant's zone counts")
 def _zone_ignored(patch: pytest.MonkeyPatch) -> None:
-    def read(raw: bytes, timestamps: Any) -> datetime | None:
-        if raw[-7:-6] in (b"+", b"-"):
-            raw = raw[:-7] + b'Z"'
-        return instant(raw, timestamps.model_copy(update={"zone": "UTC"}))
+    def in_utc(format: str, zone: str | None) -> Reading:
+        right = reading(format, "UTC")
+        return lambda raw: right(raw[:-7] + b'Z"' if raw[-7:-6] in (b"+", b"-") else raw)
 
-    patch.setattr(record, "instant", read)
+    patch.setattr(record, "reading", in_utc)
+    # One is made for each config, and kept.
+    patch.setattr(record, "_made", record._made.__wrapped__)
 
 
 @_defence("filters are written in the API's zone")
