@@ -831,7 +831,8 @@ def worker(scene: Scene) -> Iterator[Connect]:
         conn.execute(
             sql.SQL(
                 "create role {role}; grant usage on schema {books}, {records} to {role};"
-                "grant select, insert, update on all tables in schema {books}, {records} to {role}"
+                "grant select, insert, update on all tables in schema {books}, {records} to {role};"
+                "grant delete on {books}.owner to {role}"
             ).format(**names)
         )
 
