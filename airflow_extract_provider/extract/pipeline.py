@@ -204,8 +204,7 @@ class _Run:
         """Where the walk begins if it has not begun, or starts over."""
         if self._window is not None:
             self._window.check_past(datetime.now(timezone.utc))
-            heads = [self._books.ledger.of(walk).head(self._books.conn) for walk in ("incremental", "backfill")]
-            largest = max((head.position.largest for head in heads if head is not None), default=0)
+            largest = max((each.largest for each in self._stood()), default=0)
             return opened(self._object, self._window, self._made, largest)
         return where_begins(self._object, self._books.ledger, self._books.conn, self._made, reset=reset)
 
@@ -225,8 +224,12 @@ class _Run:
         """Up to when the incremental walk says that all is there; None: the API cannot be asked so."""
         if not self._object.incremental:
             return None
-        heads = [self._books.ledger.of(walk).head(self._books.conn) for walk in ("incremental", "backfill")]
-        return next((head.position.closed for head in heads if head is not None and head.position.closed), None)
+        return next((each.closed for each in self._stood() if each.closed), None)
+
+    def _stood(self) -> list[Position]:
+        """Where the incremental walk stands, and the backfill, as far as they have begun."""
+        heads = (self._books.ledger.of(walk).head(self._books.conn) for walk in ("incremental", "backfill"))
+        return [head.position for head in heads if head is not None]
 
     def _ended(self, finished: Position | None) -> Cursor:
         """Where the walk stands now. ``finished``: the store told its end, and no page brought that to the ledger."""
