@@ -17,6 +17,7 @@ from airflow_extract_provider.extract.api_object import ApiObject, plain_name
 from airflow_extract_provider.extract.errors import SourceError
 from airflow_extract_provider.extract.paging import Frozen
 from airflow_extract_provider.extract.rates import Limits
+from airflow_extract_provider.extract.receiving import Endpoint, Told
 from airflow_extract_provider.extract.sent import Sent
 from airflow_extract_provider.extract.storing import KafkaPublish
 
@@ -60,6 +61,9 @@ class Source(Frozen):
     )
     owner: str | None = Field(default=None, min_length=1, description="the owner of the DAGs, as Airflow shows it")
     tags: tuple[str, ...] = Field(default=(), description="tags of the DAGs beside their own")
+    webhooks: Mapping[str, Endpoint] = Field(
+        default_factory=dict, description="the addresses that the API sends webhooks to, by name, and what they tell"
+    )
     objects: Mapping[str, ApiObject] = Field(min_length=1)
 
     @field_validator("source")
@@ -103,6 +107,25 @@ class Source(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _webhooks_fit(self) -> Source:
+        for endpoint, found in self.webhooks.items():
+            plain_name(endpoint)
+            for type, told in found.types.items():
+                self._check_told(f"webhooks.{endpoint}.types.{type}", told)
+        return self
+
+    def _check_told(self, where: str, told: Told) -> None:
+        if told.object not in self.objects:
+            raise ValueError(f"{where}: there is no object {told.object!r}")
+        found = self.objects[told.object]
+        if told.read == "payload" and found.version is None:
+            raise ValueError(f"{where}: without `version` a payload cannot be told from an older one; use `refetch`")
+        if found.by_key is None and told.change != "deleted":
+            raise ValueError(
+                f"{where}: declare `by_key` of {told.object}: a record is read again where a webhook does not decide"
+            )
+
+    @model_validator(mode="after")
     def _tables_differ(self) -> Source:
         tables: dict[tuple[str, str], str] = {}
         for name in self.objects:
@@ -126,6 +149,18 @@ class Source(Frozen):
     def with_page_size(self, name: str, most: int) -> Source:
         """The source with smaller pages of one object, where it asks for a size."""
         return self.model_copy(update={"objects": {**self.objects, name: self.object(name).with_page_size(most)}})
+
+    def pays(self, told: Told) -> bool:
+        """Whether what such a webhook holds is stored, where its version says that it is newer; else the record is read
+        by its key."""
+        if told.read is not None:
+            return told.read == "payload"
+        return told.record is not None and self.object(told.object).version is not None
+
+    @property
+    def told(self) -> frozenset[str]:
+        """The objects that webhooks tell of."""
+        return frozenset(told.object for found in self.webhooks.values() for told in found.types.values())
 
     @property
     def pool_name(self) -> str | None:

@@ -14,6 +14,7 @@ __all__ = ["RIGHTS", "grants"]
 
 RIGHTS: Mapping[str, Sequence[str]] = {
     "birth": ("select", "insert", "update"),
+    "brought": ("select", "insert", "update"),
     "consumer": ("select", "insert", "update"),
     "coverage": ("select",),
     "covered": ("select",),
@@ -21,6 +22,10 @@ RIGHTS: Mapping[str, Sequence[str]] = {
     "fence": ("select", "insert", "update"),
     "gaps": ("select",),
     "hash_map": ("select", "insert", "update"),
+    "inbox": ("select", "insert", "update"),
+    "inbox_count": ("select", "insert", "update"),
+    "inbox_parked": ("select", "insert", "update", "delete"),
+    "inbox_seen": ("select", "insert"),
     "ledger": ("select", "insert", "update"),
     "migration": ("select",),
     "oauth_token": ("select", "insert", "update"),

@@ -1,0 +1,36 @@
+"""A webhook that was verified, on its way into the inbox."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+__all__ = ["Incoming", "Keep"]
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A verified delivery: its body as it came, and the headers that its endpoint keeps (their names in lower case).
+
+    ``dedupe`` is a digest of the delivery's id and the body; None: whatever comes is stored.
+    """
+
+    source: str
+    endpoint: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    dedupe: uuid.UUID | None = None
+
+
+class Keep(Protocol):
+    """Where deliveries are kept: the inbox in Postgres, or a Kafka topic on the way to it."""
+
+    async def put(self, incoming: Incoming) -> bool:
+        """Store a delivery durably; returns whether it is new (False: it is stored already; a place that cannot tell
+        says True). What a crash does after the return, it is not lost.
+
+        Raises ExtractError, most often StoreUnavailableError: it is not stored, or that is not known.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Webhooks: verified and stored as they come (receiver), then applied (drain)."""
