@@ -38,6 +38,7 @@ from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.store import outbox, refetch, sweep
 from airflow_extract_provider.extract.store.apply import Applied, Batch, apply
 from airflow_extract_provider.extract.store.birth import born
+from airflow_extract_provider.extract.store.brought import Brings
 from airflow_extract_provider.extract.store.connection import CROSSED, Connect
 from airflow_extract_provider.extract.store.coverage import covers
 from airflow_extract_provider.extract.store.fence import hold
@@ -75,6 +76,7 @@ _WALKS: Mapping[WalkName, Callable[[ApiObject, Position], Walk]] = {
     "by_key": by_key,
     "window": window_walk,
 }
+_BRINGS: Mapping[WalkName, Brings] = {"rebackfill": "sweep", "by_key": "refetch"}
 
 
 def run(
@@ -198,7 +200,8 @@ class _Run:
         self._prefilter.enter(conn, self._target.table, self._object, known.number, self._books.fence.number)
         target = Target.of(self._source, object, schema, known)
         open = sweep.opened(conn, *self._target.whose)
-        return replace(target, sweep=open, sweeps=self._sweeps is not None)
+        brings = _BRINGS.get(self._walk, "poll")
+        return replace(target, sweep=open, sweeps=self._sweeps is not None, brings=brings)
 
     def _beginning(self, reset: bool) -> Position:
         """Where the walk begins if it has not begun, or starts over."""

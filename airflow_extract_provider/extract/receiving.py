@@ -134,9 +134,9 @@ class Endpoint(Frozen):
         description="headers that hold the same for each try of one delivery, such as {header:x-github-delivery}: the "
         "same body with the same is stored once; null: whatever comes is stored",
     )
-    headers: Annotated[tuple[_HeaderName, ...], BeforeValidator(one_or_many)] = Field(
-        default=(), description="headers that are stored beside the body, with those that `type` reads"
-    )
+    headers: Annotated[
+        tuple[_HeaderName, ...], BeforeValidator(one_or_many, json_schema_input_type=str | list[str])
+    ] = Field(default=(), description="headers that are stored beside the body, with those that `type` reads")
     messages: PlaceText | None = Field(
         default=None, description="where a body holds a list of messages; null: it is one message"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
@@ -157,10 +158,10 @@ class Source(Frozen):
             return told.read == "payload"
         return told.record is not None and self.object(told.object).version is not None
 
-    @property
-    def told(self) -> frozenset[str]:
-        """The objects that webhooks tell of."""
-        return frozenset(told.object for found in self.webhooks.values() for told in found.types.values())
+    def grace(self, name: str) -> timedelta | None:
+        """How long after a change of an object's record a webhook of it may come; None: none tells of the object."""
+        telling = (each for each in self.webhooks.values() if any(told.object == name for told in each.types.values()))
+        return max((each.grace for each in telling), default=None)
 
     @property
     def pool_name(self) -> str | None:

@@ -18,7 +18,7 @@ from airflow_extract_provider.extract.page import FieldPath, OrderValue, Record
 from airflow_extract_provider.extract.paging import Timestamps
 from airflow_extract_provider.extract.source import ApiObject
 
-__all__ = ["RecordReader", "bad_record", "kind", "reader"]
+__all__ = ["RecordReader", "bad_record", "key_reader", "kind", "reader", "told_reader"]
 
 _LONGEST_KEY = 2400  # bytes; Postgres indexes no more than 2,704, and notes for refetch hold source and object too
 _KINDS = {
@@ -55,6 +55,16 @@ def reader(object: ApiObject) -> RecordReader:
     """What reads an object's records. One is made for each config, and kept."""
     order = None if object.order is None else object.order.field
     return _made(object.key, object.version, object.deleted, order, object.since_field, object.timestamps)
+
+
+def told_reader(object: ApiObject) -> RecordReader:
+    """What reads a record out of a webhook: what orders the API's lists need not be in it."""
+    return _made(object.key, object.version, object.deleted, None, None, object.timestamps)
+
+
+def key_reader(paths: tuple[FieldPath, ...]) -> RecordReader:
+    """What reads nothing but a key, from these places."""
+    return _made(paths, None, None, None, None, Timestamps())
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from typing import Any
 
 from airflow_extract_provider.extract.page import SetAside
 from airflow_extract_provider.extract.sinks.sink import Sink
-from airflow_extract_provider.extract.store import outbox, refetch, sweep
+from airflow_extract_provider.extract.store import brought, outbox, refetch, sweep
 from airflow_extract_provider.extract.store.arrays import Texts
 from airflow_extract_provider.extract.store.audit import Audit
 from airflow_extract_provider.extract.store.batch import Batch, in_rounds
+from airflow_extract_provider.extract.store.brought import Brings, News
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.fence import Fence, hold, holding, idle_limit
 from airflow_extract_provider.extract.store.fields import fold
@@ -194,6 +195,7 @@ def _transaction(given: _Given, found: Mapping[str, Coming], first: Differing) -
         # Once, at the end: folded in each round, two transactions could lock the user's rows in different orders.
         fold(conn, target.folds, work.foldings)
         met = _note(work, given.batches)
+        brought.note(conn, target.whose, _brings(work, met), target.grace)
         _set_aside(work, given.batches)
         _tell_sweep(work, given, met)
         totals = _totals(work.changes, given.batches, aside=len(work.aside), events=len(work.events))
@@ -237,9 +239,9 @@ def _entries(batches: Sequence[Batch], totals: Counter[str]) -> list[Entry]:
     return [replace(each.entry, counts=+totals if at == last else {}) for at, each in enumerate(batches)]
 
 
-def _note(work: Work, batches: Sequence[Batch]) -> Sequence[tuple[str, str]]:
+def _note(work: Work, batches: Sequence[Batch]) -> Sequence[refetch.Met]:
     """Note keys to be read again in the transaction that found the need; strike out the needs that it has met, and
-    return them, with the reasons why they had been noted.
+    return them.
 
     Noted first: a read by key that decided nothing raises the number of its note, which then stays.
     """
@@ -250,6 +252,15 @@ def _note(work: Work, batches: Sequence[Batch]) -> Sequence[tuple[str, str]]:
     return refetch.settle(work.conn, *work.target.whose, settled)
 
 
+def _brings(work: Work, met: Sequence[refetch.Met]) -> Mapping[Brings, Sequence[News]]:
+    """What was changed, by what brought it. ``met``: the notes that were settled; what a webhook has asked for, it has
+    brought."""
+    asked = {each.key for each in met if each.told}
+    by_webhook = [each for each in work.news if each.key in asked]
+    others = [each for each in work.news if each.key not in asked] if asked else work.news
+    return {"webhook": by_webhook, work.target.brings: others}
+
+
 def _audit(target: Target) -> Audit | None:
     if target.sweep is None or not target.sweeps:
         return None
@@ -258,7 +269,7 @@ def _audit(target: Target) -> Audit | None:
     return Audit(target.sweep.complete_to, target.versioned, keep, target.shape.exclude)
 
 
-def _tell_sweep(work: Work, given: _Given, met: Sequence[tuple[str, str]]) -> None:
+def _tell_sweep(work: Work, given: _Given, met: Sequence[refetch.Met]) -> None:
     """Tell the open sweep, if there is one, what was seen and found. ``met``: the notes that were settled, and why they
     had been made: another walk may have read by key what the sweep had not seen."""
     open, audit = work.target.sweep, work.audit
@@ -271,7 +282,7 @@ def _tell_sweep(work: Work, given: _Given, met: Sequence[tuple[str, str]]) -> No
         looked_at = min(batch.sent_at for batch in told)
         sweep.see(work.conn, *work.target.whose, open, seen, looked_at, own=work.target.sweeps)
     here = {record.key for batch in given.batches for record in batch.records if not record.deleted}
-    absent = [key for key, reason in met if reason == "absent"]
+    absent = [each.key for each in met if each.reason == "absent"]
     counts = Counter(still_there=sum(key in here for key in absent))
     if audit is not None:
         counts += audit.counts

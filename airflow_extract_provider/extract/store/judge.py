@@ -23,6 +23,7 @@ class Coming(msgspec.Struct, frozen=True):
     ``deleted``: it is a tombstone, or proof by a read by key that there is none. ``by_key``: it was asked for by its
     key. ``absent``: a complete sweep has not seen it, which began at ``sent_at``. ``page`` and ``number`` (of the
     record on it) say where it came, for messages only. ``turn`` tells in which order records came, where somebody asks.
+    ``told``: a webhook says so, of whatever age; ``final``: that it is gone, and nobody can ask the API by its key.
     """
 
     key: str
@@ -36,6 +37,8 @@ class Coming(msgspec.Struct, frozen=True):
     by_key: bool = False
     absent: bool = False
     turn: int = 0
+    told: bool = False
+    final: bool = False
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -56,6 +59,8 @@ def judge(coming: Coming, stored: Stored) -> Verdict:
     after the row was applied is the API's last word; read before, it decides nothing. What a sweep has not seen is gone
     if it was stored before the sweep began.
     """
+    if coming.told:
+        return _told(coming, stored)
     if stored.deleted_at is not None:
         return _beside_tombstone(coming, stored)
     if coming.absent:
@@ -70,6 +75,22 @@ def judge(coming: Coming, stored: Stored) -> Verdict:
     if age == "back" and coming.by_key:
         return "delete" if coming.deleted else "regress"
     return "stale" if age == "older" and not coming.by_key else "refetch"
+
+
+def _told(coming: Coming, stored: Stored) -> Verdict:
+    """What a webhook is worth, which may have been sent long ago: only a newer version is proof. A record is read again
+    where versions do not tell, and so is a deletion, or anything that comes of a record that is deleted."""
+    if stored.deleted_at is not None:
+        return "unchanged" if coming.deleted else "refetch"
+    known = coming.version is not None and stored.version is not None
+    if known and coming.version > stored.version:  # type: ignore[operator]
+        return "delete" if coming.deleted else "write"
+    older = known and coming.version < stored.version  # type: ignore[operator]
+    if coming.deleted:
+        return ("stale" if older else "delete") if coming.final else "refetch"
+    if known and coming.raw_hash == stored.raw_hash and coming.version == stored.version:
+        return "unchanged"
+    return "stale" if older else "refetch"
 
 
 def _beside_tombstone(coming: Coming, stored: Stored) -> Verdict:

@@ -9,7 +9,7 @@ from typing import Any
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import statement
 
-__all__ = ["Due", "due", "forget", "lock", "note", "settle"]
+__all__ = ["Due", "Met", "due", "forget", "lock", "note", "settle"]
 
 _FILE = "refetch.sql"
 
@@ -22,10 +22,22 @@ class Due:
     number: int
 
 
-def note(conn: Connection, schema: str, source: str, object: str, keys: Iterable[str], reason: str) -> None:
-    """Note keys, in key order, in the transaction that found the need; noted again, their numbers are raised."""
+@dataclass(frozen=True, slots=True)
+class Met:
+    """A note that was fulfilled: why it had been made, and whether a webhook had asked for it."""
+
+    key: str
+    reason: str
+    told: bool
+
+
+def note(
+    conn: Connection, schema: str, source: str, object: str, keys: Iterable[str], reason: str, *, told: bool = False
+) -> None:
+    """Note keys, in key order, in the transaction that found the need; noted again, their numbers are raised. ``told``:
+    a webhook has found it."""
     if ordered := sorted(set(keys)):
-        asked = {"source": source, "object": object, "keys": ordered, "reason": reason}
+        asked = {"source": source, "object": object, "keys": ordered, "reason": reason, "told": told}
         conn.execute(statement(_FILE, "note", schema), asked)
 
 
@@ -35,15 +47,14 @@ def due(conn: Connection, schema: str, source: str, object: str, limit: int) -> 
     return [Due(key, number) for key, number in conn.execute(statement(_FILE, "due", schema), asked)]
 
 
-def settle(conn: Connection, schema: str, source: str, object: str, done: Iterable[Due]) -> list[tuple[str, str]]:
-    """Delete the notes that were fulfilled, in key order; returns their keys and reasons. A key noted again meanwhile
-    stays."""
+def settle(conn: Connection, schema: str, source: str, object: str, done: Iterable[Due]) -> list[Met]:
+    """Delete the notes that were fulfilled, in key order; returns them. A key noted again meanwhile stays."""
     ordered = sorted(set(done), key=lambda each: (each.key, each.number))
     if not ordered:
         return []
     asked: dict[str, Any] = {"source": source, "object": object, "keys": [each.key for each in ordered]}
     asked["numbers"] = [each.number for each in ordered]
-    return conn.execute(statement(_FILE, "settle", schema), asked).fetchall()
+    return [Met(*row) for row in conn.execute(statement(_FILE, "settle", schema), asked)]
 
 
 def forget(conn: Connection, schema: str, source: str, object: str) -> None:

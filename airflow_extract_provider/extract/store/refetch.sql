@@ -1,10 +1,12 @@
 -- name: note
-insert into {extract}.refetch as noted (source, object, key, reason)
-select %(source)s, %(object)s, key, %(reason)s
+-- That a webhook has told of it is kept, whoever notes it later.
+insert into {extract}.refetch as noted (source, object, key, reason, told_at)
+select %(source)s, %(object)s, key, %(reason)s, case when %(told)s then clock_timestamp() end
 from unnest(%(keys)b::text[]) with ordinality as given (key, place)
 order by place
 on conflict (source, object, key) do update
-    set number = noted.number + 1, reason = excluded.reason, noted_at = clock_timestamp();
+    set number = noted.number + 1, reason = excluded.reason, noted_at = clock_timestamp(),
+        told_at = coalesce(noted.told_at, excluded.told_at);
 
 -- name: due
 select key, number from {extract}.refetch
@@ -34,4 +36,4 @@ with claimed as (
 delete from {extract}.refetch as noted using claimed
 where noted.source = %(source)s and noted.object = %(object)s and noted.key = any(%(keys)b::text[])
   and noted.key = claimed.key
-returning noted.key, noted.reason;
+returning noted.key, noted.reason, noted.told_at is not null;

@@ -22,6 +22,7 @@ from airflow_extract_provider.extract.events.change import Change, ChangeKind
 from airflow_extract_provider.extract.events.event import Event
 from airflow_extract_provider.extract.store.arrays import Blobs, Texts
 from airflow_extract_provider.extract.store.audit import Audit
+from airflow_extract_provider.extract.store.brought import News
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.detect import detect
 from airflow_extract_provider.extract.store.fields import Folding
@@ -68,7 +69,7 @@ class Work:
     what was written were asked for. ``refused`` are records, by their bytes, that Postgres has refused in an earlier
     attempt, and why; None: to meet one is an error, nothing is set ``aside``. ``clock`` is Postgres's at the beginning,
     once the fence is held. ``audit`` is told what a sweep changes. ``written``: the hashes of what was, by key; None
-    where it was deleted.
+    where it was deleted. ``news`` are the changes, where somebody asks what brought them.
     """
 
     conn: Connection
@@ -85,6 +86,7 @@ class Work:
     events: list[Event] = field(default_factory=list)
     foldings: list[Folding] = field(default_factory=list)
     written: dict[str, bytes | None] = field(default_factory=dict)
+    news: list[News] = field(default_factory=list)
 
     def rows(self, name: str, **values: Any) -> list[tuple[Any, ...]]:
         """The rows of a statement."""
@@ -96,11 +98,19 @@ class Work:
         # What this transaction itself has written was looked at when its page was asked for.
         looked = self.looked.get(record.key, row.applied_at)
         verdict = judge(record, Stored(version, row.raw_hash, row.deleted_at, looked))
+        if record.told and verdict == "refetch" and record.version == version and self._agrees(record, row):
+            return "unchanged"
         newest = self.newest.get(record.key)
         if verdict == "refetch" and None not in (record.version, version, newest) and row.deleted_at is None:
             # An older copy, which a later look of this transaction has overtaken: the API has not gone back.
             return "stale" if record.version < version <= newest else verdict  # type: ignore[operator]
         return verdict
+
+    def _agrees(self, record: Coming, row: _Locked) -> bool:
+        """Whether what a webhook brings is what is stored, in another spelling: nothing need be read again then."""
+        if record.deleted or row.deleted_at is not None or row.data is None:
+            return False
+        return self.target.shape.agrees(record.raw, row.raw_hash, row.canonical, row.data)
 
     def refuses(self, record: Coming) -> bool:
         """Whether a record cannot be stored as it is, and was set aside.
@@ -180,7 +190,8 @@ def _change(work: Work, records: Sequence[Coming]) -> None:
     if not records:
         return
     target, shape = work.target, work.target.shape
-    asked = {"keys": Texts([record.key for record in records]), "old": target.needs_old}
+    old = target.needs_old or any(record.told for record in records)
+    asked = {"keys": Texts([record.key for record in records]), "old": old}
     asked |= {"part": not shape.whole, "counted": shape.counted_as}
     locked = {row[0]: _Locked(*row[1:]) for row in work.rows("lock", **asked)}
     if len(locked) < len(records):
@@ -215,6 +226,9 @@ def _counted(work: Work, row: _Written) -> _Written:
 def _tell(work: Work, rows: Sequence[_Written]) -> None:
     """Find the events of what was written, under the rows' locks, and keep what is to be folded."""
     work.written.update((row.record.key, None if row.record.deleted else row.record.raw_hash) for row in rows)
+    if work.target.grace is not None:
+        told = [(row, row.kind) for row in rows if row.kind is not None]
+        work.news += [News(row.record.key, row.revision, row.record.version, kind) for row, kind in told]
     if work.target.folds:
         work.foldings += [_folding(row) for row in rows if _is_news(work.target, row)]
     if work.audit is not None:

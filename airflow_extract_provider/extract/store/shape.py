@@ -154,6 +154,11 @@ class Shape:
             raw, stored = _reduced(raw, paths), _reduced(stored, paths)
         return self._counted(raw) != self._counted(stored)
 
+    def agrees(self, raw: bytes, raw_hash: bytes, canonical: bytes | None, data: str) -> bool:
+        """Whether a record is the stored one, with its hashes and `data`, as far as it counts; in whatever spelling."""
+        told = self.differs(raw, self.canonical(raw), raw_hash, canonical, data)
+        return not (self._counted(raw) != self._counted(data.encode()) if told is None else told)
+
     def _same_bytes(self, raw: bytes, raw_hash: bytes) -> bool:
         """Whether these very bytes were stored in another shape, or hashed by another function."""
         another = raw_hash[16:] != self.mark

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Literal, TypeAlias
 
 from airflow_extract_provider.extract.events.detectors import Emitter
 from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.store.birth import Born
+from airflow_extract_provider.extract.store.brought import Brings
 from airflow_extract_provider.extract.store.shape import AS_IT_IS, Shape
 from airflow_extract_provider.extract.store.sweep import Sweep
 from airflow_extract_provider.extract.storing import Fold
@@ -23,7 +25,8 @@ class Target:
     """Where an object's records go, how they are stored there, and what becomes an event.
 
     ``sweep``: the open one, to which all keys that are seen are told. ``sweeps``: it is this walk's own, and its report
-    tells what is changed. ``versioned``: records have versions. ``private``: they are personal data.
+    tells what is changed. ``versioned``: records have versions. ``private``: they are personal data. ``brings`` what is
+    changed, and by ``grace`` a webhook should have told of it; None: there are none, or it is the baseline.
     """
 
     schema: str
@@ -38,6 +41,8 @@ class Target:
     private: bool = False
     sweep: Sweep | None = None
     sweeps: bool = False
+    brings: Brings = "poll"
+    grace: timedelta | None = None
 
     @staticmethod
     def of(source: Source, object: str, schema: str, born: Born | None = None) -> Target:
@@ -46,9 +51,10 @@ class Target:
         found, born = source.object(object), born or Born(0, filled=True)
         emitter = _emitter(source.source, found, born.number) if found.events else None
         baseline: Baseline = "over" if born.filled else "silent" if found.baseline == "silent" else "marked"
-        table = source.table(object)
         shape, kinds = Shape.of(found), (found.version is not None, found.private)
-        return Target(schema, source.source, object, table, shape, found.fold, emitter, baseline, *kinds)
+        made = Target(schema, source.source, object, source.table(object), shape, found.fold, emitter, baseline, *kinds)
+        # What was found at first, no webhook could have told of.
+        return replace(made, grace=source.grace(object) if born.filled else None)
 
     @property
     def whose(self) -> tuple[str, str, str]:

@@ -65,9 +65,25 @@ create table {extract}.brought (
     kind     text collate "C" not null,                    -- created, updated, deleted, ...
     by       text collate "C" not null check (by in ('webhook', 'poll', 'sweep', 'refetch')),
     at       timestamptz not null default clock_timestamp(),
-    told_at  timestamptz,                                  -- when a webhook of it came; null: none has
+    due_at   timestamptz,                                  -- by when a webhook should have told of it; null: one did
+    told_at  timestamptz,                                  -- when one came; null: none has
     primary key (source, object, key, revision)
 );
 create index brought_at on {extract}.brought (source, object, at);
 create index brought_untold on {extract}.brought (source, object, key) where told_at is null;
 comment on table {extract}.brought is 'What brought each stored change of the objects that have webhooks.';
+
+alter table {extract}.refetch add column told_at timestamptz; -- when a webhook first asked for it
+
+create view {extract}.webhook_audit as
+select source, object, (at at time zone 'UTC')::date as day,
+       count(*) filter (where by = 'webhook') as webhook,
+       count(*) filter (where by = 'poll') as poll,
+       count(*) filter (where by = 'sweep') as sweep,
+       count(*) filter (where by = 'refetch') as refetch,
+       count(*) filter (where by <> 'webhook' and told_at is not null) as late,
+       count(*) filter (where told_at is null and due_at < clock_timestamp()) as missed,
+       count(*) filter (where told_at is null and due_at >= clock_timestamp()) as expected
+from {extract}.brought group by 1, 2, 3;
+comment on view {extract}.webhook_audit is
+    'Per day: what brought changes first; of what else than a webhook brought, which webhooks came late, or never.';

@@ -1,0 +1,108 @@
+"""Bringing what webhooks tell into Postgres: the same locks, judgements, events and notes as those of a page.
+
+It runs in a transaction of the caller's, which has claimed the webhooks. No fence is held: only newer versions are
+written, and row locks judge them beside whatever walk is running.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+
+from airflow_extract_provider.extract.errors import BadRecordError
+from airflow_extract_provider.extract.sinks.sink import Sink
+from airflow_extract_provider.extract.store import brought, outbox, refetch
+from airflow_extract_provider.extract.store.arrays import Blobs, Texts
+from airflow_extract_provider.extract.store.brought import Heard
+from airflow_extract_provider.extract.store.connection import Connection
+from airflow_extract_provider.extract.store.fields import fold
+from airflow_extract_provider.extract.store.judge import Coming
+from airflow_extract_provider.extract.store.rows import Work, settle
+from airflow_extract_provider.extract.store.statements import sparse, statement
+from airflow_extract_provider.extract.store.storable import REFUSALS
+from airflow_extract_provider.extract.store.target import Target
+
+__all__ = ["bring_in"]
+
+_FILE = "told.sql"
+
+
+def bring_in(
+    conn: Connection,
+    target: Target,
+    records: Sequence[Coming],
+    again: Sequence[str],
+    heard: Sequence[Heard],
+    *,
+    clock: datetime,
+    sink: Sink | None = None,
+) -> Counter[str]:
+    """Bring in what webhooks hold of an object's records, and note what must be read ``again`` by key; returns the
+    changes by kind, and ``events``. ``heard``: of which records any of them told.
+
+    Raises BadRecordError: a record cannot be stored as it is. Raises FoldError, DetectorError, EventRepeatedError, and
+    what the sink raises. The caller undoes everything then.
+    """
+    work = Work(conn, target, clock, set(), {}, None)
+    try:
+        for found in _rounds(records):
+            settle(work, found, _differing(work, found))
+        fold(conn, target.folds, work.foldings)
+    except REFUSALS as exc:
+        why = (exc.diag.message_primary or type(exc).__name__).partition(":")[0]
+        raise BadRecordError(
+            f"Postgres refuses a record of a webhook: {why}.", todo="Ask the API's vendor, or correct `columns`."
+        ) from None
+    refetch.note(conn, *target.whose, {*again, *work.undecided}, "webhook", told=True)
+    brought.note(conn, target.whose, {"webhook": work.news}, target.grace)
+    if target.grace is not None:
+        brought.tell(conn, target.whose, heard)
+    if sink is None:
+        outbox.append(conn, target.schema, work.events)
+    elif work.events:
+        sink.publish(work.events)
+    counts = work.changes + Counter(events=len(work.events))
+    counts["refetch"] = len({*again, *work.undecided})
+    return +counts
+
+
+def _rounds(records: Sequence[Coming]) -> list[dict[str, Coming]]:
+    """The records in rounds without a key twice, older versions first: each of them is a change of its own."""
+    by_key: defaultdict[str, list[Coming]] = defaultdict(list)
+    for each in records:
+        by_key[each.key].append(each)
+    rounds: list[dict[str, Coming]] = []
+    for key, copies in by_key.items():
+        for at, each in enumerate(_once(sorted(copies, key=_age))):
+            if at == len(rounds):
+                rounds.append({})
+            rounds[at][key] = each
+    return rounds
+
+
+def _once(copies: Sequence[Coming]) -> list[Coming]:
+    """Without those that are the same as the one before."""
+    found: list[Coming] = []
+    for each in copies:
+        if not found or (found[-1].raw_hash, *_age(found[-1])) != (each.raw_hash, *_age(each)):
+            found.append(each)
+    return found
+
+
+def _age(record: Coming) -> tuple[bool, datetime, bool]:
+    """To sort by; a deletion comes behind the version that it deletes."""
+    return record.version is not None, record.version or record.sent_at, record.deleted
+
+
+def _differing(work: Work, found: dict[str, Coming]) -> dict[str, bool]:
+    records = found.values()
+    asked = {
+        "keys": Texts(found),
+        "versions": sparse([record.version for record in records]),
+        "hashes": Blobs([record.raw_hash for record in records]),
+        "deleted": sparse([record.deleted for record in records]),
+    }
+    target = work.target
+    rows = work.conn.execute(statement(_FILE, "differing", target.schema, target.table), asked, binary=True)
+    return dict(rows.fetchall())

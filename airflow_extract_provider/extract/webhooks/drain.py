@@ -1,0 +1,236 @@
+"""From the inbox into the records: webhooks are claimed, split, ordered and applied, in one transaction a batch.
+
+A webhook only says that there may be something newer. What it holds is stored where its version proves that; anything
+else notes that the record must be read by its key. So it does not matter whether it comes late, twice or in another
+order, and polling finds what never came.
+
+What cannot be applied is parked by message, and tried again later; after its last try it is a dead letter, and the
+others go on. A run that dies in the middle has claimed nothing: its locks are gone with its connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import psycopg
+import tenacity
+
+from airflow_extract_provider.extract.errors import ExtractError, SourceError
+from airflow_extract_provider.extract.progress import counted
+from airflow_extract_provider.extract.receiving import Endpoint
+from airflow_extract_provider.extract.settings import Settings
+from airflow_extract_provider.extract.sinks.sink import Sink, check_sink
+from airflow_extract_provider.extract.source import ApiObject, Source
+from airflow_extract_provider.extract.store import outbox
+from airflow_extract_provider.extract.store.claims import Claims, left
+from airflow_extract_provider.extract.store.connection import CROSSED, Connect, Connection, named_errors
+from airflow_extract_provider.extract.store.migrate import check
+from airflow_extract_provider.extract.webhooks.messages import Delivery
+from airflow_extract_provider.extract.webhooks.turn import Targets, Turn
+
+__all__ = ["Drained", "SinkOf", "drain"]
+
+_log = logging.getLogger(__name__)
+
+SinkOf = Callable[[ApiObject], Sink | None]
+"""The sink of an object that publishes its events outside of Postgres; None: they go to the outbox."""
+
+_SECONDS_BETWEEN_ANNOUNCEMENTS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What a run did. ``counts``: the ``messages`` by what became of them (see docs/webhooks.md), changes by kind and
+    ``events``. ``noted`` are the objects of which records must be read by key. ``waiting`` are the deliveries and
+    messages that wait still, ``dead`` the dead letters."""
+
+    source: str
+    deliveries: int
+    counts: Counter[str]
+    noted: tuple[str, ...]
+    waiting: int
+    dead: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary as JSON values, small enough for XCom."""
+        told = {"source": self.source, "deliveries": self.deliveries, **self.counts, "noted": list(self.noted)}
+        return {**told, "waiting": self.waiting, "dead": self.dead, "seconds": round(self.seconds, 3)}
+
+
+def drain(
+    source: Source,
+    *,
+    postgres: Connect,
+    sink_of: SinkOf = lambda _: None,
+    limit: int = 500,
+    most_bytes: int = 4 << 20,
+    tries: int = 5,
+    backoff: timedelta = timedelta(seconds=30),
+    run_for: timedelta | None = None,
+    stop: threading.Event | None = None,
+    settings: Settings | None = None,
+) -> Drained:
+    """Apply the webhooks of a source that wait, until none is left or for a while.
+
+    At most ``limit`` deliveries, and ``most_bytes`` of bodies, are claimed at once. A message that fails is tried
+    ``tries`` times in all, after ``backoff``, then twice as long, up to an hour. After ``run_for``, or once ``stop`` is
+    set, the run ends with the batch that is under way. Several runs may be at it at once.
+
+    Raises SourceError: the source has no webhooks. Raises SchemaMissingError, LeftBehindError: the store is not of this
+    source file. Raises StoreUnavailableError, StoreRightsError, and what a sink raises that is away. What was committed
+    before stays so.
+    """
+    if not source.webhooks:
+        raise SourceError(
+            "the source declares no `webhooks`.", source=source.source, todo="Declare where they come in, and as what."
+        )
+    settings = settings or Settings()
+    with _told(source), _connected(postgres) as conn:
+        for name in sorted(_objects(source)):
+            check(conn, settings.schema, source, name)
+            check_sink(source.object(name), sink_of(source.object(name)), within=settings.idle_timeout)
+        run = _Run(source, conn, settings, Targets(source, settings.schema, sink_of), limit, most_bytes, tries, backoff)
+        return run.run(run_for, stop or threading.Event())
+
+
+def _objects(source: Source) -> set[str]:
+    return {told.object for endpoint in source.webhooks.values() for told in endpoint.types.values()}
+
+
+@contextmanager
+def _told(source: Source) -> Iterator[None]:
+    try:
+        with named_errors():
+            yield
+    except ExtractError as exc:
+        kept = "what was committed; all other webhooks wait in the inbox."
+        raise exc.at(kept=kept, source=source.source) from None
+
+
+@contextmanager
+def _connected(postgres: Connect) -> Iterator[Connection]:
+    with named_errors():
+        conn = postgres()
+    try:
+        conn.autocommit = True
+        yield conn
+    finally:
+        conn.close()
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run, from :meth:`run` down. ``unknown`` are types that nothing is said about."""
+
+    source: Source
+    conn: Connection
+    settings: Settings
+    targets: Targets
+    limit: int
+    most_bytes: int
+    tries: int
+    backoff: timedelta
+    deliveries: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    noted: set[str] = field(default_factory=set)
+    unknown: set[str] = field(default_factory=set)
+    announced: float = 0.0
+    untold: bool = False
+
+    def run(self, run_for: timedelta | None, stop: threading.Event) -> Drained:
+        began = time.monotonic()
+        until = began + run_for.total_seconds() if run_for is not None else float("inf")
+        waiting = [*self.source.webhooks]
+        for endpoint in waiting:
+            self._claims(endpoint).wake()
+        try:
+            # In turns, so that a flood at one address does not keep the others waiting. One turn at least.
+            while waiting:
+                waiting = [endpoint for endpoint in waiting if not stop.is_set() and self._step(endpoint)]
+                if time.monotonic() >= until:
+                    break
+        finally:
+            self._announce(now=True)
+        if self.unknown:
+            named = ", ".join(sorted(self.unknown)[:10])
+            _log.warning("%s: nothing is said about webhooks of the types: %s", self.source.source, named)
+        return self._drained(time.monotonic() - began)
+
+    def _claims(self, endpoint: str) -> Claims:
+        return Claims(self.conn, self.settings.schema, self.source.source, endpoint)
+
+    def _step(self, endpoint: str) -> bool:
+        """One batch of an address; tells whether there was anything."""
+        for attempt in tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(CROSSED),
+            stop=tenacity.stop_after_attempt(5),
+            wait=tenacity.wait_random(0.05, 0.5),
+            reraise=True,
+        ):
+            with attempt:
+                turn = self._batch(endpoint)
+        self.deliveries += turn.taken
+        self.counts += turn.counts
+        self.noted |= turn.noted
+        self.unknown |= turn.unknown
+        self.untold = self.untold or turn.counts["events"] + turn.counts["forwarded"] > 0
+        self._announce(now=False)
+        return turn.busy
+
+    def _batch(self, endpoint: str) -> Turn:
+        spec, claims = self.source.webhooks[endpoint], self._claims(endpoint)
+        with self.conn.transaction():
+            claims.limit(self.settings.idle_timeout)
+            turn = Turn(self.source, endpoint, claims, self.targets, self.tries, self.backoff)
+            turn.retry(claims.due(self.limit))
+            rows = claims.claim(self.limit, self.most_bytes, in_order=_in_order(self.source, spec))
+            turn.take([_delivery(row) for row in rows])
+            turn.settle()
+        return turn
+
+    def _announce(self, *, now: bool) -> None:
+        """Tell who waits for events; after the commit, as the walks do."""
+        if not self.untold or (not now and time.monotonic() - self.announced < _SECONDS_BETWEEN_ANNOUNCEMENTS):
+            return
+        self.announced, self.untold = time.monotonic(), False
+        with suppress(psycopg.Error):
+            outbox.announce(self.conn, self.settings.schema)
+
+    def _drained(self, seconds: float) -> Drained:
+        name, found = self.source.source, left(self.conn, self.settings.schema, self.source.source)
+        told = Drained(
+            name,
+            self.deliveries,
+            Counter(dict(sorted((+self.counts).items()))),
+            tuple(sorted(self.noted)),
+            found.deliveries + found.parked,
+            found.dead,
+            seconds,
+        )
+        said = " ".join(f"{count:,} {kind}" for kind, count in told.counts.items() if kind != "messages")
+        _log.info(
+            "%s webhooks   %s in %s · %s · %d waiting · %d dead",
+            *(name, counted(self.counts["messages"], "message"), counted(self.deliveries, "delivery"[:-1] + "y")),
+            *(said or "nothing to do", told.waiting, told.dead),
+        )
+        return told
+
+
+def _in_order(source: Source, spec: Endpoint) -> bool:
+    """Whether messages of the address must not overtake each other: some of their records have no version."""
+    return bool(spec.forward) or any(source.object(told.object).version is None for told in spec.types.values())
+
+
+def _delivery(row: Sequence[Any]) -> Delivery:
+    place, headers, body, received_at = row
+    at: datetime = received_at.astimezone(timezone.utc)
+    return Delivery(place, headers, bytes(body), at)

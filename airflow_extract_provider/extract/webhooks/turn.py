@@ -1,0 +1,315 @@
+"""One batch of webhooks on its way into the records, within one transaction: what of it is applied, what is parked.
+
+A message that fails is found by halves, each in a savepoint of its own, and does not keep the others from being
+applied.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+import psycopg
+import xxhash
+from msgspec import json
+
+from airflow_extract_provider.extract.errors import (
+    BadRecordError,
+    DetectorError,
+    EventRefusedError,
+    EventRepeatedError,
+    ExtractError,
+    FixConfig,
+    FoldError,
+    LeftBehindError,
+)
+from airflow_extract_provider.extract.events.event import Event
+from airflow_extract_provider.extract.sinks.sink import Sink
+from airflow_extract_provider.extract.source import ApiObject, Source
+from airflow_extract_provider.extract.store import outbox
+from airflow_extract_provider.extract.store.birth import Born, born
+from airflow_extract_provider.extract.store.brought import Heard
+from airflow_extract_provider.extract.store.claims import Claims, Due, Parked, Whose
+from airflow_extract_provider.extract.store.judge import Coming
+from airflow_extract_provider.extract.store.target import Target
+from airflow_extract_provider.extract.store.told import bring_in
+from airflow_extract_provider.extract.webhooks.messages import Delivery, Message, Unreadable, split
+
+__all__ = ["Targets", "Turn"]
+
+_LONGEST_WAIT = 3600.0
+_OF_A_MESSAGE = (
+    BadRecordError,
+    DetectorError,
+    EventRefusedError,
+    EventRepeatedError,
+    FoldError,
+    psycopg.IntegrityError,
+    psycopg.errors.RaiseException,
+)
+"""What one message may be to blame for: the others are applied without it."""
+
+
+@dataclass(slots=True)
+class Targets:
+    """Where the records of a source's objects go; each is made once, and again when its copy is begun anew."""
+
+    source: Source
+    schema: str
+    sink_of: Callable[[ApiObject], Sink | None]
+    _made: dict[str, tuple[Born, Target]] = field(default_factory=dict)
+
+    def of(self, claims: Claims, object: str) -> Target:
+        """The target of an object, as its copy stands in this transaction."""
+        now = born(claims.conn, self.schema, self.source.source, object)
+        known = self._made.get(object)
+        if known is None or known[0] != now:
+            known = now, replace(Target.of(self.source, object, self.schema, now), brings="webhook")
+            self._made[object] = known
+        return known[1]
+
+
+@dataclass(slots=True)
+class Turn:
+    """One batch: what was claimed, and what becomes of it.
+
+    ``counts``: messages by what became of them, changes by kind, events. ``noted``: objects with records to be read by
+    key. ``unknown``: types that nothing is said about. ``taken``: how many deliveries it has claimed.
+    """
+
+    source: Source
+    endpoint: str
+    claims: Claims
+    targets: Targets
+    tries: int
+    backoff: timedelta
+    counts: Counter[str] = field(default_factory=Counter)
+    noted: set[str] = field(default_factory=set)
+    unknown: set[str] = field(default_factory=set)
+    taken: int = 0
+    busy: bool = False
+    _places: list[int] = field(default_factory=list)
+    _waiting: list[Message] = field(default_factory=list)
+    _tried: dict[tuple[int, int], Due] = field(default_factory=dict)
+    _parked: list[Parked] = field(default_factory=list)
+    _blocked: set[Whose] = field(default_factory=set)
+
+    def retry(self, due: Sequence[Due]) -> None:
+        """Take parked messages up again, as the config reads them now."""
+        self._tried = {(each.place, each.nth): each for each in due}
+        rows = self.claims.fetch(sorted({each.place for each in due}))
+        deliveries = [Delivery(place, headers, bytes(body), at) for place, headers, body, at in rows]
+        for delivery in deliveries:
+            found = {each.nth: each for each in split(self.source, self.endpoint, delivery)}
+            for each in [each for each in due if each.place == delivery.place]:
+                again = list(found.values()) if each.nth == 0 else [found.get(each.nth) or _vanished(each)]
+                self._sort(again)
+
+    def take(self, deliveries: Sequence[Delivery]) -> None:
+        """Take new deliveries: their messages, without those that had come before."""
+        self.taken = len(deliveries)
+        self.busy = bool(deliveries or self._tried)
+        self._places = [each.place for each in deliveries]
+        found = [each for delivery in deliveries for each in split(self.source, self.endpoint, delivery)]
+        ids = [each.id for each in found if isinstance(each, Message) and each.id is not None]
+        new = self.claims.see(ids)
+        for each in found:
+            if isinstance(each, Message) and each.id is not None:
+                if each.id not in new:
+                    self.counts.update(messages=1, repeated=1)
+                    continue
+                new.discard(each.id)
+            self._sort([each])
+
+    def settle(self) -> None:
+        """Apply what was taken, and take it out of the inbox."""
+        if not self.busy:
+            return
+        self._part_blocked()
+        self._part_before()
+        by_object: defaultdict[str, list[Message]] = defaultdict(list)
+        for each in self._waiting:
+            if each.does != "nothing":
+                by_object[each.object].append(each)
+        for object in sorted(by_object):
+            self._apply(by_object[object], self._applying(self.targets.of(self.claims, object)))
+        self._apply([each for each in self._waiting if each.forward], self._forward)
+        failed = {(each.place, each.nth) for each in self._parked}
+        self.claims.done(self._places)
+        self.claims.park(self._parked)
+        self.claims.unpark([each for place, each in self._tried.items() if place not in failed])
+        if self._tried:
+            self.claims.wake()
+        self._count(failed)
+
+    def _sort(self, found: Iterable[Message | Unreadable]) -> None:
+        """Of what was read: what is to be applied, what cannot be, and what tells nothing."""
+        for each in found:
+            self.counts["messages"] += 1
+            if isinstance(each, Unreadable):
+                # Tried again it would say the same: it waits for a person at once.
+                tries = self._tried.get((each.place, each.nth), Due(0, 0, 0)).tries + 1
+                self._parked.append(Parked(each.place, each.nth, tries=tries, reason=each.why, dead=True))
+                continue
+            if not each.known:
+                self.unknown.add(each.type)
+            self._waiting.append(each)
+
+    def _part_blocked(self) -> None:
+        """Let messages wait behind older ones of their keys, where no version tells which is newer."""
+        fresh = [each for each in self._waiting if each.ordered and each.at not in self._tried]
+        keys = {each.whose for each in fresh}
+        self._blocked = self.claims.blocked(keys) if keys else set()
+        # What is tried now is itself the oldest of its key.
+        behind = [each for each in fresh if each.whose in self._blocked]
+        self._parked += [Parked(*each.at, *each.whose) for each in behind]
+        left_out = {each.at for each in behind}
+        self._waiting = [each for each in self._waiting if each.at not in left_out]
+        self._blocked = set()
+
+    def _part_before(self) -> None:
+        """Pass over what tells of an object that was never begun: its backfill will read it. Raises LeftBehindError."""
+        objects = {each.object for each in self._waiting if each.does != "nothing"}
+        standing = self.claims.standing(objects) if objects else {}
+        for object, (_, table) in standing.items():
+            if table not in (None, self.source.table(object)):
+                raise LeftBehindError(
+                    "the object's table was renamed, or its copy is in another one.",
+                    todo="Let the source file and the store agree: `airflow extract rename`.",
+                    source=self.source.source,
+                    object=object,
+                )
+        before = [each for each in self._waiting if each.does != "nothing" and not standing[each.object][0]]
+        self.counts["before"] += len(before)
+        passed = {each.at for each in before}
+        self._waiting = [each.bare if each.at in passed else each for each in self._waiting]
+
+    def _apply(self, messages: Sequence[Message], work: Callable[[Sequence[Message]], Mapping[str, int]]) -> None:
+        """Apply messages together; if that fails, in halves, until it is known which of them cannot be.
+
+        Raises FixConfig: not one could be.
+        """
+        parts, failed = [list(messages)] if messages else [], 0
+        while parts:
+            part = [each for each in parts.pop() if not (each.ordered and self._behind_failed(each))]
+            if not part:
+                continue
+            try:
+                with self.claims.conn.transaction():
+                    counts = work(part)
+            except _OF_A_MESSAGE as exc:
+                if len(part) > 1:
+                    parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+                    continue
+                failed += 1
+                if isinstance(exc, FixConfig) and failed == len(messages) > 1:
+                    raise
+                self._fail(part[0], exc)
+            else:
+                self.counts.update(counts)
+
+    def _behind_failed(self, message: Message) -> bool:
+        """Whether an older one of its key has failed just now; then it waits behind that one."""
+        if message.whose not in self._blocked:
+            return False
+        self._parked.append(Parked(*message.at, *message.whose))
+        return True
+
+    def _fail(self, message: Message, exc: Exception) -> None:
+        due = self._tried.get(message.at) or self._tried.get((message.place, 0))
+        tries = (due.tries if due is not None else 0) + 1
+        dead = tries >= self.tries
+        wait = None if dead else _wait(self.backoff, tries)
+        self._parked.append(Parked(*message.at, *message.whose, tries, _reason(exc), wait, dead))
+        if not dead:
+            self._blocked.add(message.whose)
+
+    def _applying(self, target: Target) -> Callable[[Sequence[Message]], Mapping[str, int]]:
+        sink = self.targets.sink_of(self.source.object(target.object))
+
+        def work(messages: Sequence[Message]) -> Mapping[str, int]:
+            records = [_coming(target, each) for each in messages if each.record is not None]
+            again = [each.key for each in messages if each.does == "refetch"]
+            heard = [
+                Heard(each.key, None if each.record is None else each.record.version, each.received_at, each.gone)
+                for each in messages
+            ]
+            clock = max(each.received_at for each in messages)
+            counts = bring_in(self.claims.conn, target, records, again, heard, clock=clock, sink=sink)
+            if counts["refetch"]:
+                self.noted.add(target.object)
+            return counts
+
+        return work
+
+    def _forward(self, messages: Sequence[Message]) -> Mapping[str, int]:
+        """Pass messages on as events, each once."""
+        events = {event.id: event for event in (self._event(each) for each in messages)}
+        known = self.claims.forwarded(events)
+        new = [event for id, event in events.items() if id not in known]
+        outbox.append(self.claims.conn, self.claims.schema, new)
+        return {"forwarded": len(new)}
+
+    def _event(self, message: Message) -> Event:
+        name = message.id or f"{message.place}.{message.nth}"
+        told = ["forwarded", self.source.source, self.endpoint, message.type, name]
+        return Event(
+            id=xxhash.xxh3_128_hexdigest(json.encode(told)),
+            source=self.source.source,
+            object=message.object or self.endpoint,
+            type=f"{self.source.source}.{message.type}",
+            key=message.key or name,
+            time=message.received_at,
+            revision=0,
+            data=message.raw,
+        )
+
+    def _count(self, failed: set[tuple[int, int]]) -> None:
+        applied = [each for each in self._waiting if each.at not in failed]
+        told = Counter(
+            applied=sum(each.does != "nothing" for each in applied),
+            nothing=sum(each.does == "nothing" and not each.forward for each in applied if each.known),
+            unknown=sum(not each.known for each in self._waiting),
+            parked=sum(not each.dead for each in self._parked),
+            dead=sum(each.dead for each in self._parked),
+        )
+        self.counts += told
+        kinds = ("messages", "applied", "repeated", "unknown", "stale", "forwarded", "parked", "dead")
+        self.claims.count({("out_of_order" if kind == "stale" else kind): self.counts[kind] for kind in kinds})
+
+
+def _vanished(due: Due) -> Unreadable:
+    return Unreadable(due.place, due.nth, "the body holds no such message any more: `messages` says something else now")
+
+
+def _coming(target: Target, message: Message) -> Coming:
+    record = message.record
+    assert record is not None
+    return Coming(
+        key=record.key,
+        raw=record.raw,
+        raw_hash=target.shape.raw_hash(record.raw),
+        version=record.version,
+        sent_at=message.received_at,
+        number=message.nth,
+        deleted=record.deleted,
+        told=True,
+        final=message.does == "final",
+    )
+
+
+def _wait(backoff: timedelta, tries: int) -> timedelta:
+    return timedelta(seconds=min(backoff.total_seconds() * 2.0 ** min(tries - 1, 60), _LONGEST_WAIT))
+
+
+def _reason(exc: Exception) -> str:
+    """Why, in one line that Postgres can hold; its own words may quote values."""
+    if isinstance(exc, ExtractError):
+        text = exc.what
+    elif isinstance(exc, psycopg.Error):
+        text = f"Postgres refuses it{' by ' + exc.diag.constraint_name if exc.diag.constraint_name else ''}"
+    else:
+        text = ""
+    return f"{type(exc).__name__}: {text}"[:300].replace("\0", " ").encode(errors="replace").decode()

@@ -1,0 +1,230 @@
+"""Webhooks are applied as far as their versions prove them to be newer; anything else is read again by key."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from airflow_extract_provider.extract.sourcefile import parse_source
+from airflow_extract_provider.testing.hostile_store import Version
+from tests.exactly_once.oracle import found
+from tests.exactly_once.play import KIND
+from tests.webhooks.hooked import ENDPOINT, Hooked, body
+
+
+def latest(play: Hooked, n: int = 1) -> list[Version]:
+    """The newest versions of the API's records."""
+    return play.api.history()[-n:]
+
+
+def by(play: Hooked) -> list[tuple[str, str]]:
+    """What brought which changes, in their order."""
+    return play.conn.execute("select by, kind from extract.brought order by at").fetchall()
+
+
+def test_a_newer_version_is_stored(play: Hooked) -> None:
+    """With its event, at once, and nothing is asked of the API; the poll behind it finds nothing new."""
+    play.hook()
+    play.api.update(3, value=77)
+    play.put(*play.bodies(latest(play)))
+    asked = play.api.count
+    drained = play.drain()
+    assert play.api.count == asked
+    assert (drained.counts["updated"], drained.counts["applied"], drained.waiting, drained.noted) == (1, 1, 0, ())
+    play.check()
+    assert play.run().counts["updated"] == 0
+    assert by(play) == [("webhook", "updated")]
+
+
+def test_a_new_record_is_stored(play: Hooked) -> None:
+    """And a tombstone is set by a deletion that is proven by reading."""
+    play.hook()
+    (key,) = play.api.insert(1, value=5)
+    play.put(*play.bodies(latest(play)))
+    assert play.drain().counts["created"] == 1
+    play.check()
+    play.api.delete(key)
+    play.put(*play.bodies(latest(play)))
+    drained = play.drain()
+    assert (drained.counts["refetch"], drained.noted) == (1, ("things",))
+    play.refetch()
+    play.check()
+    assert by(play) == [("webhook", "created"), ("webhook", "deleted")]
+
+
+def test_late_twice_and_in_another_order(play: Hooked) -> None:
+    """Older versions are passed over, and a record that is deleted is not brought back by an old webhook."""
+    play.hook()
+    for value in (61, 5, 99):
+        play.api.update(3, value=value)
+    first, second, third = latest(play, 3)
+    play.put(*play.bodies([third]))
+    play.drain()
+    play.put(*play.bodies([first, second, third, third]))
+    drained = play.drain()
+    assert drained.counts["stale"] == 2
+    assert drained.counts["updated"] == 0
+    play.check()
+    play.api.delete(3)
+    play.put(*play.bodies(latest(play)))
+    play.drain()
+    play.refetch()
+    play.put(*play.bodies([second]))
+    assert play.drain().counts["refetch"] == 1
+    play.refetch()
+    play.check()
+    assert play.count("shop.things", "key = '3' and deleted_at is not null") == 1
+
+
+def test_several_versions_in_one_batch_are_several_changes(play: Hooked) -> None:
+    """In the order of their versions, whatever that of the webhooks."""
+    play.hook()
+    for value in (61, 5, 99):
+        play.api.update(3, value=value)
+    first, second, third = latest(play, 3)
+    play.put(*play.bodies([second, third, first]))
+    assert play.drain().counts["updated"] == 3
+    play.check()
+    assert [value for kind, value in found(play.conn)["3"] if kind == "value.changed"] == [61, 5, 99]
+
+
+def test_an_equal_version_with_another_value_is_read_again(play: Hooked) -> None:
+    """Which of the two is newer, nobody can tell from here."""
+    play.hook()
+    play.api.update(3, touch=False, value=88)
+    play.put(*play.bodies(latest(play)))
+    assert play.drain().counts["refetch"] == 1
+    play.refetch()
+    play.check()
+
+
+def test_another_spelling_is_no_news(play: Hooked) -> None:
+    """The same record with other spaces, of the same version: nothing is asked or written."""
+    play.hook()
+    record = play.api.live()["3"]
+    spelled = json.dumps({"type": "thing.updated", "data": dict(reversed(record.items()))}, indent=2).encode()
+    before = play.conn.execute("select xmin, ctid, revision from shop.things where key = '3'").fetchall()
+    play.put(spelled)
+    drained = play.drain()
+    assert drained.counts.get("refetch", 0) == 0
+    assert play.conn.execute("select revision from shop.things where key = '3'").fetchall()[0][0] == before[0][2]
+    play.check()
+
+
+def test_without_versions_nothing_of_a_payload_is_stored(play: Hooked) -> None:
+    """The record is read by its key, whatever the webhook said."""
+    play.hook(version=None, since={**KIND.spec["since"], "field": "updated_at"})
+    lie = {"type": "thing.updated", "data": {**play.api.live()["3"], "value": 1_000}}
+    play.api.update(3, value=44)
+    play.put(json.dumps(lie).encode())
+    drained = play.drain()
+    assert (drained.counts["refetch"], drained.counts.get("updated", 0)) == (1, 0)
+    play.refetch()
+    play.check()
+
+
+def test_a_thin_webhook(play: Hooked) -> None:
+    """Only an id: the record is read."""
+    thin = {**ENDPOINT, "types": {"thing.*": {"object": "things", "key": "data.id"}}}
+    play.hook(thin)
+    play.api.update(3, value=55)
+    play.put(*play.bodies(latest(play)))
+    play.drain()
+    play.refetch()
+    play.check()
+    assert by(play) == [("webhook", "updated")]
+
+
+def test_a_deletion_that_nobody_can_ask_about(play: Hooked) -> None:
+    """Where the API does not read by key the webhook is believed, but not an old one about a newer record."""
+    told = {"thing.deleted": {"object": "things", "record": "data", "change": "deleted"}}
+    play.hook({**ENDPOINT, "types": told}, by_key=None)
+    gone, stays = latest(play, 2)
+    play.api.delete(gone.id)
+    play.api.update(stays.id, value=1)
+    play.run()
+    play.put(*(json.dumps({"type": "thing.deleted", "data": play.api.shown(each)}).encode() for each in (gone, stays)))
+    drained = play.drain()
+    assert (drained.counts["deleted"], drained.counts["stale"]) == (1, 1)
+    play.check()
+
+
+def test_before_the_first_backfill(play: Hooked) -> None:
+    """It will read the record itself."""
+    play.hook()
+    spec = {**play.source, "source": "other"}
+    play.store.migrate([parse_source(spec, "test")])
+    play.source = spec
+    with play.connect() as conn:
+        conn.execute(
+            "insert into extract.inbox (source, endpoint, body) values ('other', 'main', %s)",
+            [body(play, latest(play)[0])],
+        )
+    assert play.drain().counts["before"] == 1
+    assert play.count("other.things") == 0
+
+
+def test_a_list_of_messages(play: Hooked) -> None:
+    """Each is one of its own: an unreadable one does not keep the others from being applied."""
+    listed = {**ENDPOINT, "messages": "@", "type": "kind", "types": {"c": {"object": "things", "key": "id"}}}
+    play.hook(listed)
+    play.api.update(3, value=1)
+    play.api.update(4, value=2)
+    play.put(json.dumps([{"kind": "c", "id": 3}, {"kind": "c"}, 5, {"kind": "c", "id": 4}]).encode())
+    drained = play.drain()
+    assert (drained.counts["messages"], drained.counts["applied"], drained.dead) == (4, 2, 2)
+    play.refetch()
+    play.check()
+    told = play.conn.execute("select nth, reason from extract.inbox_parked where dead order by nth").fetchall()
+    assert told == [(2, "the key `id` is missing or null"), (3, "the message is no object")]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"\xff{}", "the body is no UTF-8"),
+        (b"<html>", "the body is no JSON"),
+        (b"", "the body is no JSON"),
+        (b'{"type": "thing.updated"}', "there is no record at `data`"),
+        (b'{"type": "thing.updated", "data": {"id": 3, "updated_at": "soon"}}', "the version `updated_at` is no RFC"),
+        (b'{"type": ["x"], "data": {}}', "the type or id is neither a text nor a number"),
+        (b'{"type": "thing.deleted", "data": []}', "one of data.id lies below something"),
+        (b"[" * 200_000, "the body is"),
+    ],
+)
+def test_what_cannot_be_read_is_a_dead_letter(play: Hooked, text: bytes, why: str) -> None:
+    """With its reason, at once; the body stays in the inbox."""
+    play.hook()
+    play.api.update(3, value=61)
+    play.put(text, *play.bodies(latest(play)))
+    drained = play.drain()
+    assert (drained.dead, drained.counts["updated"]) == (1, 1)
+    ((told,),) = play.conn.execute("select reason from extract.inbox_parked").fetchall()
+    assert told.startswith(why)
+    assert play.count("extract.inbox", "body is not null") == 2
+
+
+def test_an_id_that_comes_again_is_passed_over(play: Hooked) -> None:
+    """And a type that is passed on becomes one event."""
+    play.hook({**ENDPOINT, "id": "id", "forward": "thing.ending"})
+    ending: dict[str, Any] = {"id": "evt_1", "type": "thing.ending", "data": play.api.live()["3"]}
+    play.put(*[json.dumps(ending).encode()] * 2, json.dumps({**ending, "id": "evt_2", "type": "thing.odd"}).encode())
+    drained = play.drain()
+    assert (drained.counts["repeated"], drained.counts["forwarded"]) == (1, 1)
+    play.put(json.dumps(ending).encode())
+    assert play.drain().counts["repeated"] == 1
+    rows = play.conn.execute("select type, key, object, data from extract.outbox").fetchall()
+    assert rows == [("shop.thing.ending", "3", "things", ending)]
+
+
+def test_unknown_types_are_counted_and_named(play: Hooked, caplog: pytest.LogCaptureFixture) -> None:
+    """Unless the config says that they tell nothing."""
+    play.hook({**ENDPOINT, "ignore": "ping"})
+    play.put(b'{"type": "other.updated"}', b'{"type": "ping"}')
+    drained = play.drain()
+    assert (drained.counts["unknown"], drained.counts["nothing"]) == (1, 1)
+    assert "other.updated" in caplog.text
+    told = dict(play.conn.execute("select kind, count from extract.inbox_count").fetchall())
+    assert told == {"messages": 2, "unknown": 1}
