@@ -12,5 +12,11 @@ __all__ = ["processes"]
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
-    ["tests.crash.dying", "tests.crash.sweep_child", "tests.exactly_once.dying", "tests.exactly_once.writers"]
+    [
+        "tests.crash.dying",
+        "tests.crash.sweep_child",
+        "tests.exactly_once.dying",
+        "tests.exactly_once.writers",
+        "tests.webhooks.dying",
+    ]
 )

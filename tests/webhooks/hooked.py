@@ -120,6 +120,15 @@ class Hooked(Play):
         assert alive == self.api.live()
         assert found(self.conn) == expected(self.conn, self.baseline)
 
+    def check_beside_endings(self) -> None:
+        """The same, but for what was passed on."""
+        alive = dict(self.conn.execute("select key, data from shop.things where deleted_at is null").fetchall())
+        assert alive == self.api.live()
+        told = {
+            key: [each for each in events if each[0] != "shop.thing.ending"] for key, events in found(self.conn).items()
+        }
+        assert {key: events for key, events in told.items() if events} == expected(self.conn, self.baseline)
+
     def count(self, table: str, where: str = "true") -> int:
         """How many rows there are."""
         row = self.conn.execute(f"select count(*) from {table} where {where}").fetchone()

@@ -36,10 +36,10 @@ class Message(msgspec.Struct, frozen=True):
     """One message of a delivery, the ``nth`` of its body (from 1).
 
     ``does`` is what to do with it: ``payload``, ``record`` is judged and stored; ``refetch``, the record is read by its
-    key; ``final``, it is gone, which nobody can ask the API about; ``nothing``. ``gone``: the message says so. ``object`` and ``key`` are of the
-    record, empty where it tells of none. ``forward``: it is passed on as it is, as an event of ``type``. ``known``: the
-    config says something of its type. ``ordered``: no version tells its age, so that it may not be taken before an
-    older one of its key. ``id`` is that which the message holds.
+    key; ``final``, it is gone, which nobody can ask the API about; ``nothing``. ``object`` and ``key`` are of the
+    record, empty where it tells of none; ``gone``: it says that the record is. ``forward``: it is passed on as it is,
+    as an event of ``type``. ``known``: the config says something of its type. ``ordered``: no version tells its age, so
+    that it may not be taken before an older one of its key. ``id`` is that which the message holds.
     """
 
     place: int
