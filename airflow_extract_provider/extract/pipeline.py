@@ -35,7 +35,7 @@ from airflow_extract_provider.extract.resume import Books, begin, check_copied, 
 from airflow_extract_provider.extract.settings import Runner, Settings
 from airflow_extract_provider.extract.sinks.sink import Sink, check_sink
 from airflow_extract_provider.extract.source import ApiObject, Source
-from airflow_extract_provider.extract.store import outbox, refetch, sweep
+from airflow_extract_provider.extract.store import outbox, refetch, sweep, webhook_audit
 from airflow_extract_provider.extract.store.apply import Applied, Batch, apply
 from airflow_extract_provider.extract.store.birth import born
 from airflow_extract_provider.extract.store.brought import Brings
@@ -380,4 +380,14 @@ class _Run:
             window=None if self._window is None else str(self._window),
             slice={**self._progress.counts, "records": self._progress.records},
             quota_left=self._client.left,
+            webhooks=self._webhooks(),
         )
+
+    def _webhooks(self) -> Mapping[str, int] | None:
+        """What webhooks of the object were worth today. Warns if they have stopped: polling finds what they told of."""
+        if self._source.grace(self._object.name) is None:
+            return None
+        whose = self._target.whose
+        if silent := webhook_audit.silence(self._books.conn, whose):
+            _log.warning("%s/%s: webhooks have fallen silent: %s", *whose[1:], silent)
+        return webhook_audit.today(self._books.conn, whose)

@@ -46,7 +46,8 @@ class Summary:
     (aware; None before the end). ``cursor_before`` and ``cursor_after`` are positions as JSON. ``sweep`` is what the
     sweep has found that the run took part in, as :meth:`~.report.Report.as_dict` tells it. ``window`` is the window of
     time that was read. ``slice`` holds records, requests and changes by kind of the last slice alone, ``quota_left``
-    the part of the API's quota, from 0 to 1, that it has left; None: not known.
+    the part of the API's quota, from 0 to 1, that it has left; None: not known. ``webhooks`` tells of the day's changes
+    of an object that webhooks tell of, as :func:`~.webhook_audit.today` does.
     """
 
     source: str
@@ -66,6 +67,7 @@ class Summary:
     window: str | None = None
     slice: Mapping[str, int] = field(default_factory=dict)
     quota_left: float | None = None
+    webhooks: Mapping[str, int] | None = None
 
     @property
     def lag_seconds(self) -> float | None:
@@ -94,6 +96,7 @@ class Summary:
             "lag_seconds": self.lag_seconds,
             **({} if self.sweep is None else {"sweep": dict(self.sweep)}),
             **({} if self.window is None else {"window": self.window}),
+            **({} if self.webhooks is None else {"webhooks": dict(self.webhooks)}),
         }
 
 

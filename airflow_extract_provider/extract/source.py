@@ -121,6 +121,9 @@ class Source(Frozen):
         found = self.objects[told.object]
         if told.read == "payload" and found.version is None:
             raise ValueError(f"{where}: without `version` a payload cannot be told from an older one; use `refetch`")
+        if self._pays(told, found) and found.hash.map is not None:
+            # It is written beside the walks, and the map of a walk that is under way would not know.
+            raise ValueError(f"{where}: {told.object} has a `hash.map`, which payloads bypass; use `refetch`")
         if found.by_key is None and told.change != "deleted":
             raise ValueError(
                 f"{where}: declare `by_key` of {told.object}: a record is read again where a webhook does not decide"
@@ -154,9 +157,13 @@ class Source(Frozen):
     def pays(self, told: Told) -> bool:
         """Whether what such a webhook holds is stored, where its version says that it is newer; else the record is read
         by its key."""
+        return self._pays(told, self.object(told.object))
+
+    @staticmethod
+    def _pays(told: Told, object: ApiObject) -> bool:
         if told.read is not None:
             return told.read == "payload"
-        return told.record is not None and self.object(told.object).version is not None
+        return told.record is not None and object.version is not None
 
     def grace(self, name: str) -> timedelta | None:
         """How long after a change of an object's record a webhook of it may come; None: none tells of the object."""

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from airflow_extract_provider.extract.errors import (
+    EventRefusedError,
+    LeftBehindError,
+    SchemaMissingError,
+    SinkUnavailableError,
+)
+from airflow_extract_provider.extract.events.event import Event
+from airflow_extract_provider.extract.sinks.memory import MemorySink
 from airflow_extract_provider.extract.sourcefile import parse_source
 from airflow_extract_provider.testing.hostile_store import Version
 from tests.exactly_once.oracle import found
@@ -226,5 +235,64 @@ def test_unknown_types_are_counted_and_named(play: Hooked, caplog: pytest.LogCap
     drained = play.drain()
     assert (drained.counts["unknown"], drained.counts["nothing"]) == (1, 1)
     assert "other.updated" in caplog.text
-    told = dict(play.conn.execute("select kind, count from extract.inbox_count").fetchall())
+    told: dict[str, int] = dict(play.conn.execute("select kind, count from extract.inbox_count").fetchall())
     assert told == {"messages": 2, "unknown": 1}
+
+
+def test_events_go_to_the_sink_of_their_object(play: Hooked) -> None:
+    """Published before the commit: where the sink is away, nothing is stored, and the webhook waits."""
+    play.hook()
+    play.source["objects"]["things"]["publish"] = {"kafka": "none"}
+    sink = MemorySink()
+    play.api.update(3, value=61)
+    play.put(*play.bodies(latest(play)))
+    sink.failures.append(SinkUnavailableError("it is away.", todo="Wait."))
+    with pytest.raises(SinkUnavailableError, match="it is away"):
+        play.drain(sink_of=lambda _: sink)
+    assert play.count("extract.inbox", "done_at is null") == 1
+    assert play.count("shop.things", "revision > 1") == 0
+    play.drain(sink_of=lambda _: sink)
+    assert {each.key for each in sink.events} == {"3"}
+    assert play.count("extract.outbox") == 0
+
+
+def test_an_event_that_the_sink_refuses_is_its_message_own(play: Hooked) -> None:
+    """The others are published, and stored."""
+    play.hook()
+    play.source["objects"]["things"]["publish"] = {"kafka": "none"}
+    for key in (3, 4, 5):
+        play.api.update(key, value=60 + key)
+    play.put(*play.bodies(latest(play, 3)))
+
+    class Picky(MemorySink):
+        def publish(self, events: Sequence[Event]) -> None:
+            if any(each.key == "4" for each in events):
+                raise EventRefusedError("it is too large.", key="4")
+            super().publish(events)
+
+    sink = Picky()
+    drained = play.drain(sink_of=lambda _: sink)
+    assert (drained.counts["updated"], drained.counts["parked"], drained.waiting) == (2, 1, 1)
+    assert {each.key for each in sink.events} == {"3", "5"}
+
+
+def test_a_renamed_table_stops_it(play: Hooked) -> None:
+    """Nothing is written under a name that the source file says no more."""
+    play.hook()
+    play.api.update(3, value=61)
+    play.put(*play.bodies(latest(play)))
+    play.source["objects"]["things"]["table"] = "others"
+    with pytest.raises((LeftBehindError, SchemaMissingError)):
+        play.drain()
+    assert play.count("extract.inbox", "done_at is null") == 1
+
+
+def test_bodies_are_fetched_as_far_as_they_fit(play: Hooked) -> None:
+    """However many wait; one at least."""
+    play.hook()
+    for key in range(1, 9):
+        play.api.update(key, value=key, note="x" * 5_000)
+    play.put(*play.bodies(latest(play, 8)))
+    drained = play.drain(most_bytes=1)
+    assert (drained.deliveries, drained.counts["updated"]) == (8, 8)
+    play.check()
