@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from airflow_extract_provider.extract import paging, storing, sweeping
 from airflow_extract_provider.extract.cursor import cursor_key
 from airflow_extract_provider.extract.errors import SourceError
+from airflow_extract_provider.extract.receiving import Endpoint, Told
+from airflow_extract_provider.extract.signing import Scheme
 from airflow_extract_provider.extract.source import ApiObject, Source, laid_over
 
 __all__ = ["check_tables_differ", "load_source", "load_sources", "parse_source", "presets"]
@@ -37,6 +39,10 @@ _PARTS: Mapping[str, type[BaseModel]] = {
     "timestamps": paging.Timestamps,
 }
 """The other parts of a file by their keys."""
+
+_WEBHOOKS: Mapping[int, type[BaseModel]] = {3: Endpoint, 4: Scheme, 5: Told}
+"""The parts of `webhooks` by how deep their keys lie: `endpoint.key`, `endpoint.verify.key`, `endpoint.types.type.key`.
+"""
 
 
 class _Loader(yaml.SafeLoader):
@@ -213,6 +219,8 @@ def _complaints(exc: ValidationError) -> Iterator[str]:
 
 
 def _known_keys(place: list[str]) -> list[str]:
+    if place[0] == "webhooks" and (found := _WEBHOOKS.get(len(place))) is not None:
+        return sorted(found.model_fields)
     inside = place[2:-1] if place[0] == "objects" else place[:-1]
     # A number in a list, or the name of a column, stands between a part and its keys.
     after = inside[:1] if inside[:1] == ["columns"] else reversed(inside[-2:])

@@ -27,7 +27,7 @@ Place: TypeAlias = tuple[str | int, ...]
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = source_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
-FREE = {"accounts", "params", "headers", "columns", "where", "set", "objects"}
+FREE = {"accounts", "params", "headers", "columns", "where", "set", "objects", "webhooks", "types"}
 """Where keys are the user's own words."""
 
 EVERYTHING = """
@@ -41,6 +41,47 @@ relay: {kafka: kafka_default, topic: everything}
 pool: 4
 owner: data
 tags: [crm]
+webhooks_by: sensor
+webhooks_every: 1m
+webhooks:
+  first:
+    verify: stripe
+    secret: everything_webhook
+    max_bytes: "65536"
+    dedupe: "{header:x-id}"
+    headers: X-Topic
+    messages: events
+    type: "{header:x-topic}.{kind}"
+    id: event.id
+    types:
+      contact.created: {object: second, record: data.contact, key: [data.contact.id], read: payload}
+      contact.deleted: {object: first, key: data.id, change: deleted}
+      "*": {object: first, key: data.id, read: refetch}
+    forward: [ping.*]
+    ignore: note.*
+    grace: 10m
+  second: {verify: {scheme: slack, tolerance: 10m, ahead: null}, secret: s, dedupe: null, messages: "@"}
+  third:
+    verify:
+      header: X-Signature
+      algorithm: sha512
+      encoding: base64
+      prefix: "v1,"
+      separator: " "
+      template: "{id}.{timestamp}.{body}"
+      timestamp: X-Timestamp
+      unit: ms
+      tolerance: 1.5h
+      ahead: 0s
+      id: X-Id
+      key: whsec
+    secret: everything_webhook
+  fourth:
+    verify:
+      {header: X-Sig, separator: ";", element: "ts=", prefix: "h1=", template: "{url}{timestamp}{body}", url: decoded}
+    secret: everything_webhook
+    headers: []
+  fifth: {verify: {header: Authorization, algorithm: token, prefix: "Bearer "}, secret: everything_webhook}
 defaults:
   records: data
   pages: {by: page, send: page, first: 0, more: more, size: {send: limit, max: "100"}}
@@ -86,6 +127,7 @@ objects:
     accept: [late-zero, passed-over]
   second:
     path: /v1/second
+    by_key: {path: "/v1/second/{{ key }}"}
     method: GET
     key: id
     version: at
@@ -123,14 +165,14 @@ def _read(text: str) -> Any:
 
 
 def _blocks() -> Iterator[tuple[str, Any]]:
-    """What the docs show: a source, or what may stand below an object."""
+    """What the docs show: a source, its webhooks, or what may stand below an object."""
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         found = re.findall(r"```yaml\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
         for number, block in enumerate(found):
             data = _read(block)
             if not data.keys() & {"source", "extends"}:
                 whole = _read(OBJECT)
-                whole["objects"]["contacts"] |= data
+                (whole if "webhooks" in data else whole["objects"]["contacts"]).update(data)
                 data = whole
             yield f"{path.name} {number}", data
 
@@ -269,6 +311,47 @@ def test_the_loader_names_the_keys_that_are_known_there(text: str, known: str) -
     with pytest.raises(SourceError) as caught:
         parse_source(data, "a file")
     assert f"is no known key; known here: {known}\n" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "known"),
+    [
+        ((), "dedupe, forward, grace, headers, id, ignore, max_bytes, messages, secret, type, types, verify"),
+        (("types", "*"), "change, key, object, read, record"),
+        (("verify",), "ahead, algorithm, element, encoding, header, id, key, prefix, scheme, separator, template, "),
+    ],
+)
+def test_the_loader_names_the_keys_of_webhooks(place: Place, known: str) -> None:
+    """Those of the endpoint, of what a type tells, or of the signature; an endpoint may be called as a part."""
+    data = copy.deepcopy(VALID["everything"])
+    data["webhooks"]["size"] = data["webhooks"].pop("first") | {"verify": {"scheme": "stripe"}}
+    node = data["webhooks"]["size"]
+    for step in place:
+        node = node[step]
+    node["mispelt"] = "x"
+    where = ".".join(["webhooks", "size", *map(str, place), "mispelt"])
+    with pytest.raises(SourceError) as caught:
+        parse_source(data, "a file")
+    assert f"`{where}` is no known key; known here: {known}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("strype", ("verify",), "'strype' is not valid under any of the given schemas"),
+        ("{scheme: strype}", ("verify", "scheme"), "'strype' is not one of"),
+        ("{scheme: stripe, tolerance: 10}", ("verify", "tolerance"), "10 is not of type 'string'"),
+        ("{header: a, separator: '|'}", ("verify", "separator"), "'|' is not one of"),
+        ("{header: a, algorithm: md5}", ("verify", "algorithm"), "'md5' is not one of"),
+    ],
+)
+def test_what_it_says_of_a_signature(text: str, place: Place, words: str) -> None:
+    """The names of the schemes, and the parts of one of one's own."""
+    data = copy.deepcopy(VALID["everything"])
+    data["webhooks"]["first"]["verify"] = _read(text)
+    told = [at for at, message in _told(VALIDATOR.iter_errors(data)) if words in message]
+    assert ("webhooks", "first", *place) in told
+    assert not _loads(data)
 
 
 def test_an_object_may_be_called_as_a_part() -> None:

@@ -1,0 +1,312 @@
+"""Whether a webhook is genuine: its signature is made again from the bytes that came, and compared in constant time.
+
+Whatever a stranger sends, it is an answer, never an exception. How old a signature is, is told only where it is right.
+"""
+
+from __future__ import annotations
+
+import binascii
+import enum
+import hmac
+import re
+import secrets as randomness
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from functools import lru_cache
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from airflow_extract_provider.extract.instants import reading
+from airflow_extract_provider.extract.signing import Scheme
+
+__all__ = ["MOST_SIGNATURES", "Refusal", "Signed", "check_secret", "verify"]
+
+MOST_SIGNATURES = 16
+"""Signatures that one header may hold: an ed25519 one costs a tenth of a millisecond, and a stranger may send many."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+_UNITS = {"s": 1_000_000, "ms": 1_000}
+_LONGEST_TIME = 40
+"""Characters of a timestamp: Python takes long for numbers of many digits."""
+_RFC3339 = reading("rfc3339", None)
+_DECODED = re.compile(rb"%(?:3A|2F|3F|40|21|24|27|28|29|2A|2C|3B)", re.IGNORECASE)
+_PEPPER = randomness.token_bytes(32)
+_BASIC = b"basic "
+_KEY_SIZE = 32
+"""Bytes of a public ed25519 key."""
+
+
+class Refusal(enum.StrEnum):
+    """Why a webhook is not taken for genuine."""
+
+    MISSING = "missing"
+    """A header that the scheme reads is not there, or empty."""
+    MALFORMED = "malformed"
+    """One is there, but not as the scheme says."""
+    WRONG = "wrong"
+    """No secret makes this signature."""
+    OLD = "old"
+    """The signature is right, but was made too long ago."""
+    FUTURE = "future"
+    """The signature is right, but its timestamp lies too far in the future."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A request as it came. ``url`` is the public one, with its query, as the sender knows it. ``headers`` have names
+    in lower case and values as they were sent, read as Latin-1; what was given twice is joined with ", ". ``at`` is
+    when it came: seconds since 1970, by our clock."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What the headers say: signatures as they are written, when it was signed (as written, and in microseconds)."""
+
+    signatures: Sequence[bytes]
+    timestamp: bytes
+    instant: int
+    id: bytes
+
+
+def verify(scheme: Scheme, secrets: Sequence[bytes | str], signed: Signed) -> Refusal | None:
+    """None: one of the secrets made the signature, and it is neither too old nor too far ahead. Without a secret, or
+    with an empty one, nothing is genuine. It never raises."""
+    value = _header(signed.headers, scheme.header)
+    if isinstance(value, Refusal):
+        return value
+    if not scheme.signs:
+        return _sent(scheme, secrets, value)
+    claim = _claim(scheme, signed.headers, value)
+    if isinstance(claim, Refusal):
+        return claim
+    content = _content(scheme, signed, claim)
+    made = _made_by_private_key if scheme.algorithm == "ed25519" else _made_by_hash
+    if not made(scheme, secrets, claim.signatures, content):
+        return Refusal.WRONG
+    return _in_time(scheme, claim.instant, signed.at) if scheme.timed else None
+
+
+def check_secret(scheme: Scheme, secret: bytes | str) -> None:
+    """See that a secret can verify anything.
+
+    Raises ValueError: it cannot; the message says why, and nothing of the secret.
+    """
+    key = _key(scheme, secret)
+    if scheme.algorithm == "ed25519":
+        _public_key(key)
+
+
+# --- what the headers say
+
+
+def _header(headers: Mapping[str, str], name: str) -> bytes | Refusal:
+    value = headers.get(name, "").strip()
+    if not value:
+        return Refusal.MISSING
+    try:
+        return value.encode("latin-1")
+    except UnicodeEncodeError:
+        return Refusal.MALFORMED
+
+
+def _claim(scheme: Scheme, headers: Mapping[str, str], value: bytes) -> _Claim | Refusal:
+    found = _signatures(scheme, value)
+    if isinstance(found, Refusal):
+        return found
+    signatures, timestamp = found
+    if scheme.timestamp is not None:
+        timestamp = _header(headers, scheme.timestamp)
+    id = b"" if scheme.id is None else _header(headers, scheme.id)
+    if isinstance(timestamp, Refusal):
+        return timestamp
+    if isinstance(id, Refusal):
+        return id
+    instant = _instant(scheme.unit, timestamp) if scheme.timed else 0
+    return Refusal.MALFORMED if instant is None else _Claim(signatures, timestamp, instant, id)
+
+
+def _signatures(scheme: Scheme, value: bytes) -> tuple[Sequence[bytes], bytes | Refusal] | Refusal:
+    """The signatures, without what stands before each, and the timestamp that stands beside them."""
+    prefix = scheme.prefix.encode()
+    if scheme.separator is None:
+        return ((value[len(prefix) :],), b"") if value.startswith(prefix) else Refusal.MALFORMED
+    if scheme.separator != ", " and b", " in value:
+        return Refusal.MALFORMED  # the header was given twice
+    elements = value.split(scheme.separator.encode())
+    found = [each[len(prefix) :] for each in elements if each.startswith(prefix)]
+    if not 1 <= len(found) <= MOST_SIGNATURES:
+        return Refusal.MALFORMED
+    if scheme.element is None:
+        return found, b""
+    mark = scheme.element.encode()
+    times = [each[len(mark) :] for each in elements if each.startswith(mark)]
+    return (found, times[0]) if len(times) == 1 else Refusal.MALFORMED
+
+
+def _instant(unit: str, text: bytes) -> int | None:
+    """A timestamp in microseconds since 1970; None: it is none. Digits only: no sign, no fraction, no exponent."""
+    if len(text) > _LONGEST_TIME:
+        return None
+    if unit == "rfc3339":
+        found = _RFC3339(b'"%b"' % text)
+        return None if found is None else (found - _EPOCH) // _MICROSECOND
+    return int(text) * _UNITS[unit] if text.isdigit() else None
+
+
+def _in_time(scheme: Scheme, instant: int, at: float) -> Refusal | None:
+    age = round(at * 1_000_000) - instant
+    if scheme.tolerance is not None and age > scheme.tolerance // _MICROSECOND:
+        return Refusal.OLD
+    if scheme.ahead is not None and -age > scheme.ahead // _MICROSECOND:
+        return Refusal.FUTURE
+    return None
+
+
+# --- what was signed
+
+
+def _content(scheme: Scheme, signed: Signed, claim: _Claim) -> bytes:
+    template = scheme.parts
+    pieces = [template.texts[0]]
+    for slot, text in zip(template.slots, template.texts[1:], strict=True):
+        pieces.append(_filled(slot, scheme, signed, claim))
+        pieces.append(text)
+    return b"".join(pieces)
+
+
+def _filled(slot: str, scheme: Scheme, signed: Signed, claim: _Claim) -> bytes:
+    if slot == "body":
+        return signed.body
+    if slot == "timestamp":
+        return claim.timestamp
+    if slot == "id":
+        return claim.id
+    if slot == "method":
+        return _bytes(signed.method)
+    url = _bytes(signed.url)
+    return url if scheme.url == "sent" else _DECODED.sub(lambda found: bytes.fromhex(found[0][1:].decode()), url)
+
+
+def _bytes(text: bytes | str) -> bytes:
+    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+
+
+# --- who made it
+
+
+def _made_by_hash(scheme: Scheme, secrets: Sequence[bytes | str], signatures: Sequence[bytes], content: bytes) -> bool:
+    """Each secret is tried with each signature, so that the time tells nothing of which one it was. What is compared is
+    the text: base64 can be written in several ways, and only the usual one is taken."""
+    found = False
+    for key in _keys(scheme, secrets):
+        digest = hmac.digest(key, content, scheme.algorithm)
+        expected = digest.hex().encode() if scheme.encoding == "hex" else binascii.b2a_base64(digest, newline=False)
+        for signature in signatures:
+            found |= hmac.compare_digest(expected, signature)
+    return found
+
+
+def _made_by_private_key(
+    scheme: Scheme, secrets: Sequence[bytes | str], signatures: Sequence[bytes], content: bytes
+) -> bool:
+    """Nothing here is secret."""
+    raws = [raw for each in signatures if (raw := _decoded(scheme.encoding, each)) is not None]
+    return any(_fits(key, raw, content) for key in _keys(scheme, secrets) for raw in raws)
+
+
+def _fits(key: bytes, signature: bytes, content: bytes) -> bool:
+    try:
+        _public_key(key).verify(signature, content)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+@lru_cache(maxsize=32)
+def _public_key(key: bytes) -> Ed25519PublicKey:
+    if len(key) != _KEY_SIZE:
+        raise ValueError(f"a public ed25519 key has {_KEY_SIZE} bytes, this has {len(key)}")
+    return Ed25519PublicKey.from_public_bytes(key)
+
+
+def _sent(scheme: Scheme, secrets: Sequence[bytes | str], value: bytes) -> Refusal | None:
+    """Whether a token, or user and password, are one of the secrets."""
+    if scheme.algorithm == "basic":
+        given = value[len(_BASIC) :].lstrip(b" ") if value[: len(_BASIC)].lower() == _BASIC else None
+    else:
+        prefix = scheme.prefix.encode()
+        given = value[len(prefix) :] if value.startswith(prefix) else None
+    if given is None:
+        return Refusal.MALFORMED
+    found = False
+    for key in _keys(scheme, secrets):
+        expected = binascii.b2a_base64(key, newline=False) if scheme.algorithm == "basic" else key
+        # Digests have one length: a comparison of the texts would tell the secret's.
+        found |= hmac.compare_digest(_masked(expected), _masked(given))
+    return None if found else Refusal.WRONG
+
+
+def _masked(text: bytes) -> bytes:
+    return hmac.digest(_PEPPER, text, "sha256")
+
+
+# --- the secrets
+
+
+def _keys(scheme: Scheme, secrets: Sequence[bytes | str]) -> list[bytes]:
+    """The keys of those secrets that can be read."""
+    found = []
+    for each in secrets:
+        try:
+            found.append(_key(scheme, each))
+        except ValueError:
+            continue
+    return found
+
+
+def _key(scheme: Scheme, secret: bytes | str) -> bytes:
+    """The key that a secret spells. Raises ValueError: none, or an empty one."""
+    text = _bytes(secret)
+    if not text.strip():
+        raise ValueError("the secret is empty")
+    if scheme.algorithm == "basic" and b":" not in text:
+        raise ValueError("the secret is no user and password with a colon between them")
+    if scheme.key == "text":
+        return text
+    key = _spelled(scheme, text.strip())
+    if not key:
+        raise ValueError(f"the secret is no {'hex' if scheme.key == 'hex' else 'base64'}, as `key: {scheme.key}` says")
+    return key
+
+
+def _spelled(scheme: Scheme, text: bytes) -> bytes:
+    """What is no hex or base64 is empty. A public key never passes for a secret one: other prefixes are no base64."""
+    if scheme.key == "whsec":
+        text = text.removeprefix(b"whpk_" if scheme.algorithm == "ed25519" else b"whsec_")
+    try:
+        if scheme.key == "hex":
+            return binascii.unhexlify(text)
+        return binascii.a2b_base64(text + b"=" * (-len(text) % 4), strict_mode=True)
+    except ValueError:
+        return b""
+
+
+def _decoded(encoding: str, text: bytes) -> bytes | None:
+    """What hex or base64 spells; None: it does not, or not in the usual way."""
+    try:
+        if encoding == "hex":
+            raw = binascii.unhexlify(text)
+            return raw if binascii.hexlify(raw) == text else None
+        raw = binascii.a2b_base64(text)
+    except ValueError:
+        return None
+    return raw if binascii.b2a_base64(raw, newline=False) == text else None
