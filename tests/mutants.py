@@ -17,21 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.mutant import Mutant
+from tests.mutants_of_webhooks import WEBHOOKS
+
 PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = "airflow_extract_provider/extract"
 LIMIT = 600.0
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A breakage of a law: ``old`` stands in ``file`` (below the engine) exactly once, and becomes ``new``."""
-
-    law: str
-    name: str
-    file: str
-    old: str
-    new: str
-    tests: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -606,6 +597,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        full = place.largest or size\n",
         WINDOWS,
     ),
+    *WEBHOOKS,
 )
 
 

@@ -1,4 +1,4 @@
-"""Webhooks in any history: whatever the API does, in whatever order and how often it tells of it, and whatever polls."""
+"""Webhooks in any history: whatever the API does, however late and often it tells of it, and whatever polls beside."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_extract_provider.extract.store import webhook_audit
+from airflow_extract_provider.extract.store import refetch, webhook_audit
 from tests.webhooks.hooked import Hooked
 
 WHOSE = ("extract", "shop", "things")
@@ -85,3 +85,33 @@ def test_a_subscription_that_has_gone_silent(play: Hooked, caplog: pytest.LogCap
     play.put(*play.bodies(play.api.history()[-1:]))
     play.drain()
     assert webhook_audit.silence(play.conn, WHOSE) is None
+
+
+def test_a_webhook_of_an_older_version_is_none_of_the_change(play: Hooked) -> None:
+    """That of the newer one, which polling has found, was missed all the same."""
+    play.hook()
+    play.api.update(1, value=61)
+    older = play.bodies(play.api.history()[-1:])
+    play.api.update(1, value=62)
+    play.api.clock.advance(60)
+    play.run()
+    play.put(*older)
+    assert play.drain().counts["stale"] == 1
+    forget_grace(play)
+    (told,) = webhook_audit.changes(play.conn, "extract")
+    assert (told.poll, told.late, told.missed) == (1, 0, 1)
+
+
+def test_a_deletion_that_a_webhook_asked_about_first(play: Hooked) -> None:
+    """Before it is read by key a sweep notes it as well: the webhook has told of it all the same."""
+    play.hook()
+    play.api.delete(5)
+    play.put(*play.bodies(play.api.history()[-1:]))
+    play.drain()
+    with play.connect() as conn:
+        refetch.note(conn, *WHOSE, ["5"], "absent")
+    play.refetch()
+    play.check()
+    assert play.conn.execute("select key, by, told_at is not null from extract.brought").fetchall() == [
+        ("5", "webhook", True)
+    ]

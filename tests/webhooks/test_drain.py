@@ -296,3 +296,18 @@ def test_bodies_are_fetched_as_far_as_they_fit(play: Hooked) -> None:
     drained = play.drain(most_bytes=1)
     assert (drained.deliveries, drained.counts["updated"]) == (8, 8)
     play.check()
+
+
+def test_a_deletion_is_proof_only_with_a_newer_version(play: Hooked) -> None:
+    """An equal one may be older than what is stored: the API is asked, and says that the record is there."""
+    told = {"thing.deleted": {"object": "things", "record": "data", "change": "deleted"}}
+    play.hook({**ENDPOINT, "types": told})
+    stays, gone = latest(play, 2)
+    later = {**play.api.shown(gone), "updated_at": "2026-03-02T00:00:00Z"}
+    play.api.delete(gone.id)
+    play.put(*(json.dumps({"type": "thing.deleted", "data": each}).encode() for each in (play.api.shown(stays), later)))
+    drained = play.drain()
+    assert (drained.counts["refetch"], drained.counts["deleted"]) == (1, 1)
+    play.check()
+    play.refetch()
+    play.check()

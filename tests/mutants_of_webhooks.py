@@ -1,0 +1,165 @@
+"""What of webhooks is broken by :mod:`tests.mutants`, one line at a time."""
+
+from __future__ import annotations
+
+from tests.mutant import Mutant
+
+__all__ = ["WEBHOOKS"]
+
+_DRAIN = ("tests/webhooks/test_drain.py",)
+_STREAM = ("tests/webhooks/test_drain.py", "tests/webhooks/test_stream.py", "tests/properties/test_webhooks.py")
+_KILLED = ("tests/webhooks/test_killed.py",)
+_AUDIT = ("tests/webhooks/test_audit.py", "tests/webhooks/test_stream.py")
+_SIGNED = ("tests/webhooks/test_signatures.py", "tests/webhooks/test_signature_parts.py")
+_RECEIVED = ("tests/webhooks/test_receiver.py", "tests/webhooks/test_keeping.py", "tests/webhooks/test_protocol.py")
+
+WEBHOOKS: tuple[Mutant, ...] = (
+    Mutant(
+        "8 newer wins",
+        "a webhook with an equal version is written",
+        "store/judge.py",
+        "    if known and coming.version > stored.version:  # type: ignore[operator]\n"
+        '        return "delete" if coming.deleted else "write"\n'
+        "    older",
+        "    if known and coming.version >= stored.version:  # type: ignore[operator]\n"
+        '        return "delete" if coming.deleted else "write"\n'
+        "    older",
+        _STREAM,
+    ),
+    Mutant(
+        "8 newer wins",
+        "a webhook brings a deleted record back",
+        "store/judge.py",
+        '        return "unchanged" if coming.deleted else "refetch"\n    known',
+        '        return "unchanged" if coming.deleted else "undelete"\n    known',
+        _STREAM,
+    ),
+    Mutant(
+        "11 deletes",
+        "a webhook's deletion is believed without a newer version",
+        "store/judge.py",
+        '        return ("stale" if older else "delete") if coming.final else "refetch"\n',
+        '        return "stale" if older else "delete"\n',
+        _STREAM,
+    ),
+    Mutant(
+        "11 deletes",
+        "an old deletion that nobody can ask about is believed",
+        "store/judge.py",
+        '        return ("stale" if older else "delete") if coming.final else "refetch"\n',
+        '        return "delete" if coming.final else "refetch"\n',
+        _DRAIN,
+    ),
+    Mutant(
+        "8 newer wins",
+        "another value of an equal version is no news",
+        "store/rows.py",
+        "record.version == version and self._agrees(record, row)",
+        "record.version == version",
+        _DRAIN,
+    ),
+    Mutant(
+        "15 needs noted",
+        "a webhook that decides nothing is forgotten",
+        "store/told.py",
+        '{*again, *work.undecided}, "webhook", told=True)',
+        '{*again}, "webhook", told=True)',
+        _STREAM,
+    ),
+    Mutant(
+        "15 needs noted",
+        "a thin webhook is forgotten",
+        "store/told.py",
+        '{*again, *work.undecided}, "webhook", told=True)',
+        'work.undecided, "webhook", told=True)',
+        _DRAIN,
+    ),
+    Mutant(
+        "13 nothing dropped",
+        "what could not be applied is not parked",
+        "webhooks/turn.py",
+        "        self.claims.park(self._parked)\n",
+        "",
+        _KILLED,
+    ),
+    Mutant(
+        "13 nothing dropped",
+        "a poison message undoes its neighbours",
+        "webhooks/turn.py",
+        "                    parts += [part[len(part) // 2 :], part[: len(part) // 2]]\n                    continue\n",
+        "                    part = part[:1]\n",
+        _KILLED,
+    ),
+    Mutant(
+        "8 newer wins",
+        "a message overtakes an older one of its key",
+        "webhooks/turn.py",
+        "        self._blocked = self.claims.blocked(keys) if keys else set()\n",
+        "        self._blocked = set()\n",
+        _KILLED,
+    ),
+    Mutant(
+        "10 once per change",
+        "a message that comes again is passed on again",
+        "webhooks/turn.py",
+        "                if each.id not in new:\n",
+        "                if False:\n",
+        _DRAIN,
+    ),
+    Mutant(
+        "1 no skip",
+        "what tells of an object before its backfill is stored",
+        "webhooks/turn.py",
+        "not standing[each.object][0]]\n",
+        "False]\n",
+        _DRAIN,
+    ),
+    Mutant(
+        "8 newer wins",
+        "several versions in one batch are one change",
+        "store/told.py",
+        "sorted(copies, key=_age)",
+        "sorted(copies, key=_age)[-1:]",
+        _DRAIN,
+    ),
+    Mutant(
+        "audit",
+        "a webhook of another version counts as that of the change",
+        "store/brought.sql",
+        "else known.version = given.version end",
+        "else true end",
+        _AUDIT,
+    ),
+    Mutant(
+        "audit",
+        "a webhook that came before the poll is forgotten",
+        "store/refetch.sql",
+        "        told_at = coalesce(noted.told_at, excluded.told_at)",
+        "        told_at = excluded.told_at",
+        _AUDIT,
+    ),
+    Mutant(
+        "forged",
+        "a lost connection is the end of a body",
+        "webhooks/receiver.py",
+        '                if message["type"] != "http.request":\n                    return _CUT\n',
+        '                if message["type"] != "http.request":\n                    return None\n',
+        _RECEIVED,
+    ),
+    Mutant(
+        "forged",
+        "trailers are headers",
+        "webhooks/protocol.py",
+        "        if self._phase == _HEAD:\n            # As uvicorn",
+        "        if True:\n            # As uvicorn",
+        _RECEIVED,
+    ),
+    Mutant(
+        "nothing lost",
+        "another body under a known delivery id is a duplicate",
+        "webhooks/receiver.py",
+        "        digest.update(body)\n",
+        "",
+        _RECEIVED,
+    ),
+)
