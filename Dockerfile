@@ -15,4 +15,4 @@ RUN mkdir -p /opt/airflow/auth /opt/airflow/sources
 COPY --from=wheel /wheels /tmp/wheels
 # Airflow is named, with the image's version: otherwise pip could replace it by another one.
 RUN pip install --no-cache-dir "apache-airflow==${AIRFLOW_VERSION}" \
-      "$(ls /tmp/wheels/airflow_extract_provider-*.whl)[kafka,redis]"
+      "$(ls /tmp/wheels/airflow_extract_provider-*.whl)[kafka,receiver,redis]"

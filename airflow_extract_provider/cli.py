@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from airflow.cli.cli_config import ActionCommand, CLICommand, GroupCommand, lazy_load_command
 
-from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand, lazy_load_command
+from airflow_extract_provider.cli_arguments import SCHEMA as _SCHEMA
+from airflow_extract_provider.cli_arguments import STORE as _STORE
+from airflow_extract_provider.cli_arguments import argument as _argument
+from airflow_extract_provider.cli_inbox import INBOX
 
 __all__ = ["get_extract_cli_commands"]
-
-
-def _argument(name: str, **kwargs: Any) -> Arg:
-    return Arg((name,), **kwargs)  # type: ignore[no-untyped-call]  # Airflow's class has no types
-
-
-_CONN_ID = _argument("--conn-id", help="the Postgres connection (default: as `[extract] store_conn_id` says)")
-_SCHEMA = _argument("--schema", default="extract", help="the schema of the bookkeeping (default: %(default)s)")
-_STORE = (_CONN_ID, _SCHEMA)
 
 _MIGRATE = ActionCommand(
     name="migrate",
@@ -39,12 +33,13 @@ _MIGRATE = ActionCommand(
 _GRANTS = ActionCommand(
     name="grants",
     help="Print the rights of a role that only runs",
-    description="Prints the SQL that gives a role the rights which the sources need to run, and no other. The owner of "
-    "the tables runs it, after each migration that has made new ones.",
+    description="Prints the SQL that gives a role the rights which the sources need to run, and no other; or those of "
+    "a webhook receiver. The owner of the tables runs it, after each migration that has made new ones.",
     func=lazy_load_command("airflow_extract_provider.commands.store.grants"),
     args=(
         _argument("role", help="the role of the store's connection"),
-        _argument("--sources", required=True, help="the folder with the sources' YAML files"),
+        _argument("--sources", help="the folder with the sources' YAML files; required without --receiver"),
+        _argument("--receiver", action="store_true", help="of a role that only receives webhooks"),
         _SCHEMA,
     ),
 )
@@ -376,6 +371,7 @@ def get_extract_cli_commands() -> list[CLICommand]:
         _FOLD,
         _FORGET,
         _GRANTS,
+        INBOX,
         _LINT,
         _MIGRATE,
         _PLAN,

@@ -11,9 +11,22 @@ from datetime import timedelta
 
 from airflow.sdk import conf
 
-__all__ = ["docs_url", "run_for", "sources_folder", "store_conn_id"]
+__all__ = [
+    "dags_folder",
+    "docs_url",
+    "receiver_in_api_server",
+    "receiver_public_url",
+    "run_for",
+    "sources_folder",
+    "store_conn_id",
+]
 
 _SECTION = "extract"
+
+
+def dags_folder() -> str:
+    """Airflow's own folder of DAG files."""
+    return str(conf.get("core", "dags_folder"))
 
 
 def sources_folder() -> str:
@@ -35,3 +48,13 @@ def run_for() -> timedelta:
 def docs_url() -> str:
     """Where the project's docs can be read, without a slash at its end; empty: nowhere."""
     return str(conf.get(_SECTION, "docs_url", fallback="")).rstrip("/")
+
+
+def receiver_in_api_server() -> bool:
+    """Whether Airflow's API server receives webhooks."""
+    return conf.getboolean(_SECTION, "receiver_in_api_server", fallback=False)
+
+
+def receiver_public_url() -> str | None:
+    """The API server's address as those know it who send webhooks; None: as each request says."""
+    return str(conf.get(_SECTION, "receiver_public_url", fallback="")).rstrip("/") or None

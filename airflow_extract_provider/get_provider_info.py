@@ -24,6 +24,11 @@ def get_provider_info() -> dict[str, Any]:
                 "external-doc-url": "https://cloudevents.io",
                 "tags": ["software"],
             },
+            {
+                "integration-name": "Webhook",
+                "external-doc-url": "https://www.standardwebhooks.com",
+                "tags": ["protocol"],
+            },
         ],
         "hooks": [
             {
@@ -39,6 +44,10 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_extract_provider.hooks.kafka",
                     "airflow_extract_provider.hooks.store_async",
                 ],
+            },
+            {
+                "integration-name": "Webhook",
+                "python-modules": ["airflow_extract_provider.hooks.webhook"],
             },
         ],
         "operators": [
@@ -58,11 +67,25 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_extract_provider.operators.relay",
                 ],
             },
+            {
+                "integration-name": "Webhook",
+                "python-modules": ["airflow_extract_provider.operators.apply_inbox"],
+            },
+        ],
+        "sensors": [
+            {
+                "integration-name": "Webhook",
+                "python-modules": ["airflow_extract_provider.sensors.inbox"],
+            },
         ],
         "triggers": [
             {
                 "integration-name": "Outbox",
                 "python-modules": ["airflow_extract_provider.triggers.outbox"],
+            },
+            {
+                "integration-name": "Webhook",
+                "python-modules": ["airflow_extract_provider.triggers.inbox"],
             },
         ],
         "extra-links": [
@@ -104,6 +127,24 @@ def get_provider_info() -> dict[str, Any]:
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "https://git.example.com/airflow-extract-provider/docs",
+                        "default": "",
+                    },
+                    "receiver_in_api_server": {
+                        "description": "Whether Airflow's API server receives webhooks too, below /extract-webhooks. "
+                        "The receiver as a process of its own is quicker, stands apart from the UI, and bears more. "
+                        "Read when the API server starts.",
+                        "version_added": "0.1.0",
+                        "type": "boolean",
+                        "example": "True",
+                        "default": "False",
+                    },
+                    "receiver_public_url": {
+                        "description": "The address of the API server as those know it who send webhooks, such as "
+                        "https://airflow.example.com. Only for APIs that sign the address, and with "
+                        "`receiver_in_api_server`.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "https://airflow.example.com",
                         "default": "",
                     },
                 },
@@ -237,6 +278,30 @@ def get_provider_info() -> dict[str, Any]:
                         "label": "Path to test with",
                         "description": "A cheap path below the base URL that needs the login, such as /v1/account.",
                         "schema": {"type": ["string", "null"]},
+                    },
+                },
+            },
+            {
+                "connection-type": "webhook",
+                "hook-class-name": "airflow_extract_provider.hooks.webhook.WebhookHook",
+                "hook-name": "Webhook",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["host", "schema", "port"],
+                    "relabeling": {
+                        "login": "User name",
+                        "password": "Secret",
+                    },
+                    "placeholders": {
+                        "login": "for basic only",
+                        "password": "the one that signs now, as the API shows it",
+                    },
+                },
+                "conn-fields": {
+                    "previous": {
+                        "label": "Secrets that are still accepted",
+                        "description": "While a secret is changed: the ones before, with spaces between them; of basic "
+                        "each as user:password. Empty it when the API signs by the new one alone.",
+                        "schema": {"type": ["string", "null"], "format": "password"},
                     },
                 },
             },

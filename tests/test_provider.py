@@ -107,7 +107,7 @@ def test_the_commands_are_known(manager: ProvidersManager) -> None:
 def test_every_module_that_is_named_exists() -> None:
     """A wrong name in the dictionary passes Airflow's own checks."""
     info = get_provider_info()
-    for kind in ("hooks", "operators", "triggers"):
+    for kind in ("hooks", "operators", "sensors", "triggers"):
         for entry in info[kind]:
             for name in entry["python-modules"]:
                 importlib.import_module(name)

@@ -39,6 +39,8 @@ def rename_source(args: Namespace) -> Iterator[str]:
         lambda: connect(args.conn_id), source, args.old, args.schema, though_unread=args.though_unread
     )
     yield from _told(moved)
+    if not moved:
+        yield f"{args.old} is {args.new} now: its webhooks in the inbox"
 
 
 @command
@@ -49,10 +51,11 @@ def forget(args: Namespace) -> Iterator[str]:
     if args.yes != name:
         dropped = ", ".join(map(".".join, drop))
         tables = f"the table {dropped} is dropped, with all its records" if drop else "its table stays"
+        webhooks = ", its webhooks in the inbox, those that wait too" if args.object is None else ""
         raise NotUnderstood(
             f"This deletes all that the store knows of {name} but its events: where its walks stand, what was noted "
-            f"and set aside; {tables}. Described again, it is read from the beginning. If that is meant, repeat it "
-            f"with --yes {name}"
+            f"and set aside{webhooks}; {tables}. Described again, it is read from the beginning. If that is meant, "
+            f"repeat it with --yes {name}"
         )
     # Whose table it is the source files tell, too.
     described = list(load_sources(Path(sources_folder(args))).values()) if drop else []
@@ -64,6 +67,8 @@ def forget(args: Namespace) -> Iterator[str]:
         kept = "" if each.table in drop else f"; {stays} stays" if each.table or not drop else ""
         yield f"{each.source}/{each.object}   forgotten: {counted(each.rows, 'ledger row')}{kept}"
         yield f"  Delete its Variables extract_{each.source}_{each.object}_..._cursor: its walks would refuse them."
+    if not gone:
+        yield f"{args.source}   forgotten: its webhooks in the inbox"
     for table in drop:
         yield f"table {'.'.join(table)} dropped"
 

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
-from airflow_extract_provider.commands.command import command, connect, duration, printable, utc
+from airflow_extract_provider.commands.command import NotUnderstood, command, connect, duration, printable, utc
 from airflow_extract_provider.commands.pools import pools
 from airflow_extract_provider.extract.progress import counted
 from airflow_extract_provider.extract.sourcefile import load_sources
@@ -62,5 +62,10 @@ def fold(args: Namespace) -> Iterator[str]:
 @command
 def grants(args: Namespace) -> Iterator[str]:
     """`airflow extract grants`."""
+    if args.receiver:
+        yield store_grants.receiver_grants(args.role, args.schema).rstrip()
+        return
+    if args.sources is None:
+        raise NotUnderstood("Name the folder with the sources' files by --sources, or say --receiver.")
     sources = load_sources(Path(args.sources)).values()
     yield store_grants.grants(args.role, sources, args.schema).rstrip()

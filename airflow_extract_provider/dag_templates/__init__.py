@@ -18,6 +18,7 @@ from airflow_extract_provider.dag_templates.arguments import task_arguments
 from airflow_extract_provider.dag_templates.backfill import backfill_dag
 from airflow_extract_provider.dag_templates.relay import relay_dag
 from airflow_extract_provider.dag_templates.sync import sync_dag
+from airflow_extract_provider.dag_templates.webhooks import webhooks_dag
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.sourcefile import load_sources, told_apart
 
@@ -28,8 +29,9 @@ def make_dags(
     sources: str | os.PathLike[str] | Mapping[str, Source], *, default_args: Mapping[str, Any] | None = None
 ) -> dict[str, DAG]:
     """The DAGs of some sources, by id: of each one its ``{source}_sync``, which runs by the source's `schedule`; its
-    ``{source}_backfill``, which runs when somebody asks for it, and by `windows`; and, with `relay`, its
-    ``{source}_relay``. Of a source with `accounts`: of each account.
+    ``{source}_backfill``, which runs when somebody asks for it, and by `windows`; with `relay` its ``{source}_relay``;
+    and with `webhooks` its ``{source}_webhooks``, which applies them as they come. Of a source with `accounts`: of each
+    account.
 
     ``sources``: a folder of YAML files, relative to the file that calls, or sources by name. ``default_args`` are for
     all tasks, over the retries and the like that are set here. Use it in a DAG file as
@@ -51,3 +53,5 @@ def _dags(source: Source, arguments: Mapping[str, Any]) -> Iterator[DAG]:
     yield backfill_dag(source, arguments)
     if source.relay is not None:
         yield relay_dag(source, source.relay, arguments)
+    if source.webhooks:
+        yield webhooks_dag(source, arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 __all__ = ["Incoming", "Keep"]
@@ -14,7 +15,8 @@ __all__ = ["Incoming", "Keep"]
 class Incoming:
     """A verified delivery: its body as it came, and the headers that its endpoint keeps (their names in lower case).
 
-    ``dedupe`` is a digest of the delivery's id and the body; None: whatever comes is stored.
+    ``dedupe`` is a digest of the endpoint, the delivery's id and the body; None: whatever comes is stored.
+    ``received_at`` (aware) is when it came; None: when it is stored.
     """
 
     source: str
@@ -22,6 +24,7 @@ class Incoming:
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     dedupe: uuid.UUID | None = None
+    received_at: datetime | None = None
 
 
 class Keep(Protocol):

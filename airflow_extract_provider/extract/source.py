@@ -10,13 +10,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from airflow_extract_provider.extract.api_object import ApiObject, plain_name
 from airflow_extract_provider.extract.errors import SourceError
-from airflow_extract_provider.extract.paging import Frozen
+from airflow_extract_provider.extract.paging import Duration, Frozen
 from airflow_extract_provider.extract.rates import Limits
 from airflow_extract_provider.extract.receiving import Endpoint, Told
 from airflow_extract_provider.extract.sent import Sent
@@ -64,6 +64,16 @@ class Source(Frozen):
     tags: tuple[str, ...] = Field(default=(), description="tags of the DAGs beside their own")
     webhooks: Mapping[str, Endpoint] = Field(
         default_factory=dict, description="the addresses that the API sends webhooks to, by name, and what they tell"
+    )
+    webhooks_by: Literal["watcher", "sensor", "schedule"] = Field(
+        default="watcher",
+        description="what starts the DAG that applies webhooks as they come: an asset's watcher in the triggerer; a "
+        "sensor, one of its tasks; or `webhooks_every` alone",
+    )
+    webhooks_every: Duration = Field(
+        default=timedelta(minutes=5),
+        ge=timedelta(seconds=1),
+        description="how often webhooks are applied, heard of or not",
     )
     objects: Mapping[str, ApiObject] = Field(min_length=1)
 

@@ -1,4 +1,4 @@
-"""The Kafka that events are published to, behind a connection of the Kafka provider's type."""
+"""The Kafka that events are published to, or webhooks kept in, behind a connection of the Kafka provider's type."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
     from airflow_extract_provider.extract.sinks.kafka import KafkaSink
     from airflow_extract_provider.extract.source import ApiObject
+    from airflow_extract_provider.extract.webhooks.kafka_keep import KafkaKeep
 
-__all__ = ["kafka_sink", "sink_of"]
+__all__ = ["EXAMPLE", "consumer_settings", "kafka_keep", "kafka_sink", "sink_of"]
 
-_EXAMPLE = """--conn-type kafka --conn-extra '{"bootstrap.servers": "HOST:9092"}'"""
+EXAMPLE = """--conn-type kafka --conn-extra '{"bootstrap.servers": "HOST:9092"}'"""
 
 # The same connection may serve consumers too; a producer is told nothing of what only they know.
 _OF_CONSUMERS = frozenset(
@@ -61,6 +62,39 @@ _OF_CONSUMERS = frozenset(
         "session.timeout.ms",
     }
 )
+_OF_PRODUCERS = frozenset(
+    {
+        "acks",
+        "batch.num.messages",
+        "batch.size",
+        "compression.codec",
+        "compression.level",
+        "compression.type",
+        "delivery.report.only.error",
+        "delivery.timeout.ms",
+        "dr_cb",
+        "enable.gapless.guarantee",
+        "enable.idempotence",
+        "linger.ms",
+        "message.send.max.retries",
+        "message.timeout.ms",
+        "msg_order_cmp",
+        "on_delivery",
+        "partitioner",
+        "queue.buffering.backpressure.threshold",
+        "queue.buffering.max.kbytes",
+        "queue.buffering.max.messages",
+        "queue.buffering.max.ms",
+        "queuing.strategy",
+        "request.required.acks",
+        "request.timeout.ms",
+        "retries",
+        "retry.backoff.max.ms",
+        "sticky.partitioning.linger.ms",
+        "transaction.timeout.ms",
+        "transactional.id",
+    }
+)
 # The Kafka provider makes functions of these texts, if a list in Airflow's configuration allows them.
 _CALLBACKS = ("oauth_cb", "throttle_cb", "stats_cb", "log_cb")
 
@@ -82,8 +116,24 @@ def kafka_sink(
     """
     from airflow_extract_provider.extract.sinks.kafka import KafkaSink
 
-    found = find_connection(conn_id, _EXAMPLE) if connection is None else connection
-    return KafkaSink(_settings(conn_id, found.extra_dejson), topic, timeout=timeout)
+    return KafkaSink(_settings(conn_id, connection, _OF_CONSUMERS), topic, timeout=timeout)
+
+
+def kafka_keep(conn_id: str, topic: str, *, connection: Connection | None = None) -> KafkaKeep:
+    """Keeps webhooks in the topic; the caller starts and closes it. Otherwise as :func:`kafka_sink`."""
+    from airflow_extract_provider.extract.webhooks.kafka_keep import KafkaKeep
+
+    return KafkaKeep(_settings(conn_id, connection, _OF_CONSUMERS), topic)
+
+
+def consumer_settings(
+    conn_id: str, group: str | None = None, *, connection: Connection | None = None
+) -> dict[str, Any]:
+    """What a consumer behind the connection is made with; ``group`` goes before the connection's own.
+
+    Raises ConnectionMissingError, SinkRefusedError: as :func:`kafka_sink`.
+    """
+    return {**_settings(conn_id, connection, _OF_PRODUCERS), **({"group.id": group} if group else {})}
 
 
 @contextmanager
@@ -101,10 +151,12 @@ def sink_of(object: ApiObject, *, connection: Connection | None = None) -> Itera
         sink.close()
 
 
-def _settings(conn_id: str, extra: dict[str, Any]) -> dict[str, Any]:
+def _settings(conn_id: str, connection: Connection | None, of_others: frozenset[str]) -> dict[str, Any]:
+    found = find_connection(conn_id, EXAMPLE) if connection is None else connection
+    extra: dict[str, Any] = found.extra_dejson
     if callbacks := [name for name in _CALLBACKS if name in extra]:
         raise SinkRefusedError(
             f"the Kafka connection {conn_id!r} names functions ({', '.join(callbacks)}), which are not called here.",
             todo="Take them out; to log in by OAuth, use librdkafka's own `sasl.oauthbearer.method`: oidc.",
         )
-    return {name: value for name, value in extra.items() if name not in _OF_CONSUMERS}
+    return {name: value for name, value in extra.items() if name not in of_others}

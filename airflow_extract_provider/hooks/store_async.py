@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 from airflow.sdk import BaseHook
 
+from airflow_extract_provider.extract.webhooks.keeping import opened
 from airflow_extract_provider.hooks.store import StoreHook
 
 __all__ = ["AsyncStoreHook"]
@@ -23,10 +24,16 @@ class AsyncStoreHook(StoreHook):
         """
         # In a thread: to look a connection up, or to ask for an IAM token, blocks.
         arguments = await asyncio.to_thread(self._looked_up)
-        found: psycopg.AsyncConnection[tuple[Any, ...]] = await psycopg.AsyncConnection.connect(**arguments)
+        # Nothing is prepared: the connection may lead to a pooler.
+        options = {**arguments, "autocommit": True, "prepare_threshold": None}
+        found: psycopg.AsyncConnection[tuple[Any, ...]] = await psycopg.AsyncConnection.connect(**options)
         return found
+
+    async def connect_often(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+        """A new connection that commits each statement, for one who runs the same ones again and again: they are
+        prepared, unless a pooler is in between. The caller closes it. Raises as :meth:`connect_async`."""
+        return await opened(**await asyncio.to_thread(self._looked_up))
 
     def _looked_up(self) -> dict[str, Any]:
         found = BaseHook.get_connection(self.get_conn_id()) if self._given is None else self._given
-        # Nothing is prepared: the connection may lead to a pooler.
-        return {**self._arguments(found), "autocommit": True, "prepare_threshold": None}
+        return self._arguments(found)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_extract_provider.extract.pipeline import WalkName
     from airflow_extract_provider.extract.walks.window import Window
 
-__all__ = ["FORM_WALKS", "AskedOperator"]
+__all__ = ["FORM_WALKS", "AskedOperator", "check_fields"]
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class AskedOperator(WalkOperator):
         """Run one slice of what is asked for, as the base class; or, as a ``trial``, say what it would take."""
         run, interval = context["dag_run"], _interval(context)
         with told_in_few_lines(self):
-            _check_fields(run.conf or {}, self.fields)
+            check_fields(run.conf or {}, self.fields)
             if interval is None:
                 self.walk = _walk(self.chosen)
                 self._window = self._chosen_window()
@@ -195,7 +195,8 @@ class AskedOperator(WalkOperator):
         return lines
 
 
-def _check_fields(conf: Mapping[str, Any], fields: Collection[str] | None) -> None:
+def check_fields(conf: Mapping[str, Any], fields: Collection[str] | None) -> None:
+    """See that a run is asked for nothing that its form does not have. Raises SourceError: it is."""
     if fields is None:
         return
     if unknown := [name for name in conf if name not in (*fields, *_FOREIGN)]:

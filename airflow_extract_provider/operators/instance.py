@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.exceptions import AirflowRescheduleException
@@ -10,9 +10,12 @@ from airflow.sdk.exceptions import AirflowRescheduleException
 from airflow_extract_provider.extract.errors import TryAgain
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperator, Context
 
-__all__ = ["come_back", "instance_of", "stopped"]
+__all__ = ["TRIGGERER_MISSING", "come_back", "instance_of", "stopped", "wait_until"]
+
+TRIGGERER_MISSING = timedelta(minutes=10)
+"""How long after the end of the waiting a triggerer that should have said so is taken for absent."""
 
 
 def instance_of(context: Context) -> tuple[str, str]:
@@ -25,6 +28,20 @@ def instance_of(context: Context) -> tuple[str, str]:
 def come_back(due: datetime) -> NoReturn:
     """Leave the slot until then. That costs no try."""
     raise AirflowRescheduleException(due)  # type: ignore[no-untyped-call]  # Airflow's
+
+
+def wait_until(operator: BaseOperator, due: datetime, pause: timedelta, *, deferrable: bool) -> NoReturn:
+    """Leave the slot until then, in the triggerer if the operator is ``deferrable``; its `execute_after_waiting` goes
+    on. Else the task is rescheduled, after the ``pause`` at the earliest."""
+    if not deferrable:
+        come_back(max(due, datetime.now(timezone.utc) + pause))
+    from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+
+    operator.defer(
+        trigger=DateTimeTrigger(moment=due),
+        method_name="execute_after_waiting",
+        timeout=due - datetime.now(timezone.utc) + TRIGGERER_MISSING,
+    )
 
 
 def stopped(kept: str, **place: Any) -> TryAgain:

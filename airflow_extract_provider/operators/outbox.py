@@ -19,7 +19,7 @@ from airflow_extract_provider.extract.progress import counted
 from airflow_extract_provider.links import ErrorLink
 from airflow_extract_provider.operators.arguments import flag, interval, named
 from airflow_extract_provider.operators.failing import RetryWhatMayPass, told_in_few_lines
-from airflow_extract_provider.operators.instance import come_back, instance_of, stopped
+from airflow_extract_provider.operators.instance import TRIGGERER_MISSING, come_back, instance_of, stopped
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -32,8 +32,6 @@ __all__ = ["OutboxOperator"]
 _log = logging.getLogger(__name__)
 
 _RETRY_WHAT_MAY_PASS = RetryWhatMayPass()
-_TRIGGERER_MISSING = timedelta(minutes=10)
-"""How long after the end of the waiting a triggerer that should have said so is taken for absent."""
 
 
 class OutboxOperator(BaseOperator):
@@ -224,7 +222,7 @@ class OutboxOperator(BaseOperator):
             store_conn_id=self.store_conn_id,
             until=until.isoformat(),
         )
-        timeout = until - datetime.now(timezone.utc) + _TRIGGERER_MISSING
+        timeout = until - datetime.now(timezone.utc) + TRIGGERER_MISSING
         self.defer(trigger=trigger, method_name=self.execute_after_waiting.__name__, timeout=timeout)
 
     def _come_back(self, pause: timedelta, why: str) -> NoReturn:

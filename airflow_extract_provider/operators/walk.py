@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,9 +24,10 @@ from airflow_extract_provider.extract.errors import (
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.sourcefile import load_source
 from airflow_extract_provider.links import CursorLink, ErrorLink
+from airflow_extract_provider.operators.api_client import api_client
 from airflow_extract_provider.operators.arguments import flag, instant, interval
 from airflow_extract_provider.operators.failing import RetryWhatMayPass, told_in_few_lines
-from airflow_extract_provider.operators.instance import come_back, instance_of, stopped
+from airflow_extract_provider.operators.instance import come_back, instance_of, stopped, wait_until
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -39,8 +40,6 @@ __all__ = ["WalkOperator", "anew", "cleared"]
 _log = logging.getLogger(__name__)
 
 _RETRY_WHAT_MAY_PASS = RetryWhatMayPass()
-_TRIGGERER_MISSING = timedelta(minutes=10)
-"""How long after the end of the waiting a triggerer that should have said so is taken for absent."""
 _AS_CONFIGURED = timedelta(0)
 """The `run_for` of who gives none: None means something else."""
 _SHORTEST = timedelta(seconds=60)
@@ -200,13 +199,7 @@ class WalkOperator(BaseOperator):
     @contextmanager
     def client(self, source: Source) -> Iterator[ApiClient]:
         """What asks the API, logged in, in the quota that all tasks of the source share."""
-        from airflow_extract_provider.hooks.api import RestApiHook
-        from airflow_extract_provider.hooks.store import StoreHook
-
-        store = StoreHook(self.store_conn_id).connect
-        longest = interval("longest_wait", self.longest_wait, least=timedelta()).total_seconds()
-        api = RestApiHook(self.api_conn_id or source.connection)
-        with closing(api.client(source, store=store, longest_wait=longest)) as client:
+        with api_client(source, self.store_conn_id, self.api_conn_id, self.longest_wait) as client:
             yield client
 
     def _later(
@@ -224,15 +217,7 @@ class WalkOperator(BaseOperator):
 
     def _wait_until(self, due: datetime, pause: timedelta, why: ExtractError) -> NoReturn:
         _log.info("%s/%s %s   waits: %s", why.source, why.object, why.walk, why.what)
-        if not self.deferrable:
-            come_back(max(due, datetime.now(timezone.utc) + pause))
-        from airflow.providers.standard.triggers.temporal import DateTimeTrigger
-
-        self.defer(
-            trigger=DateTimeTrigger(moment=due),
-            method_name=self.execute_after_waiting.__name__,
-            timeout=due - datetime.now(timezone.utc) + _TRIGGERER_MISSING,
-        )
+        wait_until(self, due, pause, deferrable=self.deferrable)
 
     def _left(self, context: Context, why: ExtractError) -> dict[str, Any]:
         """Leave the rest to the next run: skip the task, or, if an earlier slice or try has changed anything, let it

@@ -15,7 +15,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from airflow_extract_provider.extract.incoming import Incoming
 from airflow_extract_provider.extract.sourcefile import load_sources
+from airflow_extract_provider.extract.store import inbox
 from airflow_extract_provider.extract.store.connection import connecting
 from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.testing.hostile import Fault, HostileApi
@@ -27,7 +29,16 @@ from tests.sinks.topics import create, received, unused_name
 
 KIND = KINDS["token updated"]
 BY_KEY = {"path": "/things/{{ key }}", "record": "@"}
-SOURCES = ("backfilled", "synced", "relayed", "sliced")
+SOURCES = ("backfilled", "synced", "relayed", "sliced", "hooked", "sensed")
+TYPES = {
+    "thing.deleted": {"object": "things", "key": "data.id", "change": "deleted"},
+    "thing.thin": {"object": "things", "key": "data.id"},
+    "thing.*": {"object": "things", "record": "data"},
+}
+HOOKS: dict[str, dict[str, Any]] = {
+    "hooked": {"webhooks": {"main": {"verify": "github", "secret": "none", "type": "type", "types": TYPES}}},
+}
+HOOKS["sensed"] = {**HOOKS["hooked"], "webhooks_by": "sensor", "webhooks_every": "3s"}
 # A DAG of a person's own: it leaves its slot after a second, and while the API wants a pause.
 SLICED = """
 import os
@@ -51,6 +62,11 @@ class Stage:
         """Rows from the store."""
         with psycopg.connect(self.dsn) as conn:
             return conn.execute(question.encode()).fetchall()
+
+    def put(self, source: str, *bodies: bytes) -> None:
+        """Webhooks come in."""
+        with psycopg.connect(self.dsn) as conn:
+            inbox.put(conn, "extract", [Incoming(source, "main", each) for each in bodies])
 
     def copy(self, source: str) -> dict[str, Any]:
         """The things in a source's table."""
@@ -79,6 +95,7 @@ def _write_files(home: Path, topics: str) -> None:
     things = KIND.described(by_key=BY_KEY, sweep={"every": "1d"}, events=["created"], baseline="emit")
     for name in SOURCES:
         source: dict[str, Any] = {"source": name, "connection": f"{name}_api", "objects": {"things": things}}
+        source |= HOOKS.get(name, {})
         if name == "relayed":
             source["relay"] = {"kafka": "bus", "topic": f"{topics}.{{object}}"}
         folder = home / ("sources_sliced" if name == "sliced" else "sources")
@@ -161,3 +178,46 @@ def test_slices_and_waiting(stage: Stage) -> None:
     assert "waits: " in tried.log
     assert "[DAG TEST] Trigger completed" in tried.log
     assert api.count <= 10 + 1 + 4
+
+
+def changed(api: HostileApi, source: str) -> tuple[bytes, bytes]:
+    """Two records change; the webhooks that tell of it, the second of which holds a key only."""
+    api.update(3, value=7)
+    whole = api.shown(api.history()[-1], "/things")
+    api.update(4, value=8)
+    return json.dumps({"type": "thing.updated", "data": whole}).encode(), b'{"type": "thing.thin", "data": {"id": 4}}'
+
+
+def test_the_webhooks(stage: Stage) -> None:
+    """What waits is applied, what is thin is read by its key. Dead letters fail no run; the form tries them again."""
+    api = stage.apis["hooked"]
+    api.insert(25)
+    api.clock.advance(1)
+    stage.airflow.run("hooked_backfill")
+    stage.put("hooked", *changed(api, "hooked"), b"{broken")
+    tried = stage.airflow.run("hooked_webhooks")
+    assert (tried.state, tried.tasks) == ("success", {"apply": "success"})
+    found = tried.left["apply"]
+    assert (found["updated"], found["by_key"]["things"]["updated"], found["dead"]) == (1, 1, 1)
+    assert stage.copy("hooked") == api.live()
+    assert "airflow extract inbox dead list --source hooked" in tried.log
+    stage.ask("update extract.inbox set body = '{\"type\": \"none\"}' where body = '{broken' returning 1")
+    tried = stage.airflow.run("hooked_webhooks", {"replay": "all"})
+    assert (tried.state, tried.left["apply"]["dead"]) == ("success", 0)
+    assert sum(tried.left["apply"]["replayed"].values()) == 1
+
+
+def test_the_webhooks_by_a_sensor(stage: Stage) -> None:
+    """It goes on at once where something waits, and else when its time is over: behind it is the sweep, too."""
+    api = stage.apis["sensed"]
+    api.insert(25)
+    api.clock.advance(1)
+    stage.airflow.run("sensed_backfill")
+    stage.put("sensed", *changed(api, "sensed"))
+    tried = stage.airflow.run("sensed_webhooks")
+    assert (tried.state, tried.tasks) == ("success", {"wait": "success", "apply": "success"})
+    assert tried.left["wait"] == {"source": "sensed", "waiting": True}
+    assert stage.copy("sensed") == api.live()
+    tried = stage.airflow.run("sensed_webhooks")
+    assert (tried.state, tried.left["wait"]["waiting"], tried.left["apply"]["deliveries"]) == ("success", False, 0)
+    assert "[DAG TEST] Trigger completed" in tried.log

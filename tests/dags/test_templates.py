@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -18,7 +18,7 @@ from airflow.sdk.definitions.param import process_params
 from airflow.sdk.exceptions import ParamValidationError
 from airflow.serialization.definitions.dag import SerializedDAG
 from airflow.serialization.serialized_objects import DagSerialization
-from airflow.timetables.base import TimeRestriction
+from airflow.timetables.base import DagRunInfo, TimeRestriction
 from pendulum import UTC, DateTime
 
 from airflow_extract_provider.dag_templates import make_dags
@@ -370,3 +370,127 @@ def test_the_form_offers_what_the_api_can_do(tmp_path: Path) -> None:
     """Windows where it filters by time, changes where it can be asked for them."""
     walks = made(tmp_path, CRM)["crm_backfill"].params.get_param("walk").schema["enum"]
     assert walks == ["backfill", "incremental", "window", "rebackfill", "by_key"]
+
+
+WEBHOOKS = """
+webhooks:
+  main:
+    verify: github
+    secret: crm_hooks
+    type: type
+    types: {contact.deleted: {object: contacts, key: id, change: deleted}, "*": {object: contacts, record: data}}
+"""
+
+
+def webhooks(folder: Path, more: str = "") -> DAG:
+    """The DAG that applies the webhooks of the CRM."""
+    return made(folder, CRM + WEBHOOKS + more)["crm_webhooks"]
+
+
+def test_without_webhooks_there_is_no_dag_of_them(tmp_path: Path) -> None:
+    """With them there is one of each account."""
+    assert set(made(tmp_path, CRM)) == {"crm_sync", "crm_backfill"}
+    assert set(made(tmp_path, CRM + WEBHOOKS)) == {"crm_sync", "crm_backfill", "crm_webhooks"}
+    text = CRM.replace("connection: crm_api", "accounts: {eu: one, us: two}") + WEBHOOKS
+    assert {name for name in made(tmp_path, text) if "webhooks" in name} == {"crm_eu_webhooks", "crm_us_webhooks"}
+
+
+def test_webhooks_by_a_watcher(tmp_path: Path) -> None:
+    """The inbox is watched for this source, and the clock starts it in any case, every five minutes."""
+    dag = webhooks(tmp_path)
+    assert dag.task_ids == ["apply"]
+    assert (dag.max_active_runs, dag.catchup, dag.is_paused_upon_creation) == (1, False, None)
+    stored = json.dumps(DagSerialization.serialize_dag(dag))
+    assert "extract://crm/webhooks/inbox" in stored
+    assert "triggers.inbox.InboxTrigger" in stored
+    assert due_after(dag) == timedelta(minutes=5)
+    assert due_after(webhooks(tmp_path, "webhooks_every: 30s")) == timedelta(seconds=30)
+    assert "| main | contact.deleted | contacts | deleted |" in (dag.doc_md or "")
+
+
+def test_webhooks_by_a_sensor(tmp_path: Path) -> None:
+    """It waits in the triggerer, as long as a sweep may be off; one run follows the other, so every error is paced by
+    retries. `default_args` may let it wait elsewhere."""
+    dag = webhooks(tmp_path, "webhooks_by: sensor\nwebhooks_every: 2m")
+    wait, apply = (cast("Any", dag.get_task(name)) for name in ("wait", "apply"))
+    assert wait.downstream_task_ids == {"apply"}
+    assert (wait.wait, wait.deferrable, wait.source) == (timedelta(minutes=2), True, "crm")
+    assert [task.retry_policy for task in (wait, apply)] == [None, None]
+    assert {task.retries for task in (wait, apply)} == {3}
+    assert decoded(dag).timetable.active_runs_limit == 1
+    first, second = runs_of(dag)
+    assert first.logical_date != second.logical_date, "Airflow takes one of the same date for the same run"
+    (tmp_path / "one.yaml").write_text(CRM + WEBHOOKS + "webhooks_by: sensor")
+    dag = make_dags(tmp_path, default_args={"deferrable": False})["crm_webhooks"]
+    assert cast("Any", dag.get_task("wait")).deferrable is False
+
+
+def test_webhooks_by_the_schedule_alone(tmp_path: Path) -> None:
+    """Nothing is watched."""
+    dag = webhooks(tmp_path, "webhooks_by: schedule")
+    assert "InboxTrigger" not in json.dumps(DagSerialization.serialize_dag(dag))
+    assert due_after(dag) == timedelta(minutes=5)
+
+
+def runs_of(dag: DAG) -> tuple[DagRunInfo, DagRunInfo]:
+    """The first two runs that the scheduler makes."""
+    found = decoded(dag)
+    first = found.next_dagrun_info(last_automated_run_info=None)
+    assert first is not None
+    second = found.next_dagrun_info(last_automated_run_info=first)
+    assert second is not None
+    return first, second
+
+
+def due_after(dag: DAG) -> timedelta:
+    """How long after a run the next one is due by the clock."""
+    first, second = runs_of(dag)
+    return second.run_after - first.run_after
+
+
+@pytest.mark.parametrize("every", ["0s", "5", "often", "500ms"])
+def test_wrong_intervals_of_webhooks(tmp_path: Path, every: str) -> None:
+    """Refused when the file is read."""
+    with pytest.raises(SourceError, match="webhooks_every"):
+        webhooks(tmp_path, f"webhooks_every: {every}")
+
+
+@pytest.mark.parametrize("by", ["watcher", "sensor", "schedule"])
+def test_the_webhooks_dag_is_the_same_every_time(tmp_path: Path, by: str) -> None:
+    """Airflow makes a new version of a DAG whose form differs."""
+    forms = [
+        json.dumps(DagSerialization.serialize_dag(webhooks(tmp_path, f"webhooks_by: {by}")), sort_keys=True)
+        for _ in "12"
+    ]
+    assert forms[0] == forms[1]
+
+
+@pytest.mark.parametrize("replay", ["", None, "all", "12", "12, 15", "1,2 , 3"])
+def test_the_form_of_webhooks_accepts(tmp_path: Path, replay: str | None) -> None:
+    """Nothing, all dead letters, or those at some places."""
+    dag = webhooks(tmp_path)
+    found = process_params(dag, dag.tasks[0], {"replay": replay}, suppress_exception=False)
+    assert found == {"replay": replay}
+    assert "null" in dag.params.get_param("replay").schema["type"]
+
+
+@pytest.mark.parametrize("replay", ["All", "-1", "12,", "1 2", "all, 3", "12\n", 12, ["12"], "1" * 19])
+def test_the_form_of_webhooks_refuses(tmp_path: Path, replay: Any) -> None:
+    """Airflow answers 400."""
+    dag = webhooks(tmp_path)
+    with pytest.raises(ParamValidationError):
+        process_params(dag, dag.tasks[0], {"replay": replay}, suppress_exception=False)
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Airflow reads .airflowignore by it
+def test_the_webhooks_dag_by_hand_is_short_and_loads(folder: Path) -> None:
+    """Copied beside the sources. Where it lies, Airflow does not look."""
+    by_hand = PROJECT / "dags" / "by_hand" / "webhooks.py"
+    assert len(by_hand.read_text().splitlines()) <= 30
+    shutil.copy(by_hand, folder)
+    (folder / "sources" / "crm.yaml").write_text(CRM + WEBHOOKS)
+    found = bag(folder)
+    assert found.import_errors == {}
+    assert found.dags["crm_events"].task_ids == ["apply"]
+    assert "InboxTrigger" in json.dumps(DagSerialization.serialize_dag(found.dags["crm_events"]))
+    assert "crm_events" not in DagBag(dag_folder=str(by_hand.parents[1])).dags

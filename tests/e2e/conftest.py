@@ -22,6 +22,7 @@ from airflow_extract_provider.testing.postgres import PostgresServer
 from demo.airflow_api import AirflowApi
 from demo.airflow_stack import AirflowStack
 from tests.e2e import filtered, planted
+from tests.e2e import hooked as hooks
 from tests.hazards.kinds import KINDS
 from tests.loopback import LoopbackApi
 
@@ -80,7 +81,7 @@ CHANGING = KINDS["page updated"]
 @dataclass(frozen=True)
 class World:
     """What an end-to-end test finds running. ``changing`` is the API of the source `synced`, ``filtered`` those of the
-    sources that filter by time, ``planted`` that with the secrets."""
+    sources that filter by time, ``planted`` that with the secrets, ``hooked`` those that send webhooks."""
 
     airflow: AirflowStack
     store: str
@@ -88,6 +89,7 @@ class World:
     changing: HostileApi
     filtered: Mapping[str, HostileApi]
     planted: planted.Planted
+    hooked: hooks.Hooked
 
     @property
     def api(self) -> AirflowApi:
@@ -163,12 +165,14 @@ def _write_files(home: Path) -> None:
     """The DAG files and sources of this Airflow, below its home."""
     shutil.copytree(PROJECT / "dags", home / "dags")
     dags = {"sliced": SLICED, "heard": HEARD, "held_up": HELD_UP, "planted": planted.dag(), "filtered": filtered.dag()}
+    dags["hooked"] = hooks.dag()
     for name, text in dags.items():
         (home / "dags" / f"{name}.py").write_text(text)
     files = {f"sources/{name}": _source(name) for name in SOURCES if name != SLICES}
     files |= {f"sources_sliced/{SLICES}": _source(SLICES), f"sources/{SYNCED}": _synced()}
     files |= {f"sources_more/{WAITING}": _waiting(), f"sources_more/{planted.SOURCE}": json.dumps(planted.source())}
     files |= {f"sources{filtered.FOLDER}/{name}": json.dumps(each) for name, each in filtered.sources().items()}
+    files |= {f"sources{hooks.FOLDER}/{name}": json.dumps(each) for name, each in hooks.sources().items()}
     for name, text in files.items():
         path = home / f"{name}.yaml"
         path.parent.mkdir(exist_ok=True)
@@ -201,7 +205,8 @@ def world(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
         changing = running.enter_context(HostileApi(listings={"/things": CHANGING.served()}))
         secrets = running.enter_context(planted.planting())
         filtering = running.enter_context(filtered.serving())
-        urls = {name: api.url for name, api in {**apis, **filtering, SYNCED: changing}.items()}
+        hooking = running.enter_context(hooks.serving())
+        urls = {name: api.url for name, api in {**apis, **filtering, **hooking, SYNCED: changing}.items()}
         environment = _environment(home, store, urls, secrets)
         airflow = AirflowStack(home, postgres_server, f"e2e_{os.getpid()}_airflow", home / "dags", environment)
         running.callback(airflow.stop)
@@ -209,7 +214,7 @@ def world(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
         for folder in ("sources", "sources_sliced"):
             airflow.command("extract", "migrate", "--sources", str(home / folder))
         # The command has been shown to work: this is the same without starting Airflow once more.
-        for folder in ("sources_more", f"sources{filtered.FOLDER}"):
+        for folder in ("sources_more", f"sources{filtered.FOLDER}", f"sources{hooks.FOLDER}"):
             migrate(connecting(store), load_sources(home / folder).values())
         airflow.wait_until_healthy()
         for name in SOURCES:
@@ -217,4 +222,7 @@ def world(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
             airflow.api.unpause(f"{name}_backfill")
         for dag in (f"{SYNCED}_sync", "heard", *filtered.DAGS):
             airflow.api.wait_for_dag(dag)
-        yield World(airflow, store, apis, changing, filtering, secrets)
+        fields = planted.store_fields(store)
+        receiver = hooks.hooked(home, home / f"sources{hooks.FOLDER}", store, fields, hooking, airflow.api)
+        hooked = running.enter_context(receiver)
+        yield World(airflow, store, apis, changing, filtering, secrets, hooked)

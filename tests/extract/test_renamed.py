@@ -41,8 +41,10 @@ from tests.loopback import Fault
 from tests.store.applier import in_thread, wait_until_blocked
 
 MakeScene = Callable[..., Scene]
-BOOKS = ("ledger", "owner", "quarantine", "refetch", "rule_state", "sweep")
+BOOKS = ("brought", "inbox_parked", "ledger", "owner", "quarantine", "refetch", "rule_state", "sweep")
 """What is forgotten with an object."""
+INBOX = ("inbox", "inbox_count", "inbox_seen")
+"""What is forgotten with a source."""
 BOTH_NAMES = ("fence", "birth", "hash_map")
 """These keep a row of the old name: numbers must never come twice."""
 HISTORY = ("outbox", "parked", "quota")
@@ -60,7 +62,7 @@ def ask(scene: Scene, text: str, **values: Any) -> list[tuple[Any, ...]]:
 def everything(scene: Scene) -> dict[str, Any]:
     """All rows of the scene's books, but heartbeats, and the tables that there are."""
     told: dict[str, Any] = {"tables": ask(scene, "select schemaname, tablename from pg_tables order by 1, 2")}
-    for table in (*BOOKS, *BOTH_NAMES[1:], "outbox", "quota"):
+    for table in (*BOOKS, *INBOX, *BOTH_NAMES[1:], "outbox", "quota"):
         found = ask(scene, "select to_jsonb(it) from {books}." + table + " as it order by 1")
         told[table] = [row[0] for row in found]
     told["fence"] = ask(
@@ -86,6 +88,17 @@ def half_way(scene: Scene, shown: Shown | None = None) -> None:
         "insert into {books}.rule_state values (%(name)s, %(object)s, 'rule', 'r1', 'made', true);"
         "insert into {books}.hash_map values (%(name)s, %(object)s, 4);"
         "insert into {books}.sweep (number, source, object, ended_at) values (%(number)s, %(name)s, %(object)s, now());"
+        "insert into {books}.brought (source, object, key, revision, kind, by)"
+        " values (%(name)s, %(object)s, 'r1', 1, 'created', 'poll');"
+        "insert into {books}.inbox (source, endpoint, dedupe, body, done_at) values"
+        " (%(name)s, 'main', gen_random_uuid(), 'parked', now()), (%(name)s, 'main', gen_random_uuid(), 'waits', null);"
+        "insert into {books}.inbox_parked (place, nth, source, endpoint, object, key)"
+        " select place, nth, source, endpoint, case when nth = 0 then '' else %(object)s end, ''"
+        " from {books}.inbox, generate_series(0, 1) as nth"
+        " where body = 'parked';"
+        "insert into {books}.inbox_seen (source, endpoint, id) values (%(name)s, 'main', 'one');"
+        "insert into {books}.inbox_count (source, endpoint, day, kind, count)"
+        " values (%(name)s, 'main', '2026-01-01', 'received', 2);"
         "insert into {books}.quota (source, connection, state, revision) values (%(name)s, 'none', '{{}}', 3)".replace(
             "%(number)s", "(select max(sequence) from {books}.ledger)"
         )
@@ -143,7 +156,9 @@ def test_everything_follows(scene: Scene) -> None:
     )
     for (table,) in tables:
         told = {row[0] for row in ask(scene, "select distinct object from {books}." + table)}
-        if table not in HISTORY:
+        if table == "inbox_parked":
+            assert told == {"people", ""}, "of a body that could not be read nobody knows the object"
+        elif table not in HISTORY:
             assert told == ({"things", "people"} if table in BOTH_NAMES else {"people"}), table
     numbers = dict(ask(scene, "select object, number from {books}.fence where runner is null"))
     assert numbers["people"] > numbers["things"] - 1 > 1
@@ -193,6 +208,8 @@ def test_a_source_is_renamed(scene: Scene) -> None:
     (moved,) = rename_source(scene.connect, scene.source, old, scene.books)
     assert (moved.table, moved.to_table) == ((old, "things"), (scene.name, "things"))
     assert ask(scene, "select source, revision from {books}.quota") == [(scene.name, 3)]
+    for table in (*BOOKS, *INBOX):
+        assert ask(scene, "select distinct source from {books}." + table) == [(scene.name,)], table
     scene.migrate(whole=True)
     go_on(scene, shown)
 
@@ -219,11 +236,13 @@ def test_new_beside_one_that_was_taken_out(scene: Scene) -> None:
     scene.run()
     scene.assert_exact()
     with scene.connect() as conn:
-        (told,) = left_behind(conn, scene.books, [scene.source])
-        (unknown, _) = left_behind(conn, scene.books, [])
+        (told, endpoint) = left_behind(conn, scene.books, [scene.source])
+        (unknown, _, inbox) = left_behind(conn, scene.books, [])
     assert "things" in told
     assert "19 records read" in told
+    assert f"{scene.name}/main: webhooks wait in the inbox, and the file does not describe the endpoint" in endpoint
     assert "rename-source" in unknown
+    assert f"no file describes the source {scene.name}" in inbox
     assert ask(scene, "select count(*) from {schema}.things") == [(19,)]
 
 
@@ -317,7 +336,7 @@ def test_forgotten(scene: Scene) -> None:
         table = (scene.name, "things")
         (gone,) = forget(scene.connect, scene.name, None, scene.books, drop=[table], described=[scene.source])
         assert gone.table == table
-        for name in (*BOOKS, "sweep_seen"):
+        for name in (*BOOKS, *INBOX, "sweep_seen"):
             assert ask(scene, "select * from {books}." + name) == [], name
         scene.migrate(whole=True)
         scene.stops(CursorAheadError, cursor=shown)
@@ -335,6 +354,8 @@ def test_forgotten_and_the_table_kept(scene: Scene) -> None:
     scene.run()
     (gone,) = forget(scene.connect, scene.name, "things", scene.books)
     assert gone.table == (scene.name, "things")
+    assert ask(scene, "select object from {books}.inbox_parked") == [("",)]
+    assert ask(scene, "select body from {books}.inbox where done_at is null") == [(b"waits",)]
     with pytest.raises(SourceError):
         forget(scene.connect, scene.name, "things", scene.books)
     summary = scene.run()
@@ -374,6 +395,79 @@ def test_a_table_in_use(scene: Scene) -> None:
         rename(scene.connect, scene.source, "things", "people", scene.books)
         timer.join()
         assert reader.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
+# The inbox -----------------------------------------------------------------------------------------------------------
+
+
+def test_webhooks_that_came_meanwhile(scene: Scene) -> None:
+    """Under the new name before the books were renamed, and under the old one afterwards: none is lost, and what is the
+    same under both is applied twice. What was counted is added up."""
+    half_way(scene)
+    old, scene.name = scene.name, f"{scene.name}_anew"
+    came = (
+        "insert into {books}.inbox (source, endpoint, dedupe, body)"
+        f" select '{scene.name}', endpoint, dedupe, 'again' from {{books}}.inbox"
+        f" where source = '{old}' and body = 'waits';"
+        f"insert into {{books}}.inbox_count (source, endpoint, day, kind, count)"
+        f" values ('{scene.name}', 'main', '2026-01-01', 'received', 5);"
+        f"insert into {{books}}.inbox_seen (source, endpoint, id) values ('{scene.name}', 'main', 'one')"
+    )
+    ask(scene, came)
+    rename_source(scene.connect, scene.source, old, scene.books)
+    kept = ask(scene, "select source, body, dedupe is null from {books}.inbox order by body")
+    assert kept == [(scene.name, b"again", False), (scene.name, b"parked", False), (scene.name, b"waits", True)]
+    assert ask(scene, "select source, count from {books}.inbox_count") == [(scene.name, 7)]
+    assert ask(scene, "select source, id from {books}.inbox_seen") == [(scene.name, "one")]
+    ask(scene, f"insert into {{books}}.inbox (source, endpoint, body) values ('{old}', 'main', 'late')")
+    assert rename_source(scene.connect, scene.source, old, scene.books) == []
+    assert ask(scene, "select distinct source from {books}.inbox") == [(scene.name,)]
+    with pytest.raises(SourceError, match="no source"):
+        rename_source(scene.connect, scene.source, old, scene.books)
+
+
+def test_what_a_run_parks_follows(scene: Scene) -> None:
+    """A webhook is being taken out while its source is renamed: the renaming waits, and what was parked follows."""
+    half_way(scene)
+    old, scene.name = scene.name, f"{scene.name}_anew"
+    opened: list[Connection] = []
+
+    def watched() -> Connection:
+        opened.append(connecting_to())
+        return opened[-1]
+
+    connecting_to = scene.connect
+    with connecting_to() as drain, connecting_to() as looker:
+        looker.autocommit = True
+        books = sql.Identifier(scene.books)
+        drain.execute(
+            sql.SQL(
+                "with taken as (update {0}.inbox set done_at = now() where body = 'waits' returning place)"
+                " insert into {0}.inbox_parked (place, nth, source, endpoint, object)"
+                " select place, 1, {1}, 'main', 'strange' from taken"
+            ).format(books, old)
+        )
+        renaming = in_thread(lambda: rename_source(watched, scene.source, old, scene.books))
+        while not opened:
+            time.sleep(0.01)
+        wait_until_blocked(looker, opened[0].info.backend_pid)
+        drain.commit()
+        assert len(renaming.result(20)) == 1
+    for table in ("inbox", "inbox_parked"):
+        assert ask(scene, "select distinct source from {books}." + table) == [(scene.name,)], table
+
+
+def test_a_source_that_is_only_in_the_inbox(scene: Scene) -> None:
+    """It was never walked: it can be renamed and given up all the same."""
+    scene.migrate()
+    old, scene.name = scene.name, f"{scene.name}_anew"
+    ask(scene, f"insert into {{books}}.inbox (source, endpoint, body) values ('{old}', 'main', 'waits')")
+    assert rename_source(scene.connect, scene.source, old, scene.books) == []
+    assert ask(scene, "select source from {books}.inbox") == [(scene.name,)]
+    with pytest.raises(SourceError, match="does not know"):
+        forget(scene.connect, scene.name, "things", scene.books)
+    assert forget(scene.connect, scene.name, None, scene.books) == []
+    assert ask(scene, "select * from {books}.inbox") == []
 
 
 # Whose a table is ----------------------------------------------------------------------------------------------------

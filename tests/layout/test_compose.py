@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from argparse import ArgumentParser
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -19,6 +20,8 @@ import yaml
 from airflow.cli import cli_parser
 from airflow.configuration import conf
 from jsonschema import Draft202012Validator
+
+from airflow_extract_provider.receiver import receive
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docker-compose.airflow.yml"
@@ -54,7 +57,7 @@ def _filled() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
     """The services as Docker Compose understands the file, with every value of .env.example filled in."""
-    done = _compose("config", "--format", "json", **_filled())
+    done = _compose("--profile", "*", "config", "--format", "json", **_filled())
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)["services"]
     return found
@@ -132,6 +135,24 @@ def test_airflow_knows_each_command(services: dict[str, Any]) -> None:
         assert cli_parser.get_parser().parse_args(words).func
 
 
+def test_the_receiver_is_told_what_it_takes(services: dict[str, Any]) -> None:
+    """By the image's own script, which hands on what begins with `python`; with no secret of Airflow's components."""
+    service = services["receiver"]
+    python, flag, module, *words = service["command"]
+    assert (python, flag, module) == ("python", "-m", "airflow_extract_provider.receiver.main")
+    assert words[0] == "receiver"
+    parser = ArgumentParser()
+    receive.arguments(parser)
+    args = parser.parse_args(words[1:])
+    assert (args.host, args.port, str(args.sources)) == ("0.0.0.0", 8766, "/opt/airflow/sources")
+    assert set(service["environment"]) == {"AIRFLOW_CONN_EXTRACT_STORE", "CONNECTION_CHECK_MAX_COUNT"}
+    assert service["healthcheck"]["test"][-1] == "http://localhost:8766/health"
+    assert service["ports"][0]["target"] == 8766
+    # Without webhooks in a source file it has nothing to do, and ends.
+    assert service["profiles"] == ["webhooks"]
+    assert "[kafka,receiver,redis]" in DOCKERFILE
+
+
 def test_the_login_is_written_for_the_api_server_alone(services: dict[str, Any], tmp_path: Path) -> None:
     """The script that runs before all others, on a folder of ours; the password may hold any character."""
     *shell, script = services["airflow-init"]["command"]
@@ -154,7 +175,7 @@ def test_the_login_is_written_for_the_api_server_alone(services: dict[str, Any],
 def test_it_is_open_to_this_machine_only(services: dict[str, Any]) -> None:
     """No port is bound to all addresses."""
     ports = [port for service in services.values() for port in service.get("ports", ())]
-    assert [port["host_ip"] for port in ports] == ["127.0.0.1"] * 2
+    assert [port["host_ip"] for port in ports] == ["127.0.0.1"] * 3
 
 
 def test_images_are_pinned(services: dict[str, Any]) -> None:

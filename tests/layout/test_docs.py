@@ -17,6 +17,7 @@ from airflow_extract_provider.extract import paging, storing, sweeping
 from airflow_extract_provider.extract.api import templates
 from airflow_extract_provider.extract.events.detectors import Found
 from airflow_extract_provider.extract.rules import Rule
+from airflow_extract_provider.extract.signing import SCHEMES, Scheme
 from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.sourcefile import load_source
 from airflow_extract_provider.extract.store.connection import Connect
@@ -67,14 +68,19 @@ objects:
     key: id
     pages: {by: last_key, send: after}
 """
-_EXAMPLES = [*_blocks("docs/sources.md", "yaml"), *_blocks("docs/events.md", "yaml")]
+_EXAMPLES = [
+    block
+    for name in ("sources", "events", "webhook-signatures", "webhooks-applied")
+    for block in _blocks(f"docs/{name}.md", "yaml")
+]
 
 
 @pytest.mark.parametrize("block", _EXAMPLES, ids=lambda block: block.splitlines()[0])
 def test_every_example_of_a_source_loads(block: str, tmp_path: Path) -> None:
-    """Copied into a file, it is a source; or it is what may stand below an object."""
+    """Copied into a file, it is a source; or it is the webhooks of one, or what may stand below an object."""
     file = tmp_path / "source.yaml"
-    whole = block if re.search(r"^source:", block, flags=re.MULTILINE) else _OBJECT + textwrap.indent(block, "    ")
+    below = block if block.startswith("webhooks:") else textwrap.indent(block, "    ")
+    whole = block if re.search(r"^source:", block, flags=re.MULTILINE) else _OBJECT + below
     file.write_text(whole, encoding="utf-8")
     assert load_source(file).objects
 
@@ -85,6 +91,12 @@ def test_every_key_has_its_row(model: type[BaseModel]) -> None:
     explained = _text("docs/sources.md")
     keys = {field.alias or name for name, field in model.model_fields.items()} - {"name"}
     assert [key for key in sorted(keys) if f"| `{key}`" not in explained] == []
+
+
+def test_every_part_of_a_signature_and_every_scheme_is_explained() -> None:
+    """Each in a table of docs/webhook-signatures.md."""
+    explained = _text("docs/webhook-signatures.md")
+    assert [name for name in (*Scheme.model_fields, *SCHEMES) if f"| `{name}`" not in explained] == []
 
 
 @pytest.mark.parametrize("rule", get_args(Rule), ids=lambda rule: rule.__name__)

@@ -54,7 +54,7 @@ def layout(conn: Connection) -> dict[str, list[Any]]:
 def test_twice_is_once(connect: Connect, conn: Connection) -> None:
     """Run again, nothing is done and nothing is lost."""
     done = migrate(connect, [SOURCE])
-    assert len(done) == 9
+    assert len(done) == 10
     conn.execute("insert into shop.plain (key, data, raw_hash, applied_at) values ('k', '{}', 'x', now())")
     before = layout(conn)
     assert migrate(connect, [SOURCE]) == []
@@ -88,6 +88,7 @@ def test_a_store_of_the_first_version(connect: Connect, conn: Connection, monkey
         "schema extract: migration 0005 sweep",
         "schema extract: migration 0006 windows",
         "schema extract: migration 0007 owner",
+        "schema extract: migration 0008 inbox",
         "table shop.things: column canonical_hash",
         "table shop.plain: column canonical_hash",
     ]
@@ -121,7 +122,7 @@ def test_two_at_once(connect: Connect, conn: Connection) -> None:
             for each in opened:
                 wait_until_blocked(looker, each.info.backend_pid)
     done = [each.result(20) for each in work]
-    assert sorted(map(len, done)) == [0, 9]
+    assert sorted(map(len, done)) == [0, 10]
     check(conn, "extract", *TABLE)
 
 

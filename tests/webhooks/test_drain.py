@@ -311,3 +311,30 @@ def test_a_deletion_is_proof_only_with_a_newer_version(play: Hooked) -> None:
     play.check()
     play.refetch()
     play.check()
+
+
+def test_many_versions_of_one_record_go_into_several_transactions(play: Hooked) -> None:
+    """In their order; what does not fit into one stays claimed by nobody."""
+    play.hook()
+    for value in range(50):
+        play.api.update(3, value=value)
+    play.put(*play.bodies(latest(play, 50)))
+    drained = play.drain()
+    assert (drained.deliveries, drained.counts["updated"]) == (50, 50)
+    play.check()
+    assert [value for kind, value in found(play.conn)["3"] if kind == "value.changed"] == [*range(50)]
+
+
+def test_old_webhooks_are_deleted_once_they_are_applied(play: Hooked) -> None:
+    """Not those that wait, or have a dead message; nor what is not old enough."""
+    play.hook()
+    play.api.update(3, value=1)
+    play.put(*play.bodies(latest(play)), b"no JSON")
+    play.drain()
+    play.conn.execute("update extract.inbox set done_at = done_at - interval '31 days'")
+    play.api.update(3, value=2)
+    play.put(*play.bodies(latest(play)))
+    play.drain()
+    assert play.count("extract.inbox") == 2
+    assert play.count("extract.inbox", "body = 'no JSON'") == 1
+    assert play.count("extract.brought") == 2

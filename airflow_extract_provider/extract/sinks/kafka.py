@@ -14,7 +14,6 @@ Three decisions that look odd and are not:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import string
 import time
@@ -25,6 +24,21 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_extract_provider.extract.errors import EventRefusedError, SinkRefusedError, SinkUnavailableError
 from airflow_extract_provider.extract.events.event import Event
+from airflow_extract_provider.extract.sinks.librdkafka import (
+    CHOSEN,
+    NEVER_TAKEN,
+    NO_LOGIN,
+    NO_TOPIC,
+    PROMISED,
+    TOO_LARGE,
+    check_settings,
+    kafka_exception,
+    producer_class,
+    settings_refused,
+    sink_refused,
+    throw_away,
+    words,
+)
 from airflow_extract_provider.extract.unshown import Unshown
 
 if TYPE_CHECKING:
@@ -33,36 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["KafkaSink"]
 
 _log = logging.getLogger(__name__)
-
-_YES, _NO = ("true", "t", "1"), ("false", "f", "0")
-# What may stand in the settings beside what is promised; () where only the sink itself may set it.
-_BOUND: Mapping[str, tuple[str, ...]] = {
-    "acks": ("all", "-1"),
-    "request.required.acks": ("all", "-1"),
-    "enable.idempotence": _YES,
-    "allow.auto.create.topics": _NO,
-    "delivery.report.only.error": _NO,
-    # Each of these gives one key one partition.
-    "partitioner": ("murmur2_random", "murmur2", "consistent_random", "consistent", "fnv1a_random", "fnv1a"),
-    "default.topic.config": (),
-    "delivery.timeout.ms": (),
-    "message.timeout.ms": (),
-    "transactional.id": (),
-    "dr_cb": (),
-    "error_cb": (),
-    "logger": (),
-    "on_delivery": (),
-}
-_PROMISED = {"enable.idempotence": True, "acks": "all", "allow.auto.create.topics": False}
-# The same partition as the Java client gives; and soon again after a broker that was away for a moment.
-_CHOSEN = {"partitioner": "murmur2_random", "reconnect.backoff.max.ms": 1000}
-
-_TOO_LARGE = {"MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE"}
-_NEVER_TAKEN = {"INVALID_MSG", "INVALID_MSG_SIZE", "INVALID_RECORD", "INVALID_TIMESTAMP"}
-_NO_TOPIC = {"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "TOPIC_EXCEPTION"}
-_NO_RIGHT = {"TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED"}
-_NO_LOGIN = {"_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "UNSUPPORTED_SASL_MECHANISM", "ILLEGAL_SASL_STATE"}
-_SET_UP_FIRST = {"POLICY_VIOLATION", "INVALID_REQUIRED_ACKS", "UNSUPPORTED_VERSION", "_UNSUPPORTED_FEATURE"}
 
 _SLICE = 0.2
 """Seconds between two looks at what has failed: librdkafka itself would wait until the end."""
@@ -79,11 +63,11 @@ class KafkaSink(Unshown):
     """
 
     def __init__(self, config: Mapping[str, Any], topic: str, *, timeout: timedelta = timedelta(seconds=30)) -> None:
-        _check_settings(config)
+        check_settings(config)
         _check_template(topic)
-        _producer_class()
+        producer_class()
         self.timeout = timeout
-        self._config = {**_CHOSEN, **config, **_PROMISED}
+        self._config = {**CHOSEN, **config, **PROMISED}
         self._topic = topic
         self._producer: Producer | None = None
         self._known: set[str] = set()
@@ -114,7 +98,7 @@ class KafkaSink(Unshown):
             for event in events:
                 self._send(event, delivery, until)
             self._wait(delivery, until)
-        except _kafka_exception() as fatal:  # poll and flush raise what ends the producer for good
+        except kafka_exception() as fatal:  # poll and flush raise what ends the producer for good
             raise delivery.stopped(fatal.args[0], *delivery.topics) from None
         finally:
             # Also after Ctrl-C or the task's own timeout: see the module's docstring.
@@ -145,9 +129,9 @@ class KafkaSink(Unshown):
             )
         except BufferError:
             return False
-        except _kafka_exception() as refused:
+        except kafka_exception() as refused:
             error: KafkaError = refused.args[0]
-            if error.name() in _TOO_LARGE:
+            if error.name() in TOO_LARGE:
                 raise _event_refused(event, topic, error) from None
             raise delivery.stopped(error, topic) from None
         return True
@@ -161,13 +145,13 @@ class KafkaSink(Unshown):
     def _check(self, delivery: _Delivery, until: float) -> None:
         """Raise if not everything can be acknowledged any more."""
         delivery.check()
-        if self._trouble is not None and self._trouble.name() in _NO_LOGIN and not delivery.complete:
+        if self._trouble is not None and self._trouble.name() in NO_LOGIN and not delivery.complete:
             raise delivery.stopped(self._trouble, *delivery.topics)
         if not delivery.complete and time.monotonic() >= until:
             raise delivery.unavailable(self._last_trouble())
 
     def _last_trouble(self) -> str:
-        return f"no answer in time; last trouble: {_words(self._trouble)}" if self._trouble else "no answer in time"
+        return f"no answer in time; last trouble: {words(self._trouble)}" if self._trouble else "no answer in time"
 
     def _look_up(self, topic: str, delivery: _Delivery, until: float) -> None:
         """Return once the cluster says that the topic is there."""
@@ -177,7 +161,7 @@ class KafkaSink(Unshown):
             if error is None or error.name() == "LEADER_NOT_AVAILABLE":
                 self._known.add(topic)
                 return
-            if error.name() in _NO_TOPIC:
+            if error.name() in NO_TOPIC:
                 unknown_until = unknown_until or time.monotonic() + _UNKNOWN_FOR
             if time.monotonic() > unknown_until:
                 delivery.check_refused(error, topic)
@@ -189,7 +173,7 @@ class KafkaSink(Unshown):
         """What the cluster says against the topic, or what keeps it from saying anything."""
         try:
             said: KafkaError | None = producer.list_topics(topic, timeout=seconds).topics[topic].error
-        except _kafka_exception() as failed:
+        except kafka_exception() as failed:
             said = failed.args[0]
         return said
 
@@ -198,14 +182,14 @@ class KafkaSink(Unshown):
             timeout = {"message.timeout.ms": int(self.timeout.total_seconds() * 1000)}
             ours = {**timeout, **self._alone, "error_cb": self._troubled, "logger": _log}
             try:
-                self._producer = _producer_class()({**self._config, **ours})
-            except _kafka_exception() as refused:
-                raise _settings_refused(self._config, refused.args[0].str()) from None
+                self._producer = producer_class()({**self._config, **ours})
+            except kafka_exception() as refused:
+                raise settings_refused(self._config, refused.args[0].str()) from None
         return self._producer
 
     def _troubled(self, error: KafkaError) -> None:
         # A refused login is followed by "all brokers are down", which says less.
-        if self._trouble is None or self._trouble.name() not in _NO_LOGIN:
+        if self._trouble is None or self._trouble.name() not in NO_LOGIN:
             self._trouble = error
 
     def _discard(self) -> None:
@@ -213,15 +197,7 @@ class KafkaSink(Unshown):
         producer, self._producer = self._producer, None
         self._known.clear()
         if producer is not None:
-            _throw_away(producer)
-
-
-def _throw_away(producer: Producer) -> None:
-    with contextlib.suppress(_kafka_exception()):
-        producer.purge()
-        # flush takes the reports of what was purged; close, since an error's traceback may hold the producer for long.
-        if producer.flush(_SLICE) == 0:
-            producer.close()
+            throw_away(producer, _SLICE)
 
 
 class _BatchTooLargeError(Exception):
@@ -254,9 +230,9 @@ class _Delivery:
         if self._failure is None:
             return
         error, event, topic = self._failure
-        if error.name() in _TOO_LARGE and not self._alone:
+        if error.name() in TOO_LARGE and not self._alone:
             raise _BatchTooLargeError(topic)
-        if error.name() in _TOO_LARGE | _NEVER_TAKEN:
+        if error.name() in TOO_LARGE | NEVER_TAKEN:
             raise _event_refused(event, topic, error)
         raise self.stopped(error, topic)
 
@@ -268,7 +244,7 @@ class _Delivery:
 
     def stopped(self, error: KafkaError, *topics: str) -> SinkRefusedError | SinkUnavailableError:
         """The error for what ended this publish."""
-        return _sink_refused(error, ", ".join(f"`{topic}`" for topic in topics)) or self.unavailable(_words(error))
+        return sink_refused(error, ", ".join(f"`{topic}`" for topic in topics)) or self.unavailable(words(error))
 
     def unavailable(self, why: str) -> SinkUnavailableError:
         return SinkUnavailableError(
@@ -285,16 +261,11 @@ def _headers(event: Event) -> list[tuple[str, str | bytes | None]]:
     ]
 
 
-def _words(error: KafkaError) -> str:
-    """An error in librdkafka's own general words: its special ones may quote settings."""
-    return str(type(error)(error.code()).str())
-
-
 def _event_refused(event: Event, topic: str, error: KafkaError) -> EventRefusedError:
-    large = error.name() in _TOO_LARGE
+    large = error.name() in TOO_LARGE
     return EventRefusedError(
         f"an event (`{event.type}`, id {event.id}) of the record with the key {event.key!r} is never taken by the topic"
-        f" `{topic}` ({_words(error)}): its key has {len(event.key.encode()):,} bytes, its data"
+        f" `{topic}` ({words(error)}): its key has {len(event.key.encode()):,} bytes, its data"
         f" {len(event.data or b''):,}.",
         todo="Raise the topic's max.message.bytes and the connection's `message.max.bytes`, or let the event hold less."
         if large
@@ -303,42 +274,6 @@ def _event_refused(event: Event, topic: str, error: KafkaError) -> EventRefusedE
         object=event.object,
         key=event.key,
     )
-
-
-def _sink_refused(error: KafkaError, topic: str) -> SinkRefusedError | None:
-    name = error.name()
-    if name in _NO_TOPIC:
-        return SinkRefusedError(
-            f"the topic {topic} does not exist ({_words(error)}).",
-            todo="Create it, or correct its name: it is never made on its own.",
-        )
-    if name in _NO_RIGHT:
-        return SinkRefusedError(
-            f"Kafka does not allow this login to write to {topic} ({_words(error)}).",
-            todo="Allow it DESCRIBE and WRITE on the topic (and IDEMPOTENT_WRITE on a cluster older than 3.0).",
-        )
-    if name in _NO_LOGIN:
-        return SinkRefusedError(
-            f"Kafka refuses the login; nothing can be written to {topic}.",
-            todo="Correct the `sasl.*` or `ssl.*` settings of the Kafka connection.",
-        )
-    if name in _SET_UP_FIRST:
-        return SinkRefusedError(
-            f"Kafka refuses what the sink needs for {topic} ({_words(error)}).",
-            todo="It needs an idempotent producer and acks=all: check the cluster's version and policies.",
-        )
-    return None
-
-
-def _check_settings(config: Mapping[str, Any]) -> None:
-    for name, allowed in _BOUND.items():
-        if name in config and str(config[name]).lower() not in allowed:
-            raise SinkRefusedError(
-                f"the Kafka connection sets `{name}` to what would let events be lost, doubled or late.",
-                todo=f"Take `{name}` out{f', or set it to {allowed[0]}' if allowed else ''}.",
-            )
-    if not config.get("bootstrap.servers") and not config.get("metadata.broker.list"):
-        raise SinkRefusedError("the Kafka connection names no broker.", todo="Set `bootstrap.servers`.")
 
 
 def _check_template(topic: str) -> None:
@@ -352,29 +287,3 @@ def _check_template(topic: str) -> None:
             f"the topic's name {topic!r} is not understood.",
             todo="It may hold {source} and {object}, and nothing else in braces.",
         )
-
-
-def _settings_refused(config: Mapping[str, Any], said: str) -> SinkRefusedError:
-    """librdkafka quotes values; names alone hold no secret."""
-    named = [name for name in config if name in said] or sorted(set(config) - set(_PROMISED))
-    return SinkRefusedError(
-        f"librdkafka refuses the settings of the Kafka connection: look at {', '.join(f'`{name}`' for name in named)}.",
-        todo="Correct them; librdkafka's CONFIGURATION.md lists what each may be.",
-    )
-
-
-def _producer_class() -> type[Producer]:
-    try:
-        from confluent_kafka import Producer
-    except ImportError:
-        raise SinkRefusedError(
-            "events cannot be published to Kafka: the package confluent-kafka is not installed.",
-            todo="pip install airflow-extract-provider[kafka]",
-        ) from None
-    return Producer
-
-
-def _kafka_exception() -> type[Exception]:
-    from confluent_kafka import KafkaException
-
-    return KafkaException

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
+from psycopg import sql
+
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import sparse, statement
 
-__all__ = ["Claims", "Due", "Left", "Parked", "Whose", "left", "waiting"]
+__all__ = ["Claims", "Due", "Left", "Parked", "Whose", "left", "question", "waiting"]
 
 _FILE = "claims.sql"
 
@@ -161,8 +163,14 @@ def left(conn: Connection, schema: str, source: str) -> Left:
     return Left(*row)
 
 
+def question(schema: str, source: str) -> tuple[sql.Composed, dict[str, Any]]:
+    """The question whether anything of a source is to be done now, as a statement with its parameters: for connections
+    of either kind. The row that answers it: whether; and two values that show that something new has come."""
+    return statement(_FILE, "waiting", schema), {"source": source}
+
+
 def waiting(conn: Connection, schema: str, source: str) -> tuple[bool, tuple[int, datetime | None]]:
     """Whether anything of a source is to be done now; and what shows that something new has come."""
-    row = conn.execute(statement(_FILE, "waiting", schema), {"source": source}).fetchone()
+    row = conn.execute(*question(schema, source)).fetchone()
     assert row is not None
     return row[0], (row[1], row[2])

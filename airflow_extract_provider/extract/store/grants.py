@@ -10,11 +10,11 @@ from psycopg import sql
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.storing import Fold
 
-__all__ = ["RIGHTS", "grants"]
+__all__ = ["RIGHTS", "grants", "receiver_grants"]
 
 RIGHTS: Mapping[str, Sequence[str]] = {
     "birth": ("select", "insert", "update"),
-    "brought": ("select", "insert", "update"),
+    "brought": ("select", "insert", "update", "delete"),
     "consumer": ("select", "insert", "update"),
     "coverage": ("select",),
     "covered": ("select",),
@@ -22,10 +22,10 @@ RIGHTS: Mapping[str, Sequence[str]] = {
     "fence": ("select", "insert", "update"),
     "gaps": ("select",),
     "hash_map": ("select", "insert", "update"),
-    "inbox": ("select", "insert", "update"),
-    "inbox_count": ("select", "insert", "update"),
+    "inbox": ("select", "insert", "update", "delete"),
+    "inbox_count": ("select", "insert", "update", "delete"),
     "inbox_parked": ("select", "insert", "update", "delete"),
-    "inbox_seen": ("select", "insert"),
+    "inbox_seen": ("select", "insert", "delete"),
     "ledger": ("select", "insert", "update"),
     "migration": ("select",),
     "oauth_token": ("select", "insert", "update"),
@@ -39,6 +39,7 @@ RIGHTS: Mapping[str, Sequence[str]] = {
     "rule_state": ("select", "insert", "update"),
     "sweep": ("select", "insert", "update"),
     "sweep_seen": ("select", "insert", "delete"),
+    "webhook_audit": ("select",),
 }
 """What walks and consumers do with each table and view of the bookkeeping. Commands that tidy up need more."""
 
@@ -68,6 +69,17 @@ def grants(role: str, sources: Iterable[Source], schema: str = "extract") -> str
     for table, rights in tables.items():
         lines += [_granted(rights, "", [table], role), *([_NUMBERED] if table in filled else [])]
     return "\n".join(lines) + "\n"
+
+
+def receiver_grants(role: str, schema: str = "extract") -> str:
+    """The statements that give a role the rights of a webhook receiver: it can store webhooks and count them, and read
+    none. To be run by the tables' owner."""
+    text = sql.SQL(
+        "grant usage on schema {schema} to {role};\n"
+        "grant insert, select (source, endpoint, dedupe) on {schema}.inbox to {role};\n"
+        "grant select, insert, update on {schema}.inbox_count to {role};\n"
+    )
+    return text.format(schema=sql.Identifier(schema), role=sql.Identifier(role)).as_string()
 
 
 def _folded(fold: Fold) -> set[str]:

@@ -9,7 +9,7 @@ from psycopg import sql
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import statement, statements
 
-__all__ = ["added_columns", "holds_rows", "is_there", "known_objects", "known_walks", "knows"]
+__all__ = ["added_columns", "holds_rows", "is_there", "known_objects", "known_walks", "knows", "waiting_endpoints"]
 
 _FILE = "known.sql"
 
@@ -30,6 +30,11 @@ def knows(conn: Connection, schema: str, source: str, object: str) -> bool:
     # No parameters: a percent sign in the schema's name would be taken for one, where tables are only looked at.
     names = {"extract": sql.Identifier(schema), "source": sql.Literal(source), "object": sql.Literal(object)}
     return conn.execute(sql.SQL(statements(_FILE)["knows"]).format(**names)).fetchone() == (True,)
+
+
+def waiting_endpoints(conn: Connection, schema: str) -> list[tuple[str, str]]:
+    """Source and endpoint of all webhooks that wait to be applied."""
+    return [(source, name) for source, name in conn.execute(statement(_FILE, "doors", schema))]
 
 
 def is_there(conn: Connection, schema: str, table: tuple[str, str]) -> bool:

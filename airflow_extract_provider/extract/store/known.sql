@@ -24,6 +24,19 @@ with recursive known (walk) as (
 )
 select walk from known order by walk;
 
+-- name: doors
+-- The endpoints at which webhooks wait, step by step through the index.
+with recursive known (source, endpoint) as (
+    (select source, endpoint from {extract}.inbox where done_at is null order by source, endpoint limit 1)
+    union all
+    select behind.source, behind.endpoint
+    from known cross join lateral (
+        select source, endpoint from {extract}.inbox
+        where done_at is null and (source, endpoint) > (known.source, known.endpoint)
+        order by source, endpoint limit 1) as behind
+)
+select source, endpoint from known order by source, endpoint;
+
 -- name: is_there
 select to_regclass(%(name)s) is not null;
 

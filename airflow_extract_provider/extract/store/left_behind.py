@@ -12,7 +12,14 @@ from collections.abc import Collection, Iterable, Iterator
 from airflow_extract_provider.extract.errors import LeftBehindError
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.store.connection import Connection
-from airflow_extract_provider.extract.store.known import added_columns, holds_rows, is_there, known_objects, knows
+from airflow_extract_provider.extract.store.known import (
+    added_columns,
+    holds_rows,
+    is_there,
+    known_objects,
+    knows,
+    waiting_endpoints,
+)
 from airflow_extract_provider.extract.store.ledger import Ledger
 from airflow_extract_provider.extract.store.owner import owned, owners, table_of
 from airflow_extract_provider.extract.storing import BOOK_COLUMNS
@@ -85,6 +92,7 @@ def left_behind(conn: Connection, schema: str, sources: Collection[Source]) -> I
                 f"not describe it: `airflow extract rename {source} {object} NEW`, or `airflow extract forget {source} "
                 f"{object}`."
             )
+    yield from _left_in_inbox(conn, schema, sources)
     for each in sources:
         yield from _unkept_columns(conn, schema, each)
 
@@ -175,6 +183,22 @@ def _renamed(conn: Connection, schema: str, source: str, name: str, left: Collec
 def _records(conn: Connection, schema: str, source: str, object: str) -> str:
     read = Ledger(schema, source, object, "backfill").copied(conn)
     return f"{read.records:,} records read" if read is not None else "no backfill"
+
+
+def _left_in_inbox(conn: Connection, schema: str, sources: Collection[Source]) -> Iterator[str]:
+    described = {(each.source, endpoint) for each in sources for endpoint in each.webhooks}
+    names = _names(sources)
+    for source, endpoint in waiting_endpoints(conn, schema):
+        if source not in names:
+            yield (
+                f"{source}/{endpoint}: webhooks wait in the inbox, and no file describes the source {source}: `airflow "
+                f"extract rename-source {source} NEW`, or `airflow extract forget {source}`."
+            )
+        elif (source, endpoint) not in described:
+            yield (
+                f"{source}/{endpoint}: webhooks wait in the inbox, and the file does not describe the endpoint: they "
+                "are applied once it does."
+            )
 
 
 def _unkept_columns(conn: Connection, schema: str, source: Source) -> Iterator[str]:

@@ -32,8 +32,21 @@ __all__ = ["Forgotten", "Moved", "forget", "rename", "rename_source"]
 
 _FILE = "rename.sql"
 _SILENT_AFTER = timedelta(minutes=5)
-_FOLLOWS = ("ledger", "quarantine", "refetch", "rule_state", "sweep", "hash_map", "birth", "fence")
+_FOLLOWS = (
+    "ledger",
+    "quarantine",
+    "refetch",
+    "rule_state",
+    "sweep",
+    "inbox_parked",
+    "brought",
+    "hash_map",
+    "birth",
+    "fence",
+)
 """What follows an object, in this order, by the statement that moves it."""
+_OF_SOURCE = ("inbox_left", "brought_left", "inbox_seen", "inbox_count", "quota")
+"""What follows a source, behind its objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +105,16 @@ def rename(
 def rename_source(
     connect: Connect, source: Source, old: str, schema: str = "extract", *, though_unread: bool = False
 ) -> list[Moved]:
-    """Let the source that was ``old`` be the one that the file describes now, with all its objects.
+    """Let the source that was ``old`` be the one that the file describes now, with all its objects, and the webhooks
+    that wait for them. Webhooks that came under the old name afterwards follow when it is called again: no object has
+    moved then.
 
     Raises SourceError: the store does not know the old name; or knows objects of it that the file does not describe.
     Otherwise as :func:`rename`.
     """
     with _changing(connect) as conn:
         known = [object for _, object in known_objects(conn, schema, old)]
-        if not known or old == source.source:
+        if not (known or _in_inbox(conn, schema, old)) or old == source.source:
             raise SourceError(f"the store knows no source {old!r} to be renamed.", todo=_known(conn, schema))
         if strange := sorted(set(known) - set(source.objects)):
             raise SourceError(
@@ -108,8 +123,12 @@ def rename_source(
                 todo=f"Describe it; or give it up: `airflow extract forget {old} {strange[0]}`.",
                 source=source.source,
             )
+        names = {"source": old, "to_source": source.source}
+        _keep_still(conn, schema, old, None)
+        conn.execute(statement(_FILE, "inbox", schema), names)
         moved = [_move(conn, schema, source, object, Scope(old, object, "*"), None, though_unread) for object in known]
-        conn.execute(statement(_FILE, "quota", schema), {"source": old, "to_source": source.source})
+        for each in _OF_SOURCE:
+            conn.execute(statement(_FILE, each, schema), names)
         return moved
 
 
@@ -122,21 +141,26 @@ def forget(
     drop: Collection[tuple[str, str]] = (),
     described: Collection[Source] = (),
 ) -> list[Forgotten]:
-    """Give up what the store knows of an object, or of all objects of a source; events stay. The record tables in
-    ``drop`` are dropped too, if no other object writes them: none that the store knows, and none of those ``described``
-    in source files.
+    """Give up what the store knows of an object, or of all objects of a source with its webhooks, waiting ones too;
+    events stay. The record tables in ``drop`` are dropped too, if no other object writes them: none that the store
+    knows, and none of those ``described`` in source files.
 
     Raises SourceError: the store does not know it, or a table is another object's. Raises WalkBusyError: it is being
     walked. Raises SchemaMissingError: what is to be dropped is not there, or is no record table.
     """
     with _changing(connect) as conn:
         known = [name for _, name in known_objects(conn, schema, source) if object in (None, name)]
-        if not known:
+        if not known and (object is not None or not _in_inbox(conn, schema, source)):
             raise SourceError(
                 f"the store does not know {source}{f'/{object}' if object else ''}.", todo=_known(conn, schema)
             )
         given_up = {(source, name) for name in known}
+        if object is None:
+            _keep_still(conn, schema, source, None)
+            conn.execute(statement(_FILE, "forget_inbox", schema), {"source": source})
         gone = [_forget(conn, schema, source, name) for name in known]
+        if object is None:
+            conn.execute(statement(_FILE, "forget_inbox_left", schema), {"source": source})
         for table in sorted(set(drop)):
             _drop(conn, schema, table, given_up, described)
         return gone
@@ -165,6 +189,7 @@ def _move(
     whose: dict[str, Any]
     whose = {"source": was.source, "object": was.object, "to_source": to.source, "to_object": to.object}
     whose |= {"made": before.made(was.object), "to_made": source.made(name), "same_name": was == to}
+    _keep_still(conn, schema, was.source, was.object)
     for scope in sorted({was, to}, key=lambda each: (each.source, each.object)):
         _hold(conn, schema, scope)
     copied = Ledger(schema, was.source, was.object, "backfill").copied(conn)
@@ -227,9 +252,19 @@ def _is_taken(conn: Connection, schema: str, scope: Scope) -> bool:
     return conn.execute(statement(_FILE, "taken", schema), asked).fetchone() == (True,)
 
 
+def _in_inbox(conn: Connection, schema: str, source: str) -> bool:
+    return conn.execute(statement(_FILE, "waits", schema), {"source": source}).fetchone() == (True,)
+
+
 def _known(conn: Connection, schema: str) -> str:
     found = ", ".join(f"{source}/{object}" for source, object in known_objects(conn, schema))
     return f"Known are: {found}." if found else "It knows nothing yet."
+
+
+def _keep_still(conn: Connection, schema: str, source: str, object: str | None) -> None:
+    """Let no parked message of an object, or of a source, be tried again before this transaction has ended."""
+    conn.execute(statement(_FILE, "patient", schema))
+    conn.execute(statement(_FILE, "still", schema), {"source": source, "object": object})
 
 
 def _hold(conn: Connection, schema: str, scope: Scope) -> None:
@@ -274,6 +309,7 @@ def _rename_table(conn: Connection, schema: str, held: tuple[str, str], now: tup
 
 
 def _forget(conn: Connection, schema: str, source: str, object: str) -> Forgotten:
+    _keep_still(conn, schema, source, object)
     _hold(conn, schema, Scope(source, object, "*"))
     whose = {"source": source, "object": object}
     table = table_of(conn, schema, source, object)

@@ -26,7 +26,8 @@ select exists (select from {extract}.ledger where source = %(source)s and object
     or exists (select from {extract}.quarantine where source = %(source)s and object = %(object)s)
     or exists (select from {extract}.refetch where source = %(source)s and object = %(object)s)
     or exists (select from {extract}.rule_state where source = %(source)s and object = %(object)s)
-    or exists (select from {extract}.sweep where source = %(source)s and object = %(object)s);
+    or exists (select from {extract}.sweep where source = %(source)s and object = %(object)s)
+    or exists (select from {extract}.brought where source = %(source)s and object = %(object)s);
 
 -- name: ledger
 -- Not shown any more: no cursor of the new name was ever written, and a missing one would mean that it was deleted. What
@@ -51,6 +52,15 @@ where source = %(source)s and object = %(object)s;
 
 -- name: sweep
 update {extract}.sweep set source = %(to_source)s, object = %(to_object)s
+where source = %(source)s and object = %(object)s;
+
+-- name: inbox_parked
+-- Some may be there under the new name already: tried after the file was changed, before the books were.
+update {extract}.inbox_parked set source = %(to_source)s, object = %(to_object)s
+where source = %(source)s and object = %(object)s;
+
+-- name: brought
+update {extract}.brought set source = %(to_source)s, object = %(to_object)s
 where source = %(source)s and object = %(object)s;
 
 -- name: hash_map
@@ -93,6 +103,83 @@ insert into {extract}.quota (source, connection, state, revision)
 select %(to_source)s, connection, state, revision from own
 on conflict (source, connection) do nothing;
 
+-- name: still
+-- In the order in which a run that applies webhooks locks: parked messages, then the inbox, then fences.
+select from {extract}.inbox_parked
+where source = %(source)s and object = coalesce(%(object)s, object)
+order by place, nth for update;
+
+-- name: waits
+-- Whether the inbox tells anything of a source: it may never have been walked, or have got a webhook after its renaming.
+select exists (select from {extract}.inbox where source = %(source)s)
+    or exists (select from {extract}.inbox_parked where source = %(source)s)
+    or exists (select from {extract}.inbox_seen where source = %(source)s)
+    or exists (select from {extract}.inbox_count where source = %(source)s);
+
+-- name: inbox
+-- It waits for whoever is taking a webhook out, and what that one parks is seen by the statements after
+-- it. One that came under the new name too is kept twice, since both may wait: applied twice is harmless.
+update {extract}.inbox as own
+set source = %(to_source)s,
+    dedupe = case when not exists (
+        select from {extract}.inbox as known
+        where known.source = %(to_source)s and known.endpoint = own.endpoint and known.dedupe = own.dedupe
+    ) then own.dedupe end
+where source = %(source)s;
+
+-- name: inbox_left
+-- Messages of which nobody could tell the object, or of one that was never walked.
+update {extract}.inbox_parked set source = %(to_source)s where source = %(source)s;
+
+-- name: brought_left
+-- Of objects that were never walked.
+with twice as (
+    select own.object, own.key, own.revision from {extract}.brought as own
+    join {extract}.brought as known
+      on known.source = %(to_source)s and known.object = own.object and known.key = own.key
+     and known.revision = own.revision
+    where own.source = %(source)s
+), gone as (
+    delete from {extract}.brought as own using twice
+    where own.source = %(source)s and own.object = twice.object and own.key = twice.key
+      and own.revision = twice.revision
+)
+update {extract}.brought as own set source = %(to_source)s
+where source = %(source)s and not exists (
+    select from twice where twice.object = own.object and twice.key = own.key and twice.revision = own.revision
+);
+
+-- name: inbox_seen
+with own as (
+    delete from {extract}.inbox_seen where source = %(source)s returning endpoint, id, seen_at
+)
+insert into {extract}.inbox_seen (source, endpoint, id, seen_at)
+select %(to_source)s, endpoint, id, seen_at from own
+on conflict (source, endpoint, id) do nothing;
+
+-- name: inbox_count
+with own as (
+    delete from {extract}.inbox_count where source = %(source)s returning endpoint, day, kind, count, last_at
+)
+insert into {extract}.inbox_count as known (source, endpoint, day, kind, count, last_at)
+select %(to_source)s, endpoint, day, kind, count, last_at from own
+on conflict (source, endpoint, day, kind) do update
+    set count = known.count + excluded.count, last_at = greatest(known.last_at, excluded.last_at);
+
+-- name: forget_inbox
+-- Before all else, as above.
+delete from {extract}.inbox where source = %(source)s;
+
+-- name: forget_inbox_left
+with parked as (
+    delete from {extract}.inbox_parked where source = %(source)s
+), seen as (
+    delete from {extract}.inbox_seen where source = %(source)s
+), counted as (
+    delete from {extract}.inbox_count where source = %(source)s
+)
+delete from {extract}.brought where source = %(source)s;
+
 -- name: forget
 -- Births and fences stay, see above; so do events, which tell of what was.
 with rows as (
@@ -107,6 +194,10 @@ with rows as (
     delete from {extract}.sweep where source = %(source)s and object = %(object)s returning number
 ), seen as (
     delete from {extract}.sweep_seen using sweeps where sweep = sweeps.number
+), parked as (
+    delete from {extract}.inbox_parked where source = %(source)s and object = %(object)s
+), brought as (
+    delete from {extract}.brought where source = %(source)s and object = %(object)s
 ), written as (
     delete from {extract}.owner where source = %(source)s and object = %(object)s
 ), mapped as (

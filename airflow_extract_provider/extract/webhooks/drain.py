@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -29,7 +29,7 @@ from airflow_extract_provider.extract.receiving import Endpoint
 from airflow_extract_provider.extract.settings import Settings
 from airflow_extract_provider.extract.sinks.sink import Sink, check_sink
 from airflow_extract_provider.extract.source import ApiObject, Source
-from airflow_extract_provider.extract.store import outbox
+from airflow_extract_provider.extract.store import inbox, outbox
 from airflow_extract_provider.extract.store.claims import Claims, left
 from airflow_extract_provider.extract.store.connection import CROSSED, Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.migrate import check
@@ -44,13 +44,16 @@ SinkOf = Callable[[ApiObject], Sink | None]
 """The sink of an object that publishes its events outside of Postgres; None: they go to the outbox."""
 
 _SECONDS_BETWEEN_ANNOUNCEMENTS = 0.2
+_PRUNED_PER_RUN = 1_000
+_BROUGHT_FOR = timedelta(days=90)
+"""How long it is kept at least what brought a change: the audit looks back as far."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
     """What a run did. ``counts``: the ``messages`` by what became of them (see docs/webhooks.md), changes by kind and
     ``events``. ``noted`` are the objects of which records must be read by key. ``waiting`` are the deliveries and
-    messages that wait still, ``dead`` the dead letters."""
+    messages that wait still, ``dead`` the dead letters. ``changed``: changes and events by object."""
 
     source: str
     deliveries: int
@@ -59,6 +62,7 @@ class Drained:
     waiting: int
     dead: int
     seconds: float
+    changed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as JSON values, small enough for XCom."""
@@ -78,12 +82,14 @@ def drain(
     run_for: timedelta | None = None,
     stop: threading.Event | None = None,
     settings: Settings | None = None,
+    keep_for: timedelta | None = timedelta(days=30),
 ) -> Drained:
     """Apply the webhooks of a source that wait, until none is left or for a while.
 
     At most ``limit`` deliveries, and ``most_bytes`` of bodies, are claimed at once. A message that fails is tried
     ``tries`` times in all, after ``backoff``, then twice as long, up to an hour. After ``run_for``, or once ``stop`` is
-    set, the run ends with the batch that is under way. Several runs may be at it at once.
+    set, the run ends with the batch that is under way. Several runs may be at it at once. At its end some webhooks, of
+    whatever source, are deleted that were applied longer than ``keep_for`` ago; None: none.
 
     Raises SourceError: the source has no webhooks. Raises SchemaMissingError, LeftBehindError: the store is not of this
     source file. Raises StoreUnavailableError, StoreRightsError, and what a sink raises that is away. What was committed
@@ -99,7 +105,12 @@ def drain(
             check(conn, settings.schema, source, name)
             check_sink(source.object(name), sink_of(source.object(name)), within=settings.idle_timeout)
         run = _Run(source, conn, settings, Targets(source, settings.schema, sink_of), limit, most_bytes, tries, backoff)
-        return run.run(run_for, stop or threading.Event())
+        drained = run.run(run_for, stop or threading.Event())
+        if keep_for is not None:
+            # More than were applied: otherwise a busy inbox would grow for ever.
+            most = max(_PRUNED_PER_RUN, 2 * drained.deliveries)
+            inbox.prune(conn, settings.schema, keep_for, most, brought_for=max(keep_for, _BROUGHT_FOR))
+        return drained
 
 
 def _objects(source: Source) -> set[str]:
@@ -129,7 +140,8 @@ def _connected(postgres: Connect) -> Iterator[Connection]:
 
 @dataclass(slots=True)
 class _Run:
-    """One run, from :meth:`run` down. ``unknown`` are types that nothing is said about."""
+    """One run, from :meth:`run` down. ``unknown`` are types that nothing is said about; ``limits`` tell how many
+    deliveries of an address are claimed next."""
 
     source: Source
     conn: Connection
@@ -142,7 +154,9 @@ class _Run:
     deliveries: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     noted: set[str] = field(default_factory=set)
+    changed: dict[str, Counter[str]] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)
+    limits: dict[str, int] = field(default_factory=dict)
     announced: float = 0.0
     untold: bool = False
 
@@ -181,6 +195,8 @@ class _Run:
         self.deliveries += turn.taken
         self.counts += turn.counts
         self.noted |= turn.noted
+        for object, counts in turn.changed.items():
+            self.changed.setdefault(object, Counter()).update(counts)
         self.unknown |= turn.unknown
         self.untold = self.untold or turn.counts["events"] + turn.counts["forwarded"] > 0
         self._announce(now=False)
@@ -192,9 +208,12 @@ class _Run:
             claims.limit(self.settings.idle_timeout)
             turn = Turn(self.source, endpoint, claims, self.targets, self.tries, self.backoff)
             turn.retry(claims.due(self.limit))
-            rows = claims.claim(self.limit, self.most_bytes, in_order=_in_order(self.source, spec))
+            limit = self.limits.get(endpoint, self.limit)
+            rows = claims.claim(limit, self.most_bytes, in_order=_in_order(self.source, spec))
             turn.take([_delivery(row) for row in rows])
             turn.settle()
+        # Where not all of them went into one transaction, the next one's need not be fetched for nothing.
+        self.limits[endpoint] = max(turn.taken, 1) if turn.taken < len(rows) else min(2 * limit, self.limit)
         return turn
 
     def _announce(self, *, now: bool) -> None:
@@ -215,6 +234,7 @@ class _Run:
             found.deliveries + found.parked,
             found.dead,
             seconds,
+            self.changed,
         )
         said = " ".join(f"{count:,} {kind}" for kind, count in told.counts.items() if kind != "messages")
         _log.info(

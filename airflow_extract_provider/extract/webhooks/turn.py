@@ -40,6 +40,8 @@ from airflow_extract_provider.extract.webhooks.messages import Delivery, Message
 __all__ = ["Targets", "Turn"]
 
 _LONGEST_WAIT = 3600.0
+_MOST_COPIES = 20
+"""Of one record, in one transaction."""
 _OF_A_MESSAGE = (
     BadRecordError,
     DetectorError,
@@ -76,7 +78,8 @@ class Turn:
     """One batch: what was claimed, and what becomes of it.
 
     ``counts``: messages by what became of them, changes by kind, events. ``noted``: objects with records to be read by
-    key. ``unknown``: types that nothing is said about. ``taken``: how many deliveries it has claimed.
+    key. ``changed``: what was done by object. ``unknown``: types that nothing is said about. ``taken``: how many
+    deliveries it has claimed.
     """
 
     source: Source
@@ -87,6 +90,7 @@ class Turn:
     backoff: timedelta
     counts: Counter[str] = field(default_factory=Counter)
     noted: set[str] = field(default_factory=set)
+    changed: dict[str, Counter[str]] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)
     taken: int = 0
     busy: bool = False
@@ -108,11 +112,11 @@ class Turn:
                 self._sort(again)
 
     def take(self, deliveries: Sequence[Delivery]) -> None:
-        """Take new deliveries: their messages, without those that had come before."""
-        self.taken = len(deliveries)
+        """Take new deliveries, as many as may go into one transaction: their messages, without those that had come
+        before."""
+        found = self._fitting(deliveries)
+        self.taken = len(self._places)
         self.busy = bool(deliveries or self._tried)
-        self._places = [each.place for each in deliveries]
-        found = [each for delivery in deliveries for each in split(self.source, self.endpoint, delivery)]
         ids = [each.id for each in found if isinstance(each, Message) and each.id is not None]
         new = self.claims.see(ids)
         for each in found:
@@ -122,6 +126,21 @@ class Turn:
                     continue
                 new.discard(each.id)
             self._sort([each])
+
+    def _fitting(self, deliveries: Sequence[Delivery]) -> list[Message | Unreadable]:
+        """The messages of the first deliveries; of the others later. Each copy of a record is a change of its own, and
+        in one transaction each costs more than the one before: Postgres walks through all that the row was in it."""
+        found: list[Message | Unreadable] = []
+        copies: Counter[Whose] = Counter()
+        for delivery in deliveries:
+            messages = split(self.source, self.endpoint, delivery)
+            stored = [each.whose for each in messages if isinstance(each, Message) and each.record is not None]
+            copies.update(stored)
+            if found and any(copies[whose] > _MOST_COPIES for whose in stored):
+                break
+            found += messages
+            self._places.append(delivery.place)
+        return found
 
     def settle(self) -> None:
         """Apply what was taken, and take it out of the inbox."""
@@ -134,7 +153,9 @@ class Turn:
             if each.does != "nothing":
                 by_object[each.object].append(each)
         for object in sorted(by_object):
+            before = Counter(self.counts)
             self._apply(by_object[object], self._applying(self.targets.of(self.claims, object)))
+            self.changed[object] = self.counts - before
         self._apply([each for each in self._waiting if each.forward], self._forward)
         failed = {(each.place, each.nth) for each in self._parked}
         self.claims.done(self._places)

@@ -1,0 +1,71 @@
+"""The consumer that reads deliveries, with the settings that keep the promise."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_extract_provider.extract.errors import SinkRefusedError
+from airflow_extract_provider.extract.sinks.librdkafka import (
+    NO_LOGIN,
+    consumer_class,
+    kafka_exception,
+    settings_refused,
+)
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, KafkaError
+
+__all__ = ["GROUP", "Reading", "opened"]
+
+_log = logging.getLogger(__name__)
+
+GROUP = "extract-inbox"
+"""The consumer group, where the settings name none."""
+
+_PROMISED: Mapping[str, tuple[Any, tuple[str, ...]]] = {
+    # What is committed is what was stored, and no message is passed over where nothing was committed yet.
+    "enable.auto.commit": (False, ("false",)),
+    "enable.auto.offset.store": (False, ("false",)),
+    "auto.offset.reset": ("earliest", ("earliest", "smallest", "beginning")),
+    "allow.auto.create.topics": (False, ("false",)),
+}
+
+
+class Reading:
+    """A consumer, and what it tells of its connections."""
+
+    consumer: Consumer
+    login: KafkaError | None = None
+    away: KafkaError | None = None
+
+    def troubled(self, error: KafkaError) -> None:
+        """Take what librdkafka tells of them."""
+        if error.name() in NO_LOGIN:
+            self.login = error
+        elif error.name() == "_ALL_BROKERS_DOWN":
+            self.away = error
+
+
+def opened(config: Mapping[str, Any]) -> Reading:
+    """A consumer that commits nothing by itself, and begins at the beginning where nothing was committed.
+
+    Raises SinkRefusedError: a setting would let deliveries be lost, or cannot be used.
+    """
+    for name, (_, allowed) in _PROMISED.items():
+        if name in config and str(config[name]).lower() not in allowed:
+            raise SinkRefusedError(
+                f"the Kafka connection sets `{name}` to what would let webhooks be lost.",
+                todo=f"Take `{name}` out, or set it to {allowed[0]}.",
+            )
+    if not config.get("bootstrap.servers") and not config.get("metadata.broker.list"):
+        raise SinkRefusedError("the Kafka connection names no broker.", todo="Set `bootstrap.servers`.")
+    found = Reading()
+    ours = {**{name: value for name, (value, _) in _PROMISED.items()}, "error_cb": found.troubled, "logger": _log}
+    made = consumer_class()
+    try:
+        found.consumer = made({"group.id": GROUP, "reconnect.backoff.max.ms": 1000, **config, **ours})
+    except kafka_exception() as refused:
+        raise settings_refused(config, refused.args[0].str()) from None
+    return found

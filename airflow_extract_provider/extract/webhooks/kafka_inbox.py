@@ -1,0 +1,389 @@
+"""Brings deliveries from a Kafka topic into the inbox. Start reading at :func:`consume`.
+
+::
+
+    topic ──► batch ──► one transaction: inbox, counts ──► offsets committed in Kafka
+
+At least once: a crash between the two commits, or a partition that goes to another consumer, has messages read again,
+and each is stored once: by its ``dedupe``, or where it has none by what its place is digested to. A message that no
+keep has written is neither dropped nor in the way: it is stored as dead, with its reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from airflow_extract_provider.extract.errors import (
+    ExtractError,
+    SinkUnavailableError,
+    StoreUnavailableError,
+)
+from airflow_extract_provider.extract.incoming import Incoming
+from airflow_extract_provider.extract.sinks.librdkafka import (
+    NO_TOPIC,
+    kafka_exception,
+    sink_refused,
+    words,
+)
+from airflow_extract_provider.extract.store import dead, inbox, inbox_count
+from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
+from airflow_extract_provider.extract.store.statements import statement
+from airflow_extract_provider.extract.webhooks.kafka_client import Reading, opened
+from airflow_extract_provider.extract.webhooks.kafka_message import (
+    Headers,
+    Place,
+    UnreadableError,
+    incoming_of,
+    place_digest,
+)
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+__all__ = ["Consumed", "consume"]
+
+_log = logging.getLogger(__name__)
+
+_MOST, _MOST_BYTES = 1_000, 8 << 20
+_PATIENCE = 0.5
+"""Seconds to wait for a message before it is looked whether to stop."""
+_UNKNOWN_SECONDS, _ASKED_SECONDS = 3.0, 10.0
+"""How long a topic must stay unknown; how long an answer about it is waited for."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+"""Seconds between two tries to reach the store."""
+_ANNOUNCED_EVERY = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Consumed:
+    """What a run did: how many messages were ``read`` (repeats too), and of these ``stored``, known already
+    (``duplicate``), or stored as dead since nobody can read them (``unreadable``). ``lost``: so many were deleted from
+    the topic before they were read."""
+
+    read: int = 0
+    stored: int = 0
+    duplicate: int = 0
+    unreadable: int = 0
+    lost: int = 0
+
+
+def consume(
+    config: Mapping[str, Any],
+    topic: str,
+    connect: Connect,
+    schema: str = "extract",
+    stop: threading.Event | None = None,
+) -> Consumed:
+    """Store what is in a topic and what comes, until ``stop`` is set. Several may do so at once, as one group.
+
+    ``config`` is what librdkafka takes. When the store is away nothing is committed, and it is tried again and again;
+    so it is with Kafka. In the log is what was deleted from the topic before it was read.
+
+    Raises SinkRefusedError: the topic does not exist, or something must be allowed or corrected first. Raises
+    SchemaMissingError, StoreRightsError. Raises SinkUnavailableError: the client has ended for good; begun anew, all
+    goes on where it stood.
+    """
+    run = _Run(opened(config), topic, connect, schema, stop or threading.Event())
+    try:
+        return run.run()
+    finally:
+        run.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A message as it was read: the delivery, and if nobody can read it, why. ``digest`` is that of its place."""
+
+    place: Place
+    digest: uuid.UUID
+    incoming: Incoming
+    why: str = ""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run, from :meth:`run` down."""
+
+    client: Reading
+    topic: str
+    connect: Connect
+    schema: str
+    stop: threading.Event
+    conn: Connection | None = None
+    batch: list[_Read] = field(default_factory=list)
+    bytes: int = 0
+    stored: dict[int, int] = field(default_factory=dict)
+    """By partition the offset up to which all is stored, and that is not committed."""
+    expected: dict[int, int] = field(default_factory=dict)
+    """By partition the offset of the next message."""
+    done: Counter[str] = field(default_factory=Counter)
+    said: str = ""
+    announced: float = float("-inf")
+    unannounced: bool = False
+
+    def run(self) -> Consumed:
+        self._look_up()
+        self._reach()
+        self._consumer.subscribe([self.topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
+        while not self.stop.is_set():
+            self._gather()
+            idle = not self.batch
+            if not idle and self._stored():
+                self._commit()
+            self._announce(now=idle)
+        return Consumed(**self.done)
+
+    def close(self) -> None:
+        with suppress(kafka_exception()):
+            self._commit()
+        self._announce(now=True)
+        if self.conn is not None:
+            self.conn.close()
+        self._consumer.close()
+
+    @property
+    def _consumer(self) -> Consumer:
+        return self.client.consumer
+
+    # --- reading
+
+    def _look_up(self) -> None:
+        """Return once the cluster says that the topic is there, or does not say otherwise for so long."""
+        until = time.monotonic() + _UNKNOWN_SECONDS
+        while not self.stop.is_set():
+            try:
+                found = self._consumer.list_topics(self.topic, timeout=_ASKED_SECONDS)
+                error: KafkaError | None = found.topics[self.topic].error
+            except kafka_exception() as failed:
+                error = failed.args[0]
+                self._consumer.poll(0)  # only so is a refused login heard of
+            self._check_client()
+            if error is None or error.name() == "LEADER_NOT_AVAILABLE":
+                return
+            refused = sink_refused(error, f"`{self.topic}`", reads=True)
+            if refused is not None and (error.name() not in NO_TOPIC or time.monotonic() > until):
+                raise refused
+            self._tell(f"Kafka is away ({words(error)})")
+            self.stop.wait(_PATIENCE)
+
+    def _gather(self) -> None:
+        """What has arrived, as much of it as goes into one transaction; waits a little where there is nothing."""
+        patience = 0.0 if self.batch else _PATIENCE
+        while len(self.batch) < _MOST and self.bytes < _MOST_BYTES:
+            message = self._consumer.poll(patience)
+            self._check_client()
+            if message is None:
+                break
+            self._take(message)
+            patience = 0.0
+        if not self.batch:
+            self._commit()  # what could not be committed before
+
+    def _take(self, message: Message) -> None:
+        error = message.error()
+        if error is not None:
+            self._check(error)
+            return
+        read = _read(message)
+        self.batch.append(read)
+        self.bytes += len(read.incoming.body)
+        partition, offset = read.place.partition, read.place.offset
+        expected = self.expected.get(partition, offset)
+        if offset > expected:
+            self.done["lost"] += offset - expected
+            _log.error(
+                "webhooks: offsets %d to %d of %s, partition %d, are not there any more: the topic has forgotten them "
+                "before they were read. What they told of, polling finds.",
+                *(expected, offset - 1, self.topic, partition),
+            )
+        self.expected[partition] = offset + 1
+
+    def _check(self, error: KafkaError) -> None:
+        """Raise for what will not pass by itself."""
+        if error.name() in NO_TOPIC:
+            self._look_up()  # a broker that begins does not know its topics yet
+        elif (refused := sink_refused(error, f"`{self.topic}`", reads=True)) is not None:
+            raise refused
+        elif error.fatal():
+            raise self._unavailable(error)
+        else:
+            self._tell(f"Kafka is away ({words(error)})")
+
+    def _check_client(self) -> None:
+        if self.client.away is not None:
+            self._tell(f"Kafka is away ({words(self.client.away)})")
+            self.client.away = None
+        if self.client.login is not None:
+            refused = sink_refused(self.client.login, f"`{self.topic}`", reads=True)
+            raise refused or self._unavailable(self.client.login)
+
+    def _unavailable(self, error: KafkaError) -> SinkUnavailableError:
+        return SinkUnavailableError(
+            f"Kafka's client can read no more of `{self.topic}` ({words(error)}).",
+            kept="what was committed; the rest is in the topic.",
+            todo="Run it again: it goes on where it stood.",
+        )
+
+    def _assigned(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        """From now on these are ours: note where they go on."""
+        self.expected = {}
+        with suppress(kafka_exception()):
+            found = consumer.committed(list(partitions), timeout=_ASKED_SECONDS)
+            self.expected = {each.partition: each.offset for each in found if each.offset >= 0}
+        _log.info("webhooks: reads partitions %s of %s", sorted(each.partition for each in partitions), self.topic)
+
+    def _revoked(self, _: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        """Others have them now: what of them is not stored, they store."""
+        gone = {each.partition for each in partitions}
+        self.batch = [each for each in self.batch if each.place.partition not in gone]
+        self.bytes = sum(len(each.incoming.body) for each in self.batch)
+        self.stored = {partition: offset for partition, offset in self.stored.items() if partition not in gone}
+
+    # --- storing
+
+    def _stored(self) -> bool:
+        """Store what was gathered, however long the store is away; False: it is to stop before that."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                self._put()
+                self._tell("")
+                return True
+            except StoreUnavailableError as exc:
+                self._tell(f"the store is away: {exc.what.rstrip('.')}")
+                self._let_go()
+            if not self._waited(pause):
+                return False
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _reach(self) -> None:
+        """Before anything is read: a store that is not set up is an error, one that is away is not."""
+        try:
+            with named_errors():
+                self._opened().execute(statement("inbox.sql", "reach", self.schema))
+        except StoreUnavailableError as exc:
+            self._tell(f"the store is away: {exc.what.rstrip('.')}")
+            self._let_go()
+
+    def _opened(self) -> Connection:
+        if self.conn is None:
+            self.conn = self.connect()
+            self.conn.autocommit = True
+        return self.conn
+
+    def _put(self) -> None:
+        batch = self.batch
+        with named_errors():
+            conn = self._opened()
+            with conn.transaction():
+                new = inbox.put(conn, self.schema, [each.incoming for each in batch])
+                fresh = [each for each, is_new in zip(batch, new, strict=True) if is_new]
+                strange = {each.digest: f"{each.place}: {each.why}" for each in fresh if each.why}
+                dead.bury(conn, self.schema, self.topic, strange)
+                inbox_count.add(conn, self.schema, _sums(batch, new))
+        self._note(batch, fresh)
+
+    def _note(self, batch: Sequence[_Read], fresh: Sequence[_Read]) -> None:
+        strange = [each for each in fresh if each.why]
+        if strange:
+            _log.error(
+                "webhooks: %d messages cannot be read, such as %s: %s; `airflow extract inbox dead list` has them all.",
+                *(len(strange), strange[0].place, strange[0].why),
+            )
+        self.done["read"] += len(batch)
+        self.done["duplicate"] += len(batch) - len(fresh)
+        self.done["unreadable"] += len(strange)
+        self.done["stored"] += len(fresh) - len(strange)
+        for each in batch:
+            self.stored[each.place.partition] = each.place.offset + 1
+        self.batch, self.bytes, self.unannounced = [], 0, True
+
+    def _let_go(self) -> None:
+        conn, self.conn = self.conn, None
+        if conn is not None:
+            conn.close()
+
+    def _waited(self, seconds: float) -> bool:
+        """Wait, and stay a member of the group meanwhile; False: it is to stop, or nothing is left to be stored."""
+        until = time.monotonic() + seconds
+        with suppress(kafka_exception()):
+            while not self.stop.is_set() and self.batch and (left := until - time.monotonic()) > 0:
+                # Again and again: partitions may come meanwhile.
+                self._consumer.pause(self._consumer.assignment())
+                message = self._consumer.poll(min(left, _PATIENCE))
+                if message is not None:
+                    self._take(message)
+            self._consumer.resume(self._consumer.assignment())
+        return bool(self.batch) and not self.stop.is_set()
+
+    def _commit(self) -> None:
+        """Commit in Kafka what is stored. If that fails, what was read is read again, some time, and stored once."""
+        from confluent_kafka import TopicPartition
+
+        if not self.stored:
+            return
+        offsets = [TopicPartition(self.topic, partition, offset) for partition, offset in self.stored.items()]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+            self.stored = {}
+        except kafka_exception() as failed:
+            _log.info("webhooks: the offsets are committed later (%s)", words(failed.args[0]))
+
+    def _announce(self, *, now: bool) -> None:
+        """Wake whoever waits for webhooks; not at each batch while many come."""
+        if self.conn is None or not self.unannounced:
+            return
+        if now or time.monotonic() - self.announced >= _ANNOUNCED_EVERY:
+            self.announced, self.unannounced = time.monotonic(), False
+            with suppress(ExtractError), named_errors():
+                inbox.announce(self.conn, self.schema)
+
+    def _tell(self, what: str) -> None:
+        """Say once what is the matter, and once that nothing is any more."""
+        if what and what != self.said:
+            _log.warning("webhooks: %s", what)
+        elif not what and self.said:
+            _log.warning("webhooks: they are stored again")
+        self.said = what
+
+
+def _read(message: Message) -> _Read:
+    """A message, whatever it is."""
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    place = Place(topic, partition, offset, message.timestamp()[1])
+    value = message.value()
+    assert not isinstance(value, str)
+    digest = place_digest(place, value)
+    try:
+        found = incoming_of(value, _pairs(message))
+    except UnreadableError as exc:
+        return _Read(place, digest, Incoming(dead.BURIED, topic, value or b"", {}, digest), str(exc))
+    return _Read(place, digest, found if found.dedupe is not None else replace(found, dedupe=digest))
+
+
+def _pairs(message: Message) -> Headers:
+    found = message.headers() or ()
+    return list(found.items() if isinstance(found, dict) else found)
+
+
+def _sums(batch: Sequence[_Read], new: Iterable[bool]) -> inbox_count.Sums:
+    """What is counted: deliveries that are new, and those that were sent twice; what we have read twice is neither."""
+    today = datetime.now(timezone.utc).date()
+    found: Counter[tuple[str, str, date, str]] = Counter()
+    for each, is_new in zip(batch, new, strict=True):
+        if not each.why and (is_new or each.incoming.dedupe != each.digest):
+            kind = "received" if is_new else "duplicate"
+            found[each.incoming.source, each.incoming.endpoint, today, kind] += 1
+    return found

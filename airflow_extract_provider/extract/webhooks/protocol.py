@@ -1,0 +1,344 @@
+"""HTTP as uvicorn speaks it, with bounds on what a stranger may send before the application is asked, and on how long.
+
+uvicorn with httptools bounds neither heads nor trailers, in size or in time, adds trailers to the headers that the
+application sees, and leaves a connection open that never sends a byte. Here a head, what is sent around a body (the
+sizes and extensions of chunks, trailers), and the time of each are bounded; trailers end here. What is beyond a bound
+is answered, and the connection closed.
+
+It reaches into uvicorn: what it needs is looked at when it is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import httptools
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from airflow_extract_provider.extract.errors import FixConfig
+
+__all__ = ["GuardedProtocol", "Guards", "check"]
+
+_METHODS = (
+    "connection_lost",
+    "connection_made",
+    "data_received",
+    "eof_received",
+    "on_body",
+    "on_header",
+    "on_headers_complete",
+    "on_message_begin",
+    "on_message_complete",
+    "on_response_complete",
+    "pause_writing",
+    "resume_writing",
+    "shutdown",
+    "_unset_keepalive_if_required",
+)
+_ATTRIBUTES = ("cycle", "expect_100_continue", "headers", "loop", "parser", "pipeline", "server_state", "transport")
+_OF_CYCLE = ("disconnected", "message_event", "response_complete", "response_started")
+
+
+def check(protocol: type[Any] = HttpToolsProtocol) -> None:
+    """See that uvicorn is inside as it is known here. Raises FixConfig: it is not, and the bounds might not hold."""
+    here = {*protocol.__init__.__code__.co_names}
+    cycle = getattr(__import__(protocol.__module__, fromlist=["x"]), "RequestResponseCycle", None)
+    of_cycle = set() if cycle is None else {*cycle.__init__.__code__.co_names}
+    missing = [each for each in _METHODS if not callable(getattr(protocol, each, None))]
+    missing += [each for each in _ATTRIBUTES if each not in here]
+    missing += [each for each in _OF_CYCLE if each not in of_cycle]
+    if missing:
+        raise FixConfig(
+            f"uvicorn {uvicorn.__version__} has changed inside ({', '.join(missing)}): what strangers send would not "
+            f"be bounded.",
+            todo="Install a version that this package was tested with, such as uvicorn 0.54.",
+        )
+
+
+check()
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """The bounds. ``head`` in bytes, from the method to the empty line, and how many ``headers`` are in it; ``around``
+    a body in bytes, beside eight for each byte of it; how many requests may be ``pipelined`` behind an unanswered one.
+    In seconds: ``head_within`` its first byte (or the connection) until it is whole, ``request_within`` until the body
+    is; ``written_within`` an answer must begin to be read; ``closed_within`` a connection is gone.
+    """
+
+    head: int = 32 << 10
+    headers: int = 100
+    around: int = 16 << 10
+    pipelined: int = 16
+    head_within: float = 10.0
+    request_within: float = 30.0
+    written_within: float = 10.0
+    closed_within: float = 2.0
+
+
+# Plain numbers: an enum's members are found slowly, and each request is in all of them.
+_IDLE, _HEAD, _BODY, _OVER = range(4)
+"""What a connection is at: between requests, in a head, in what comes behind it; over: what comes is not looked at."""
+
+
+class _Refused(Exception):
+    """What came is beyond a bound. ``status`` is answered, and ``why`` counted."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status, self.why = status, why
+
+
+_NEVER = float("inf")
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """A connection. ``guards`` are the bounds of all; ``refusals`` counts what was refused before the application was
+    asked, in this process, by its reason."""
+
+    guards: ClassVar[Guards] = Guards()
+    refusals: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._phase = _IDLE
+        self._messages = 0
+        self._fed = self._later = self._got = self._around = 0
+        self._begun = 0.0
+        self._due = self._unread = self._fires = _NEVER
+        self._timer: asyncio.TimerHandle | None = None
+        super().__init__(*args, **kwargs)
+
+    # --- the connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Nothing has come yet: that has its time as well."""
+        self._raw = transport
+        self.url = b""
+        self.headers = []
+        super().connection_made(_Lingering(transport, self))  # type: ignore[arg-type]  # all of it that is used
+        self._expect(self.loop.time() + self.guards.head_within)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of it."""
+        self._end()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The server stops: who is answered already is not waited for."""
+        if self._phase == _OVER:
+            self._raw.abort()
+        else:
+            super().shutdown()
+
+    def pause_writing(self) -> None:
+        """Answers are not read: they would pile up."""
+        super().pause_writing()
+        self._unread = self.loop.time() + self.guards.written_within
+        self._arm(self._unread)
+
+    def resume_writing(self) -> None:
+        """They are read again."""
+        super().resume_writing()
+        self._unread = _NEVER
+
+    def close(self) -> None:
+        """Close the connection. Where something is being sent still, the answer goes out first and the rest is read
+        and thrown away for a moment: or the system would send a reset, which wipes out the answer unread."""
+        if self._phase == _OVER:
+            return
+        unfinished = self._phase != _IDLE
+        self._end()
+        if unfinished and self._raw.can_write_eof() and not self._raw.is_closing():
+            self._raw.write_eof()
+            self.flow.resume_reading()
+        else:
+            self._raw.close()
+        self._expect(self.loop.time() + self.guards.closed_within)
+
+    def _end(self) -> None:
+        self._phase = _OVER
+        # The application may be about to answer an earlier request: uvloop raises where nobody is left.
+        self.transport.write = _drop  # type: ignore[method-assign, assignment]
+        # What was read until now is not needed any more, but would be held as long as the connection is.
+        self.parser, self.headers, self.url = None, [], b""  # type: ignore[assignment]
+
+    # --- what comes
+
+    def data_received(self, data: bytes) -> None:
+        """Read it, and see whether what is unfinished is within its bounds. What came whole at once pays for nothing:
+        no more than one reading of the socket is in memory."""
+        phase, messages, got = self._phase, self._messages, self._got
+        if phase == _OVER:
+            return
+        self._unset_keepalive_if_required()
+        self._fed = len(data) + (self._fed if phase == _HEAD else 0)
+        try:
+            self.parser.feed_data(data)
+            if self._phase != _IDLE or self._messages == messages:
+                self._look(len(data), phase, self._messages == messages, got)
+        except _Refused as exc:
+            self._refuse(exc)
+        except httptools.HttpParserUpgrade:
+            self._refuse(_Refused(400, "upgrade"))
+        except httptools.HttpParserError as exc:
+            own = exc.__context__
+            self._refuse(own if isinstance(own, _Refused) else _Refused(400, "malformed"))
+
+    def on_message_begin(self) -> None:
+        """A request's first byte."""
+        self._phase = _HEAD
+        self._messages += 1
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A trailer is not for the application: it would take it for a header that was there, and checked, before.
+        Raises _Refused: there are too many; the smallest take forty times their room on the wire."""
+        if self._phase == _HEAD:
+            # As uvicorn does it: a call more for each header would be felt.
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
+            if len(self.headers) > self.guards.headers:
+                raise _Refused(431, "head")
+
+    def on_headers_complete(self) -> None:
+        """The head is whole. Raises _Refused."""
+        if self._fed > self.guards.head:
+            self._measure()
+        # The parser would take what follows for something else than a body.
+        if self.parser.should_upgrade():
+            raise _Refused(400, "upgrade")
+        if len(self.pipeline) >= self.guards.pipelined:
+            raise _Refused(400, "pipelined")
+        self._phase = _BODY
+        self._got = self._around = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._got += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole: from here on it is the application's time."""
+        self._phase = _IDLE
+        self._due = _NEVER
+        super().on_message_complete()
+
+    # --- bounds
+
+    def _look(self, size: int, phase: int, same: bool, got: int) -> None:
+        """Something is unfinished after ``size`` bytes more, which came in a ``phase`` of the ``same`` request, or of
+        one before it. Raises _Refused."""
+        if phase == _IDLE or not same:
+            self._begun, self._later = self.loop.time(), 0
+        elif phase == _HEAD:
+            self._later += size
+        else:
+            self._around += size - (self._got - got)
+        if self._phase == _BODY:
+            if self._around > self.guards.around + self._got:
+                raise _Refused(400, "around")
+            self._expect(self._begun + self.guards.request_within)
+            return
+        self._phase = _HEAD
+        if self._later > self.guards.head:
+            raise _Refused(431, "head")
+        self._measure()
+        self._expect(self._begun + self.guards.head_within)
+
+    def _measure(self) -> None:
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self.guards.head:
+            raise _Refused(431, "head")
+
+    def _refuse(self, refused: _Refused) -> None:
+        """Answer and close. Where an earlier request waits for its answer, this one would be taken for it: then only
+        close; whoever sent it sends it again."""
+        self.refusals[refused.why] += 1
+        cycle: Any = self.cycle
+        if self._phase == _BODY:
+            answer = not self.pipeline and not cycle.response_started
+        else:
+            answer = cycle is None or cycle.response_complete
+        if answer:
+            self._raw.write(_answer(refused.status, self.server_state.default_headers))
+        self._forget()
+        if self._phase == _IDLE:
+            self._phase = _HEAD  # what was refused is not at its end
+        self.close()
+
+    def _forget(self) -> None:
+        """The application gets no more of what was begun."""
+        cycle: Any = self.cycle
+        self.pipeline.clear()
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+    # --- time: one timer, which is not touched while requests come whole
+
+    def _expect(self, due: float) -> None:
+        self._due = due
+        self._arm(due)
+
+    def _arm(self, due: float) -> None:
+        if due < self._fires:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._fires = due
+            self._timer = self.loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer, self._fires = None, _NEVER
+        now = self.loop.time()
+        if now < min(self._due, self._unread):
+            self._arm(min(self._due, self._unread))
+        elif self._phase == _OVER:
+            self._raw.abort()
+        elif now >= self._unread:
+            self.refusals["unread"] += 1
+            self._forget()
+            self._end()
+            self._raw.abort()
+        elif self._phase == _IDLE:
+            self.refusals["silent"] += 1
+            self.close()
+        else:
+            self._refuse(_Refused(408, "slow"))
+
+
+class _Lingering:
+    """The transport, as uvicorn uses it; closing it is the protocol's business."""
+
+    def __init__(self, transport: asyncio.Transport, protocol: GuardedProtocol) -> None:
+        self._transport, self.close = transport, protocol.close
+        # As they are: each answer is written by this.
+        self.write = transport.write
+        self._protocol = protocol
+
+    def is_closing(self) -> bool:
+        """No new request is taken."""
+        return self._protocol._phase == _OVER or self._transport.is_closing()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+def _drop(data: bytes) -> None:
+    del data
+
+
+def _answer(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
+    phrase = http.HTTPStatus(status).phrase.encode()
+    lines = [b"HTTP/1.1 %d %b" % (status, phrase), *(b"%b: %b" % each for each in headers)]
+    return b"\r\n".join([*lines, b"content-length: 0", b"connection: close", b"", b""])

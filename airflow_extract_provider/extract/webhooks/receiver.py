@@ -1,0 +1,302 @@
+"""Receives webhooks: reads one, verifies it, has it kept, and only then answers 2xx. It never looks into the body.
+
+A bare ASGI callable for ``POST /webhooks/{source}/{endpoint}``. A query string is part of what some APIs sign, and
+means nothing else; a slash at the end makes it another path. Nothing of a request is logged but where it came and what
+became of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import PurePath
+from typing import Any, Protocol, TypeAlias
+
+from airflow_extract_provider.extract.errors import EventRefusedError, ExtractError, FixConfig, TryAgain
+from airflow_extract_provider.extract.incoming import Incoming, Keep
+from airflow_extract_provider.extract.receiving import Endpoint
+from airflow_extract_provider.extract.webhooks.answers import ANSWERS, CHALLENGE, END, Outcome
+from airflow_extract_provider.extract.webhooks.patience import Patience
+from airflow_extract_provider.extract.webhooks.signatures import Refusal, Signed, verify
+
+__all__ = ["Counts", "Door", "Receiver", "Room"]
+
+_log = logging.getLogger(__name__)
+
+_LOGGED_EVERY = 60.0
+"""Seconds after which the same fault is logged again."""
+_DIGITS = 15
+"""Of a body's declared size; one with more is too large in any case."""
+_AWAY, _BUSY, _CUT, _FAILED = (ANSWERS[each] for each in ("away", "busy", "cut", "failed"))
+_LARGE, _SLOW, _UNKNOWN = (ANSWERS[each] for each in ("large", "slow", "unknown"))
+_STORED, _DUPLICATE = ANSWERS["stored"], ANSWERS["duplicate"]
+_OLD_OR_NEW = {Refusal.OLD: ANSWERS["old"], Refusal.FUTURE: ANSWERS["future"]}
+
+_Message: TypeAlias = MutableMapping[str, Any]
+_Receive: TypeAlias = Callable[[], Awaitable[_Message]]
+_Send: TypeAlias = Callable[[Any], Awaitable[None]]
+_Scope: TypeAlias = MutableMapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One endpoint of a source. ``secrets`` is asked at each delivery: the secrets that are accepted now."""
+
+    source: str
+    endpoint: str
+    spec: Endpoint
+    secrets: Callable[[], Sequence[str]]
+
+
+class Counts(Protocol):
+    """Where requests are counted."""
+
+    def count(self, source: str, endpoint: str, kind: str, seconds: float | None = None) -> None:
+        """A request became a ``kind`` of :data:`~.answers.ANSWERS`, so many seconds after its head was read. At a path
+        that is no endpoint's, source and endpoint are empty."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many deliveries, and how many bytes of their bodies, are held at once; beyond them 503."""
+
+    deliveries: int = 10_000
+    bytes: int = 256 << 20
+
+
+class Receiver:
+    """The endpoints as an ASGI application.
+
+    :param public_url: the receiver's address as the senders know it, for APIs that sign it; None: as the request says.
+    :param patience: how long the body of a request may take.
+    """
+
+    def __init__(
+        self,
+        doors: Iterable[Door],
+        keep: Keep,
+        counts: Counts,
+        *,
+        public_url: str | None = None,
+        patience: timedelta = timedelta(seconds=10),
+        room: Room = Room(),
+    ) -> None:
+        self._ways = {way.path: way for way in (_Way(door, public_url) for door in doors)}
+        self._keep, self._counts, self._room = keep, counts, room
+        self._patience = Patience(patience.total_seconds())
+        self._deliveries = self._bytes = 0
+        self._logged: dict[tuple[str, str, str], float] = {}
+
+    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        """Serve one request."""
+        begun = time.perf_counter()
+        if scope["type"] != "http":
+            await _close(scope, send)
+            return
+        path, root = scope["path"], scope.get("root_path", "")
+        way = self._ways.get(path.removeprefix(root) if root else path)
+        if way is None:
+            source = endpoint = ""
+            answer = _UNKNOWN
+        else:
+            source, endpoint = way.source, way.endpoint
+            answer = await self._served(way, scope, receive)
+        self._counts.count(source, endpoint, answer.kind, time.perf_counter() - begun)
+        if answer.start is not None:
+            await send(answer.start)
+            await send(END)
+
+    async def _served(self, way: _Way, scope: _Scope, receive: _Receive) -> Outcome:
+        """What becomes of a request to an endpoint."""
+        headers = way.headers(scope["headers"])
+        refused = way.refused(scope["method"], headers)
+        if refused is not None:
+            return refused
+        if self._deliveries >= self._room.deliveries or self._bytes >= self._room.bytes:
+            return _BUSY
+        body = _Body()
+        self._deliveries += 1
+        try:
+            stopped = await self._read(body, way.most, receive)
+            if stopped is not None:
+                return stopped
+            incoming = self._judged(way, scope, headers, body.whole())
+            if isinstance(incoming, Outcome):
+                return incoming
+            return _STORED if await self._keep.put(incoming) else _DUPLICATE
+        except Exception as exc:
+            return self._fault(way, exc)
+        finally:
+            self._deliveries -= 1
+            self._bytes -= body.size
+
+    async def _read(self, body: _Body, most: int, receive: _Receive) -> Outcome | None:
+        """Read a body; returns what became of it if that is not the whole one.
+
+        Only a message that says so itself is the end. A lost connection is another message: taken for the end, half a
+        body under a token that signs nothing would pass for genuine.
+        """
+        self._patience.begin()
+        try:
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return _CUT
+                part = message.get("body", b"")
+                self._bytes += len(part)
+                body.add(part)
+                if body.size > most:
+                    return _LARGE
+                if not message.get("more_body", False):
+                    return None
+                if self._bytes > self._room.bytes:
+                    return _BUSY
+        except asyncio.CancelledError:
+            if not self._patience.is_over():
+                raise
+            return _SLOW
+        finally:
+            self._patience.end()
+
+    def _judged(self, way: _Way, scope: _Scope, headers: Mapping[str, str], body: bytes) -> Incoming | Outcome:
+        """Verify a delivery."""
+        signed = Signed(scope["method"], way.url(scope, headers), headers, body, time.time())
+        refusal = verify(way.scheme, way.secrets(), signed)
+        if refusal is not None:
+            return way.refusals[refusal]
+        return Incoming(way.source, way.endpoint, body, way.kept(headers), way.dedupe(headers, body))
+
+    def _fault(self, way: _Way, exc: Exception) -> Outcome:
+        if isinstance(exc, TryAgain | FixConfig):
+            return _AWAY  # the keep itself says what is the matter, once
+        if isinstance(exc, EventRefusedError):
+            return _LARGE
+        what = exc.what if isinstance(exc, ExtractError) else _where(exc)
+        about, now = (way.source, way.endpoint, what), time.monotonic()
+        if now - self._logged.get(about, float("-inf")) >= _LOGGED_EVERY:
+            self._logged[about] = now
+            _log.error("webhooks of %s/%s cannot be received: %s", *about)
+        return _FAILED
+
+
+class _Body:
+    """A body as far as it is read."""
+
+    __slots__ = ("_parts", "size")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self.size = 0
+
+    def add(self, part: bytes) -> None:
+        self._parts.append(part)
+        self.size += len(part)
+
+    def whole(self) -> bytes:
+        parts, self._parts = self._parts, []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class _Way:
+    """A door, with everything worked out that is the same for all its deliveries."""
+
+    def __init__(self, door: Door, public_url: str | None) -> None:
+        spec = door.spec
+        self.source, self.endpoint = door.source, door.endpoint
+        self.scheme, self.secrets, self.most = spec.verify, door.secrets, spec.max_bytes
+        self.path = f"/webhooks/{door.source}/{door.endpoint}"
+        forged = CHALLENGE if spec.verify.algorithm == "basic" else ANSWERS["forged"]
+        self.refusals = {each: _OLD_OR_NEW.get(each, forged) for each in Refusal}
+        self._url = None if public_url is None else public_url.rstrip("/") + self.path
+        self._signs_url = spec.verify.signs_url
+        self._kept = spec.kept_headers
+        self._told_apart = spec.dedupe.headers if spec.dedupe else ()
+        # What is the same for all is digested once. With the endpoint: no two of them share a digest.
+        same = (self.path, *spec.dedupe.texts) if spec.dedupe else ()
+        self._seed = hashlib.blake2b(b"".join(map(_measured, same)), digest_size=16) if same else None
+        read = {*spec.verify.reads, *spec.kept_headers, *self._told_apart}
+        read |= {"content-length", "content-encoding", "transfer-encoding"}
+        read |= {"host"} if self._signs_url and public_url is None else set()
+        self._read = {name.encode(): name for name in read}
+
+    def headers(self, given: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+        """Those that are read here; the values of one that was given twice are joined, as HTTP says."""
+        read = self._read
+        found: dict[str, str] = {}
+        for raw, value in given:
+            if raw in read:
+                name = read[raw]
+                text = value.decode("latin-1")
+                found[name] = f"{found[name]}, {text}" if name in found else text
+        return found
+
+    def refused(self, method: str, headers: Mapping[str, str]) -> Outcome | None:
+        """Why a request is refused before its body is read."""
+        if method != "POST":
+            return ANSWERS["method"]
+        if headers.get("transfer-encoding", "chunked").lower() != "chunked":
+            return ANSWERS["transfer"]
+        if headers.get("content-encoding", "identity").strip().lower() != "identity":
+            return ANSWERS["encoded"]
+        declared = headers.get("content-length")
+        if declared is None:
+            return None
+        if not (declared.isascii() and declared.isdigit()):
+            return ANSWERS["malformed"]
+        return _LARGE if len(declared) > _DIGITS or int(declared) > self.most else None
+
+    def url(self, scope: _Scope, headers: Mapping[str, str]) -> str:
+        """The URL as the sender knows it; empty where it is not signed."""
+        if not self._signs_url:
+            return ""
+        url = self._url
+        if url is None:
+            path = scope.get("raw_path") or scope["path"].encode()
+            url = f"{scope.get('scheme', 'http')}://{headers.get('host', '')}{path.decode('latin-1')}"
+        query = scope.get("query_string", b"").decode("latin-1")
+        return f"{url}?{query}" if query else url
+
+    def kept(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """The headers that are stored with the body."""
+        return {name: headers[name] for name in self._kept if name in headers}
+
+    def dedupe(self, headers: Mapping[str, str], body: bytes) -> uuid.UUID | None:
+        """A digest of what is the same for each try of a delivery, and of the body; None where a header is missing."""
+        if self._seed is None:
+            return None
+        digest = self._seed.copy()
+        for name in self._told_apart:
+            value = headers.get(name)
+            if not value:
+                return None
+            digest.update(_measured(value))
+        digest.update(body)
+        return uuid.UUID(bytes=digest.digest())
+
+
+async def _close(scope: _Scope, send: _Send) -> None:
+    """No WebSocket leads here, and whatever else there may be is not answered."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+
+
+def _measured(text: str) -> bytes:
+    """With its length: `a` and `bc` are not `ab` and `c`."""
+    raw = text.encode()
+    return b"%d:%b" % (len(raw), raw)
+
+
+def _where(exc: Exception) -> str:
+    """Which fault, and where in the code; not its message, which may quote a request."""
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    at = "" if trace is None else f" at {PurePath(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+    return type(exc).__name__ + at

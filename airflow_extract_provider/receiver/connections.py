@@ -1,0 +1,127 @@
+"""Airflow's connections for a process that has no Airflow beside it, and the secrets that are read out of them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
+
+from airflow_extract_provider.extract.errors import ConnectionMissingError, ExtractError
+from airflow_extract_provider.extract.signing import Scheme
+from airflow_extract_provider.extract.unshown import Unshown
+from airflow_extract_provider.extract.webhooks.signatures import check_secret
+from airflow_extract_provider.hooks.webhook import EXAMPLE, WebhookHook
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+__all__ = ["Find", "Secrets", "beside_airflow"]
+
+Find: TypeAlias = Callable[[str, str], "Connection"]
+"""Finds an Airflow connection by its id; the second argument is the rest of a command that would make it. Raises
+ConnectionMissingError."""
+
+_ENVIRONMENT = "airflow.secrets.environment_variables.EnvironmentVariablesBackend"
+
+_log = logging.getLogger(__name__)
+
+
+def beside_airflow() -> Find:
+    """Finds connections in the secrets backend of Airflow's configuration, then in the environment as AIRFLOW_CONN_...
+
+    Neither Airflow's database nor its API server is asked: this process may stand where it reaches neither.
+    """
+    from airflow.sdk.configuration import initialize_secrets_backends
+
+    backends: list[Any] = initialize_secrets_backends([_ENVIRONMENT])
+
+    def find(conn_id: str, example: str) -> Connection:
+        del example  # no command makes a connection here
+        failed: list[str] = []
+        for each in backends:
+            try:
+                found: Connection | None = each.get_connection(conn_id=conn_id)
+            except AirflowSecretsBackendAccessDenied:
+                # It decides: another one must not be asked in its place.
+                raise _missing(conn_id, f"cannot be read ({type(each).__name__} denies it)") from None
+            except Exception as exc:  # any backend's own; its words may hold what it was asked with
+                failed.append(f"{type(each).__name__}: {type(exc).__name__}")
+                continue
+            if found is not None:
+                return found
+        raise _missing(conn_id, f"cannot be read ({'; '.join(failed)})" if failed else "is not there")
+
+    return find
+
+
+def _missing(conn_id: str, what: str) -> ConnectionMissingError:
+    return ConnectionMissingError(
+        f"the connection {conn_id!r} {what}.",
+        todo=f"Set AIRFLOW_CONN_{conn_id.upper()}, or enter it in the secrets backend of Airflow's configuration.",
+    )
+
+
+class Secrets(Unshown):
+    """The secrets of all endpoints, by the ids of their connections.
+
+    They are read when it is made, and anew by :meth:`refresh`. What cannot be read then stays as it was last.
+    """
+
+    def __init__(self, find: Find, uses: Iterable[tuple[str, Scheme]]) -> None:
+        """Read them; ``uses`` are the ids of connections, each with a scheme that its secrets are to verify by.
+
+        Raises ConnectionMissingError: a connection is missing, holds no secret, or one that the scheme cannot use.
+        """
+        self._find = find
+        self._schemes: defaultdict[str, list[Scheme]] = defaultdict(list)
+        for conn_id, scheme in uses:
+            self._schemes[conn_id].append(scheme)
+        self._failing: set[str] = set()
+        self._known: Mapping[str, tuple[str, ...]] = {each: self._read(each) for each in sorted(self._schemes)}
+
+    def of(self, conn_id: str) -> Callable[[], tuple[str, ...]]:
+        """Tells the secrets of one of the connections, as they were last read."""
+        return lambda: self._known[conn_id]
+
+    def refresh(self) -> None:
+        """Read all anew."""
+        known = dict(self._known)
+        for conn_id in known:
+            try:
+                known[conn_id] = self._read(conn_id)
+            except ExtractError as exc:
+                if conn_id not in self._failing:
+                    _log.warning("%s The secrets that were last read stay.", exc.what)
+                self._failing.add(conn_id)
+            else:
+                self._failing.discard(conn_id)
+        # At once: who asks meanwhile sees the old ones or the new ones.
+        self._known = known
+
+    def refreshing(self, every: float) -> threading.Event:
+        """Read all anew every so many seconds, in a thread, until the event is set."""
+        ended = threading.Event()
+
+        def work() -> None:
+            while not ended.wait(every):
+                self.refresh()
+
+        threading.Thread(target=work, name="secrets", daemon=True).start()
+        return ended
+
+    def _read(self, conn_id: str) -> tuple[str, ...]:
+        found = WebhookHook(conn_id, connection=self._find(conn_id, EXAMPLE)).secrets()
+        for scheme in self._schemes[conn_id]:
+            for number, secret in enumerate(found, 1):
+                try:
+                    check_secret(scheme, secret)
+                except ValueError as exc:
+                    raise ConnectionMissingError(
+                        f"secret {number} of the Webhook connection {conn_id!r} verifies nothing: {exc}.",
+                        todo="Enter it as the API shows it.",
+                    ) from None
+        return found

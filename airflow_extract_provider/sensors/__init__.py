@@ -1,0 +1,1 @@
+"""What waits in a DAG for something to do."""

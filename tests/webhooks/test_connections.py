@@ -1,0 +1,143 @@
+"""Where the receiver's secrets come from: neither Airflow's database nor its API server is asked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+import pytest
+from airflow.sdk import Connection
+from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
+
+from airflow_extract_provider.extract.errors import ConnectionMissingError
+from airflow_extract_provider.extract.signing import SCHEMES
+from airflow_extract_provider.receiver.connections import Secrets, beside_airflow
+
+SECRET = "marked-secret-4711"
+GITHUB = SCHEMES["github"]
+TOLD: dict[str, Any] = {}
+"""What the secrets backend below holds; an exception is raised."""
+
+
+class Vault:
+    """A secrets backend, as Airflow's configuration may name one."""
+
+    def _set_connection_class(self, kind: type[Connection]) -> None:
+        pass
+
+    def get_connection(self, conn_id: str) -> Connection | None:
+        """What it holds."""
+        found = TOLD.get(conn_id)
+        if isinstance(found, Exception):
+            raise found
+        return None if found is None else Connection(conn_id=conn_id, conn_type="webhook", password=found)
+
+
+@pytest.fixture
+def vault(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The backend, configured; empty."""
+    TOLD.clear()
+    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", f"{__name__}.Vault")
+    return TOLD
+
+
+@pytest.fixture(autouse=True)
+def no_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks it fails."""
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://nobody@127.0.0.1:1/none")
+
+
+def in_environment(monkeypatch: pytest.MonkeyPatch, conn_id: str, password: str) -> None:
+    """A connection as an environment variable."""
+    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps({"conn_type": "webhook", "password": password}))
+
+
+def test_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As JSON and as a URI."""
+    in_environment(monkeypatch, "shop", SECRET)
+    monkeypatch.setenv("AIRFLOW_CONN_CRM", "webhook://:a%2Fb@")
+    secrets = Secrets(beside_airflow(), [("shop", GITHUB), ("crm", GITHUB)])
+    assert secrets.of("shop")() == (SECRET,)
+    assert secrets.of("crm")() == ("a/b",)
+    assert SECRET not in repr(secrets)
+
+
+def test_from_a_secrets_backend(vault: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes before the environment; one that fails does not keep the environment from being asked."""
+    in_environment(monkeypatch, "shop", "in the environment")
+    in_environment(monkeypatch, "crm", "in the environment")
+    vault |= {"shop": SECRET, "crm": OSError(SECRET)}
+    find = beside_airflow()
+    assert find("shop", "").password == SECRET
+    assert find("crm", "").password == "in the environment"
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        (None, "'shop' is not there"),
+        (OSError(SECRET), "cannot be read .Vault: OSError"),
+        (AirflowSecretsBackendAccessDenied(SECRET), "Vault denies it"),
+    ],
+)
+def test_what_is_missing(vault: dict[str, Any], held: object, said: str) -> None:
+    """It is named, with the variable that would hold it; a backend's own words are not shown."""
+    vault["shop"] = held
+    with pytest.raises(ConnectionMissingError, match=said) as missing:
+        Secrets(beside_airflow(), [("shop", GITHUB)])
+    assert "AIRFLOW_CONN_SHOP" in str(missing.value)
+    assert SECRET not in str(missing.value)
+
+
+def test_who_is_denied_looks_nowhere_else(vault: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend decides."""
+    in_environment(monkeypatch, "shop", SECRET)
+    vault["shop"] = AirflowSecretsBackendAccessDenied("no")
+    with pytest.raises(ConnectionMissingError, match="denies"):
+        beside_airflow()("shop", "")
+
+
+def test_a_secret_that_verifies_nothing(vault: dict[str, Any]) -> None:
+    """A scheme that reads base64 is given a text: found before anything comes."""
+    vault["shop"] = f"{SECRET} is no base64"
+    with pytest.raises(ConnectionMissingError, match="secret 1 of the Webhook connection 'shop'") as refused:
+        Secrets(beside_airflow(), [("shop", SCHEMES["standard_webhooks"])])
+    assert SECRET not in str(refused.value)
+
+
+def test_a_rotation_needs_no_restart(vault: dict[str, Any]) -> None:
+    """What the backend holds then is known some seconds later."""
+    vault["shop"] = "old"
+    secrets = Secrets(beside_airflow(), [("shop", GITHUB)])
+    asked = secrets.of("shop")
+    ended = secrets.refreshing(0.01)
+    vault["shop"] = "new"
+    until = time.monotonic() + 30
+    while asked() != ("new",) and time.monotonic() < until:
+        time.sleep(0.01)
+    ended.set()
+    assert asked() == ("new",)
+
+
+def test_the_last_good_ones_stay(vault: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    """While one cannot be read it is said once; the others are read, and it is read when it can be."""
+    vault |= {"shop": "one", "crm": "one"}
+    secrets = Secrets(beside_airflow(), [("shop", GITHUB), ("crm", GITHUB)])
+    vault |= {"shop": OSError(SECRET), "crm": "two"}
+    with caplog.at_level(logging.WARNING, logger="airflow_extract_provider"):
+        secrets.refresh()
+        vault["shop"] = None
+        secrets.refresh()
+    assert (secrets.of("shop")(), secrets.of("crm")()) == (("one",), ("two",))
+    assert len(caplog.records) == 1
+    assert "'shop'" in caplog.text
+    assert SECRET not in caplog.text
+    vault["shop"] = "three"
+    secrets.refresh()
+    assert secrets.of("shop")() == ("three",)
+    vault["shop"] = None
+    with caplog.at_level(logging.WARNING, logger="airflow_extract_provider"):
+        secrets.refresh()
+    assert len(caplog.records) == 2

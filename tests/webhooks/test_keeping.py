@@ -1,0 +1,489 @@
+"""The keep: what it has told to be stored is, whatever crashes then; and nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+from airflow_extract_provider.extract.errors import ExtractError, SchemaMissingError, StoreUnavailableError
+from airflow_extract_provider.extract.incoming import Incoming
+from airflow_extract_provider.extract.store import inbox
+from airflow_extract_provider.extract.store.connection import connecting
+from airflow_extract_provider.extract.store.migrate import migrate
+from airflow_extract_provider.extract.webhooks.keeping import AsyncConnection, Bounds, Commit, PostgresKeep, opened
+from airflow_extract_provider.testing.postgres import EmbeddedPostgres, free_port
+
+USUAL, QUICK = Bounds(), Bounds(deadline=1.0, look=0.2)
+
+
+def delivery(body: bytes, **headers: str) -> Incoming:
+    """One without an id."""
+    return Incoming("shop", "orders", body, headers)
+
+
+def named(number: int, body: bytes = b"{}", endpoint: str = "orders") -> Incoming:
+    """One with an id."""
+    return Incoming("shop", endpoint, body, dedupe=uuid.UUID(int=number))
+
+
+@asynccontextmanager
+async def keeping(dsn: str, bounds: Bounds = USUAL, commits: list[Commit] | None = None) -> AsyncIterator[PostgresKeep]:
+    """A keep that is started, and closed in the end."""
+    keep = PostgresKeep(lambda: opened(dsn), bounds=bounds, told=None if commits is None else commits.append)
+    await keep.start()
+    try:
+        yield keep
+    finally:
+        await keep.close()
+
+
+async def outcomes(*puts: Awaitable[bool]) -> list[Any]:
+    """What each returned, or the kind of error it raised."""
+    found = await asyncio.gather(*puts, return_exceptions=True)
+    return [type(each) if isinstance(each, BaseException) else each for each in found]
+
+
+async def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait until something is so."""
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """No test hangs."""
+    asyncio.run(asyncio.wait_for(main, 120))
+
+
+def bodies(dsn: str) -> list[bytes]:
+    """What is stored, by place."""
+    with psycopg.connect(dsn) as conn:
+        return [body for (body,) in conn.execute("select body from extract.inbox order by place")]
+
+
+@contextlib.contextmanager
+def locked(dsn: str, mode: str = "exclusive") -> Iterator[psycopg.Connection]:
+    """Nobody else stores anything meanwhile."""
+    with psycopg.connect(dsn) as conn:
+        conn.execute(f"lock table extract.inbox in {mode} mode")
+        yield conn
+        conn.rollback()
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+    """A server that may be killed; its data are on the disk when it says so."""
+    tmp_path.chmod(0o755)
+    # Its own writer of the log would make good what is left unwritten, ten seconds later at the latest.
+    with EmbeddedPostgres(tmp_path / "server", {"wal_writer_delay": "10s"}) as server:
+        yield server
+
+
+@pytest.fixture
+def own_dsn(own_server: EmbeddedPostgres) -> str:
+    """The books, on it."""
+    dsn = own_server.create_database("books")
+    migrate(connecting(dsn), [])
+    return dsn
+
+
+def test_what_comes_at_once_shares_a_commit(dsn: str) -> None:
+    """In the order in which it came, each as it is; while one commit is on its way the next ones gather."""
+    commits: list[Commit] = []
+
+    async def main() -> None:
+        async with keeping(dsn, commits=commits) as keep:
+            found = await asyncio.gather(*(keep.put(delivery(b"%d" % n)) for n in range(500)))
+        assert found == [True] * 500
+
+    run(main())
+    assert bodies(dsn) == [b"%d" % n for n in range(500)]
+    assert len(commits) <= 2
+    assert sum(each.deliveries for each in commits) == 500
+    assert sum(each.bytes for each in commits) == sum(len(b"%d" % n) for n in range(500))
+
+
+def test_a_commit_is_bounded_by_count_and_bytes(dsn: str) -> None:
+    """One delivery goes in whatever its size."""
+    commits: list[Commit] = []
+
+    async def main() -> None:
+        async with keeping(dsn, Bounds(batch=3, batch_bytes=100), commits) as keep:
+            sizes = [1] * 4 + [60, 60, 500, 1]
+            await asyncio.gather(*(keep.put(delivery(b"x" * size)) for size in sizes))
+
+    run(main())
+    assert [(each.deliveries, each.bytes) for each in commits] == [(3, 3), (2, 61), (1, 60), (1, 500), (1, 1)]
+
+
+def test_a_repeated_delivery_is_known(dsn: str) -> None:
+    """In one commit, in another, by another receiver; another endpoint's is another one."""
+
+    async def main() -> None:
+        async with keeping(dsn) as one, keeping(dsn) as other:
+            assert await outcomes(one.put(named(1)), one.put(named(1)), one.put(named(2))) == [True, False, True]
+            assert await outcomes(other.put(named(1)), other.put(named(3))) == [False, True]
+            assert await other.put(named(1, endpoint="carts"))
+            assert await outcomes(one.put(delivery(b"{}")), one.put(delivery(b"{}"))) == [True, True]
+
+    run(main())
+    assert len(bodies(dsn)) == 6
+
+
+def test_sources_and_headers_go_with_their_bodies(dsn: str) -> None:
+    """Of several sources in one commit, with and without headers."""
+    given = [Incoming(f"s{n % 2}", f"e{n % 3}", b"%d" % n, {"n": str(n)} if n % 2 else {}) for n in range(6)]
+
+    async def main() -> None:
+        async with keeping(dsn) as keep:
+            await asyncio.gather(*(keep.put(each) for each in given))
+
+    run(main())
+    with psycopg.connect(dsn) as conn:
+        rows = conn.execute("select source, endpoint, body, headers from extract.inbox order by place").fetchall()
+    assert rows == [(each.source, each.endpoint, each.body, each.headers) for each in given]
+
+
+def test_headers_that_jsonb_cannot_hold_are_made_storable(dsn: str) -> None:
+    """They do not keep the others from being stored."""
+    values = ["a\x00b", "a\ud800b", "\\u0000", "\U0001f600", "\udfff\ud800", "plain"]
+
+    async def main() -> None:
+        async with keeping(dsn) as keep:
+            await asyncio.gather(*(keep.put(delivery(b"{}", name=each)) for each in values))
+
+    run(main())
+    with psycopg.connect(dsn) as conn:
+        stored = [name for (name,) in conn.execute("select headers->>'name' from extract.inbox order by place")]
+    assert stored == ["a\ufffdb", "a\ufffdb", "\\u0000", "\U0001f600", "\ufffd\ufffd", "plain"]
+
+
+def test_one_that_is_refused_does_not_fail_the_others(dsn: str) -> None:
+    """It alone is told so."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("alter table extract.inbox add check (body not in ('17', '60'))")
+
+    async def main() -> None:
+        async with keeping(dsn) as keep:
+            found = await outcomes(*(keep.put(delivery(b"%d" % n)) for n in range(100)))
+            assert found == [ExtractError if n in (17, 60) else True for n in range(100)]
+            assert keep.ready
+
+    run(main())
+    assert bodies(dsn) == [b"%d" % n for n in range(100) if n not in (17, 60)]
+
+
+@pytest.mark.parametrize(("said", "counts"), [("off", "on"), ("local", "on"), ("remote_apply", "remote_apply")])
+def test_each_commit_waits_for_the_disk(dsn: str, said: str, counts: str) -> None:
+    """Whatever the database says, when it comes to the commit; what is stricter stays."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(f"alter database {conn.info.dbname} set synchronous_commit = {said}")
+        conn.execute("create table public.seen (setting text)")
+        conn.execute(
+            "create function public.see() returns trigger language plpgsql as $$ begin "
+            "insert into public.seen values (current_setting('synchronous_commit')); return null; end $$"
+        )
+        conn.execute(
+            "create constraint trigger see after insert on extract.inbox deferrable initially deferred "
+            "for each row execute function public.see()"
+        )
+
+    async def main() -> None:
+        async with keeping(dsn) as keep:
+            await keep.put(delivery(b"{}"))
+
+    run(main())
+    with psycopg.connect(dsn) as conn:
+        inbox.put(conn, "extract", [delivery(b"{}")])
+        assert conn.execute("select setting from public.seen").fetchall() == [(counts,)] * 2
+        assert conn.execute("show synchronous_commit").fetchone() == (said,)
+
+
+def test_what_was_told_is_there_after_a_crash(own_server: EmbeddedPostgres, own_dsn: str) -> None:
+    """The server is killed at once, and commits of this role do not wait for the disk: another's is lost."""
+    with psycopg.connect(own_server.dsn(), autocommit=True) as conn:
+        conn.execute("create role careless login superuser")
+        conn.execute("alter role careless set synchronous_commit = off")
+    dsn = own_dsn.replace("postgres@", "careless@")
+
+    async def main() -> None:
+        async with keeping(dsn) as keep:
+            assert await keep.put(delivery(b"kept"))
+            with psycopg.connect(dsn) as conn:
+                conn.execute("insert into extract.inbox (source, endpoint, body) values ('shop', 'orders', 'lost')")
+                conn.commit()
+                own_server.kill()
+
+    run(main())
+    own_server.start()
+    assert bodies(own_dsn) == [b"kept"]
+
+
+def test_while_the_store_is_away_everybody_is_told_at_once(own_server: EmbeddedPostgres, own_dsn: str) -> None:
+    """Who waits, and who comes later; nothing gathers. When it is back, so is the keep."""
+
+    async def main() -> None:
+        async with keeping(own_dsn, QUICK) as keep:
+            assert await keep.put(delivery(b"before"))
+            own_server.kill()
+            assert set(await outcomes(*(keep.put(delivery(b"meanwhile")) for _ in range(100)))) == {
+                StoreUnavailableError
+            }
+            await until(lambda: not keep.ready)
+            assert set(await outcomes(*(keep.put(delivery(b"meanwhile")) for _ in range(100)))) == {
+                StoreUnavailableError
+            }
+            assert not keep._queue
+            own_server.start()  # by this thread: the server ends with the one that has started it
+            await until(lambda: keep.ready)
+            assert await keep.put(delivery(b"after"))
+
+    run(main())
+    assert bodies(own_dsn) == [b"before", b"after"]
+
+
+def test_a_server_that_does_not_answer_is_given_up(own_server: EmbeddedPostgres, own_dsn: str) -> None:
+    """Stopped, not dead: its connections stay open."""
+    stopped: list[int] = []
+
+    def stop(conn: AsyncConnection) -> None:
+        stopped.append(conn.info.backend_pid)
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    async def main() -> None:
+        conns: list[AsyncConnection] = []
+
+        async def connect() -> AsyncConnection:
+            conns.append(await opened(own_dsn))
+            return conns[-1]
+
+        keep = PostgresKeep(connect, bounds=QUICK)
+        await keep.start()
+        stop(conns[0])
+        try:
+            assert await outcomes(*(keep.put(delivery(b"{}")) for _ in range(10))) == [StoreUnavailableError] * 10
+            await until(lambda: keep.ready)
+            assert await keep.put(delivery(b"by another connection"))
+        finally:
+            os.kill(stopped[0], signal.SIGCONT)
+            await keep.close()
+
+    run(main())
+    assert b"by another connection" in bodies(own_dsn)
+
+
+def test_a_statement_that_takes_too_long_is_given_up(dsn: str) -> None:
+    """On the server too: none is left there to store it later."""
+
+    async def main() -> None:
+        async with keeping(dsn, QUICK) as keep:
+            with locked(dsn) as conn:
+                assert await outcomes(keep.put(delivery(b"{}"))) == [StoreUnavailableError]
+                left = "select count(*) from pg_locks where relation = 'extract.inbox'::regclass and not granted"
+                await until(lambda: conn.execute(left).fetchone() == (0,))
+            await until(lambda: keep.ready)
+            assert await keep.put(delivery(b"later"))
+
+    run(main())
+    assert bodies(dsn) == [b"later"]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "size"), [(Bounds(waiting=20), 1), (Bounds(waiting_bytes=20_000), 1_000)], ids=["count", "bytes"]
+)
+def test_only_so_many_wait(dsn: str, bounds: Bounds, size: int) -> None:
+    """Whoever comes beyond them is told at once; those who wait are stored."""
+
+    async def main() -> None:
+        async with keeping(dsn, bounds) as keep:
+            with locked(dsn):
+                first = asyncio.create_task(keep.put(delivery(b"x" * 50_000)))
+                await asyncio.sleep(0)
+                await until(lambda: not keep._queue)
+                # Larger than all that may wait together: one is always taken.
+                waiting = [asyncio.create_task(keep.put(delivery(b"x" * size))) for _ in range(20)]
+                await asyncio.sleep(0)
+                assert (
+                    await outcomes(*(keep.put(delivery(b"x" * size)) for _ in range(50)))
+                    == [StoreUnavailableError] * 50
+                )
+                assert not any(each.done() for each in waiting)
+            assert await outcomes(first, *waiting) == [True] * 21
+
+    run(main())
+    assert len(bodies(dsn)) == 21
+
+
+def test_who_listens_is_told_now_and_then(dsn: str) -> None:
+    """Not at each commit; a last time behind the last one."""
+
+    async def main() -> None:
+        async with keeping(dsn, Bounds(announce=0.3)) as keep:
+            with psycopg.connect(dsn, autocommit=True) as conn:
+                conn.execute(f'listen "{inbox.channel("extract")}"')
+                begun = time.monotonic()
+                for n in range(100):
+                    await keep.put(delivery(b"%d" % n))
+                lasted = time.monotonic() - begun
+                await asyncio.sleep(1.0)
+                heard = [each.channel for each in conn.notifies(timeout=0.5)]
+        assert set(heard) == {"extract.inbox"}
+        assert 2 <= len(heard) <= 2 + lasted / 0.3
+
+    run(main())
+
+
+def test_the_last_ones_are_told_when_it_is_closed(dsn: str) -> None:
+    """However long it is until the next time."""
+
+    async def main() -> None:
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            conn.execute(f'listen "{inbox.channel("extract")}"')
+            async with keeping(dsn, Bounds(announce=3600)) as keep:
+                await keep.put(delivery(b"1"))
+                await keep.put(delivery(b"2"))
+            assert len([*conn.notifies(timeout=1.0)]) == 2
+
+    run(main())
+
+
+def test_a_close_stores_what_waits(dsn: str) -> None:
+    """And nothing more."""
+
+    async def main() -> None:
+        async with keeping(dsn) as keep:
+            with locked(dsn):
+                puts = [asyncio.create_task(keep.put(delivery(b"%d" % n))) for n in range(50)]
+                await asyncio.sleep(0.1)
+                closing = asyncio.create_task(keep.close())
+                await asyncio.sleep(0.1)
+            assert await outcomes(*puts) == [True] * 50
+            await closing
+            assert await outcomes(keep.put(delivery(b"late"))) == [StoreUnavailableError]
+            assert not keep.ready
+
+    run(main())
+    assert len(bodies(dsn)) == 50
+
+
+def test_who_gives_up_waiting_harms_nobody(dsn: str) -> None:
+    """He may be stored all the same."""
+
+    async def main() -> None:
+        async with keeping(dsn) as keep:
+            with locked(dsn):
+                puts = [asyncio.create_task(keep.put(delivery(b"%d" % n))) for n in range(10)]
+                await asyncio.sleep(0.1)
+                for each in puts[::2]:
+                    each.cancel()
+            assert await outcomes(*puts) == [asyncio.CancelledError, True] * 5
+            assert await keep.put(delivery(b"later"))
+
+    run(main())
+
+
+def test_a_lost_connection_is_found_while_nothing_comes(dsn: str) -> None:
+    """The next webhook is not the one that finds it."""
+
+    async def main() -> None:
+        conns: list[AsyncConnection] = []
+
+        async def connect() -> AsyncConnection:
+            conns.append(await opened(dsn))
+            return conns[-1]
+
+        keep = PostgresKeep(connect, bounds=QUICK)
+        await keep.start()
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            conn.execute("select pg_terminate_backend(%s)", [conns[0].info.backend_pid])
+        await until(lambda: len(conns) == 2 and keep.ready)
+        assert await keep.put(delivery(b"{}"))
+        await keep.close()
+
+    run(main())
+
+
+def test_a_server_that_only_reads_is_away(dsn: str) -> None:
+    """As after a failover, until the connection leads to the one that writes."""
+    said = "alter database {} set default_transaction_read_only = {}"
+    with psycopg.connect(dsn, autocommit=True, options="-c default_transaction_read_only=off") as conn:
+        name = conn.info.dbname
+
+        async def main() -> None:
+            conn.execute(said.format(name, "on"))
+            async with keeping(dsn, QUICK) as keep:
+                assert not keep.ready
+                assert await outcomes(keep.put(delivery(b"{}"))) == [StoreUnavailableError]
+                conn.execute(said.format(name, "off"))
+                await until(lambda: keep.ready)
+                assert await keep.put(delivery(b"{}"))
+
+        run(main())
+
+
+def test_without_an_inbox_it_does_not_start(empty_dsn: str) -> None:
+    """Somebody has to migrate first."""
+    keep = PostgresKeep(lambda: opened(empty_dsn))
+    with pytest.raises(SchemaMissingError):
+        run(keep.start())
+
+
+def test_it_starts_before_the_store(caplog: pytest.LogCaptureFixture) -> None:
+    """It says once that the store is away, and nothing of the connection."""
+    dsn = f"postgresql://user:hushhush@127.0.0.1:{free_port()}/none"
+
+    async def main() -> None:
+        async with keeping(dsn, QUICK) as keep:
+            assert not keep.ready
+            with pytest.raises(StoreUnavailableError) as caught:
+                await keep.put(delivery(b"{}"))
+            assert "hushhush" not in str(caught.value)
+            await asyncio.sleep(1.0)
+
+    run(main())
+    assert len(caplog.records) == 1
+    assert "hushhush" not in caplog.text
+
+
+def test_two_receivers_do_not_end_each_other(dsn: str) -> None:
+    """Postgres ends one of two statements that store the same ones in another order: nothing was written, it is done
+    again."""
+
+    async def main() -> None:
+        async with keeping(dsn) as keep:
+            with psycopg.connect(dsn) as other:
+                # It looks for the circle last, so the keep's is the one that is ended.
+                other.execute("set deadlock_timeout = '1min'")
+                inbox.put(other, "extract", [named(1)])
+                puts = [asyncio.create_task(keep.put(named(n))) for n in (2, 1)]
+                await asyncio.sleep(0.3)
+                crossing = asyncio.to_thread(inbox.put, other, "extract", [named(2)])
+                assert await crossing == [True]
+                other.commit()
+            assert await outcomes(*puts) == [False, False]
+
+    run(main())
+    with psycopg.connect(dsn) as conn:
+        ends = "select deadlocks from pg_stat_database where datname = current_database()"
+        row = conn.execute(ends).fetchone()
+        assert row is not None
+        assert row[0] >= 1
+
+
+def test_the_statement_takes_nothing_too(dsn: str) -> None:
+    """By it a command looks whether tables and rights are there."""
+    with psycopg.connect(dsn) as conn:
+        assert inbox.put(conn, "extract", []) == []
+        conn.execute("select %s", [Jsonb({})])

@@ -1,0 +1,255 @@
+"""`airflow-extract receiver` as a process: what it says before it listens, its addresses, its numbers, its workers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+from psycopg import sql
+
+from airflow_extract_provider.receiver import main, receive
+from airflow_extract_provider.testing.postgres import free_port
+from tests.webhooks.receiving import PATH, SECRET, SHOP, Process, Sender, connection, deliveries
+
+pytestmark = pytest.mark.slow
+
+OTHER = SHOP.replace("source: shop", "source: other").replace("verify: github", "verify: {scheme: github}")
+
+
+@pytest.fixture
+def receiver(dsn: str, tmp_path: Path) -> Iterator[Process]:
+    """Two workers."""
+    with Process(tmp_path, dsn, "--workers", "2", "--secrets-every", "1") as started:
+        yield started
+
+
+def send(port: int, count: int, path: str = PATH) -> list[int | None]:
+    """The statuses of so many genuine webhooks."""
+
+    async def work() -> list[int | None]:
+        sender = Sender(port)
+        async with sender.sending(8):
+            await sender.deliver(list(deliveries(count, path)))
+        return [each.status for each in sender.attempts]
+
+    return asyncio.run(work())
+
+
+def metrics(receiver: Process) -> dict[str, float]:
+    """The numbers, by their names with labels."""
+    text = requests.get(f"{receiver.url}/metrics", timeout=5).text
+    lines = [line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
+
+
+def eventually(receiver: Process, name: str, value: float) -> None:
+    """Return when a number has this value, whichever worker is asked."""
+    until, same = time.monotonic() + 60, 0
+    while same < 8:
+        found = metrics(receiver).get(name)
+        same = same + 1 if found == value else 0
+        assert time.monotonic() < until, (name, found, receiver.told())
+        time.sleep(0.1)
+
+
+def test_webhooks_are_stored_and_counted(receiver: Process, dsn: str) -> None:
+    """In the inbox, in the metrics of all workers together, and in the table; a second try is no second one."""
+    assert set(send(receiver.port, 300)) == {200}
+    assert set(send(receiver.port, 300)) == {200}
+    refused = requests.post(receiver.url + PATH, data=b"{}", headers={"X-Hub-Signature-256": "sha256=00"}, timeout=5)
+    assert (refused.status_code, refused.content) == (401, b"")
+    assert "server" not in refused.headers
+    labels = 'endpoint="all",outcome="{}",source="shop"'
+    eventually(receiver, "extract_webhooks_total{" + labels.format("stored") + "}", 300)
+    eventually(receiver, "extract_webhooks_total{" + labels.format("duplicate") + "}", 300)
+    eventually(receiver, "extract_webhooks_total{" + labels.format("forged") + "}", 1)
+    eventually(receiver, 'extract_webhook_seconds_count{endpoint="all",source="shop"}', 601)
+    eventually(receiver, "extract_webhook_deliveries_total", 600)
+    eventually(receiver, "extract_webhook_workers", 2)
+    eventually(receiver, "extract_webhook_store_up", 1)
+    bodies = sum(len(each.body) for each in deliveries(300))
+    eventually(receiver, "extract_webhook_bytes_total", 2 * bodies)
+    os.kill(receiver.pid, signal.SIGTERM)
+    assert receiver.ended() == 0
+    with psycopg.connect(dsn) as conn:
+        assert conn.execute("select count(*) from extract.inbox").fetchone() == (300,)
+        rows = conn.execute("select source, endpoint, kind, count from extract.inbox_count order by kind").fetchall()
+    assert rows == [
+        ("shop", "all", "duplicate", 300),
+        ("shop", "all", "forged", 1),
+        ("shop", "all", "received", 300),
+    ]
+
+
+def test_its_addresses(receiver: Process) -> None:
+    """Health, readiness, metrics; nothing else but endpoints."""
+    assert requests.get(f"{receiver.url}/health", timeout=5).text == "alive\n"
+    assert requests.get(f"{receiver.url}/ready", timeout=5).text == "ready\n"
+    assert requests.get(f"{receiver.url}/metrics", timeout=5).headers["content-type"].startswith("text/plain")
+    assert requests.get(f"{receiver.url}/", timeout=5).status_code == 404
+    assert requests.post(f"{receiver.url}/webhooks/shop/none", timeout=5).status_code == 404
+    assert requests.post(f"{receiver.url}/health", timeout=5).status_code == 405
+
+
+def test_a_hangup_reads_the_files_anew(receiver: Process, dsn: str, tmp_path: Path) -> None:
+    """Worker by worker, so that one of them always receives."""
+    assert requests.post(f"{receiver.url}/webhooks/other/all", timeout=5).status_code == 404
+    before = receiver.workers()
+    (tmp_path / "sources" / "other.yaml").write_text(OTHER, encoding="utf-8")
+    os.kill(receiver.pid, signal.SIGHUP)
+    statuses: set[int] = set()
+    until = time.monotonic() + 60
+    while set(before) & set(receiver.workers()) or len(receiver.workers()) != 2:
+        with contextlib.suppress(requests.ConnectionError):  # one that was opened as its worker ended
+            statuses.add(requests.get(f"{receiver.url}/health", timeout=30).status_code)
+        assert time.monotonic() < until, receiver.told()
+    assert statuses == {200}
+    assert set(send(receiver.port, 20, "/webhooks/other/all")) == {200}
+    with psycopg.connect(dsn) as conn:
+        assert conn.execute("select count(*) from extract.inbox where source = 'other'").fetchone() == (20,)
+
+
+def test_the_log_shows_no_secret(receiver: Process) -> None:
+    """Nor what came."""
+    send(receiver.port, 5)
+    os.kill(receiver.pid, signal.SIGTERM)
+    receiver.ended()
+    told = receiver.told()
+    assert "listening on 127.0.0.1" in told
+    assert SECRET not in told
+    assert PATH not in told
+
+
+# --- what is said before it listens
+
+
+def run(tmp_path: Path, *options: str, **environment: str) -> tuple[int, str]:
+    """Exit code and messages of a receiver that must not begin to listen."""
+    port = free_port()
+    command = [sys.executable, "-m", "airflow_extract_provider.receiver.main", "receiver", "--port", str(port)]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_CONN_")}
+    env = {**clean, "AIRFLOW_HOME": str(tmp_path / "airflow"), **environment}
+    done = subprocess.run([*command, *options], env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert "listening" not in done.stderr
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def told(dsn: str, tmp_path: Path) -> dict[str, str]:
+    """The environment and the source file that would do."""
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "sources" / "shop.yaml").write_text(SHOP, encoding="utf-8")
+    secret = json.dumps({"conn_type": "webhook", "password": SECRET})
+    return {"AIRFLOW_CONN_EXTRACT_STORE": connection(dsn), "AIRFLOW_CONN_SHOP_WEBHOOKS": secret}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sources": "nowhere"}, "SourceError: the folder nowhere holds no source file"),
+        ({"webhooks": "objects"}, "SourceError: no source in the folder sources has `webhooks`"),
+        ({"AIRFLOW_CONN_SHOP_WEBHOOKS": ""}, "ConnectionMissingError: the connection 'shop_webhooks' is not there"),
+        ({"AIRFLOW_CONN_SHOP_WEBHOOKS": "webhook://"}, "the Webhook connection 'shop_webhooks' holds no secret"),
+        ({"AIRFLOW_CONN_EXTRACT_STORE": ""}, "ConnectionMissingError: the connection 'extract_store' is not there"),
+        ({"schema": "none"}, 'SchemaMissingError: Postgres: relation "none.inbox" does not exist'),
+        ({"host": "192.0.2.1"}, "FixConfig: the receiver cannot listen on 192.0.2.1"),
+    ],
+)
+def test_what_is_missing_is_named(told: dict[str, str], tmp_path: Path, change: dict[str, str], said: str) -> None:
+    """Before anything listens."""
+    given = {**told, **{name: value for name, value in change.items() if name.isupper()}}
+    if change.get("webhooks"):
+        text = SHOP[: SHOP.index("webhooks:")]
+        (tmp_path / "sources" / "shop.yaml").write_text(text, encoding="utf-8")
+    options = [
+        "--sources",
+        str(tmp_path / change.get("sources", "sources")),
+        "--schema",
+        change.get("schema", "extract"),
+    ]
+    code, words = run(tmp_path, *options, "--host", change.get("host", "127.0.0.1"), **given)
+    assert code == 1
+    assert said in words
+    assert SECRET not in words
+
+
+def test_rights_that_are_missing_are_named(told: dict[str, str], tmp_path: Path, dsn: str) -> None:
+    """The role may look, but not store."""
+    role = f"looker_{free_port()}"
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        name = sql.Identifier(role)
+        conn.execute(sql.SQL("create role {} login").format(name))
+        conn.execute(
+            sql.SQL("grant usage on schema extract to {}; grant select on extract.inbox to {}").format(name, name)
+        )
+        given = told | {"AIRFLOW_CONN_EXTRACT_STORE": connection(psycopg.conninfo.make_conninfo(dsn, user=role))}
+        code, words = run(tmp_path, "--sources", str(tmp_path / "sources"), **given)
+        conn.execute(sql.SQL("drop owned by {}; drop role {}").format(name, name))
+    assert code == 1
+    assert "StoreRightsError" in words
+
+
+def test_a_missing_dependency_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With what to install."""
+    for name in [
+        each for each in sys.modules if each.startswith(("uvicorn", "airflow_extract_provider.receiver.serv"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(SystemExit) as ended:
+        main.main(["receiver", "--sources", "nowhere"])
+    assert ended.value.code == 1
+    assert "pip install 'airflow-extract-provider[receiver]'" in capsys.readouterr().err
+
+
+def test_a_store_that_is_away_is_waited_for(told: dict[str, str], tmp_path: Path) -> None:
+    """It listens, says so, and is not ready."""
+    store = json.dumps({"conn_type": "postgres", "host": "127.0.0.1", "port": free_port(), "login": "x"})
+    (tmp_path / "other").mkdir()
+    process = Process(tmp_path / "other", "host=127.0.0.1 port=1")
+    process.environment["AIRFLOW_CONN_EXTRACT_STORE"] = store
+    try:
+        process.start()
+        until, answer = time.monotonic() + 60, None
+        while answer is None and time.monotonic() < until:
+            try:
+                answer = requests.get(f"{process.url}/ready", timeout=60)
+            except requests.ConnectionError:
+                time.sleep(0.1)
+        assert answer is not None
+        assert answer.status_code == 503
+        assert requests.get(f"{process.url}/health", timeout=5).ok
+        body = next(deliveries(1))
+        head, _, content = body.request.partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+        refused = requests.post(process.url + PATH, data=content, headers=headers, timeout=20)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert metrics(process)["extract_webhook_store_up"] == 0
+    finally:
+        process.kill()
+    assert "Webhooks are refused until it is there" in process.told()
+
+
+def test_the_docs_name_each_argument() -> None:
+    """In a table, with its default."""
+    text = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text(encoding="utf-8")
+    wrong: list[Any] = []
+    for name, said in receive._ARGUMENTS.items():
+        found = re.search(rf"^\| `{name}[^`]*` \|([^|]*)\|", text, flags=re.MULTILINE)
+        default = "required" if said.get("required") else f"`{said['default']}`" if "default" in said else ""
+        if found is None or found[1].strip() != default:
+            wrong.append((name, default, found and found[1]))
+    assert wrong == []
