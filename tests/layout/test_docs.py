@@ -13,7 +13,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from airflow_extract_provider.extract import paging, storing, sweeping
+from airflow_extract_provider.extract import paging, receiving, storing, sweeping
 from airflow_extract_provider.extract.api import templates
 from airflow_extract_provider.extract.events.detectors import Found
 from airflow_extract_provider.extract.rules import Rule
@@ -33,6 +33,8 @@ MODELS: list[type[BaseModel]] = [
     paging.Since,
     paging.Timestamps,
     paging.ByKey,
+    receiving.Endpoint,
+    receiving.Told,
     storing.Column,
     storing.Fold,
     storing.HashMapRef,
@@ -70,7 +72,7 @@ objects:
 """
 _EXAMPLES = [
     block
-    for name in ("sources", "events", "webhook-signatures", "webhooks-applied")
+    for name in ("sources", "events", "webhook-signatures", "webhooks", "webhooks-applied")
     for block in _blocks(f"docs/{name}.md", "yaml")
 ]
 

@@ -122,13 +122,17 @@ class Hooked(Play):
 
     def check(self) -> None:
         """The copy is the API, and each true transition was told once."""
-        alive = dict(self.conn.execute("select key, data from shop.things where deleted_at is null").fetchall())
+        alive: dict[str, Any] = dict(
+            self.conn.execute("select key, data from shop.things where deleted_at is null").fetchall()
+        )
         assert alive == self.api.live()
         assert found(self.conn) == expected(self.conn, self.baseline)
 
     def check_beside_endings(self) -> None:
         """The same, but for what was passed on."""
-        alive = dict(self.conn.execute("select key, data from shop.things where deleted_at is null").fetchall())
+        alive: dict[str, Any] = dict(
+            self.conn.execute("select key, data from shop.things where deleted_at is null").fetchall()
+        )
         assert alive == self.api.live()
         told = {
             key: [each for each in events if each[0] != "shop.thing.ending"] for key, events in found(self.conn).items()

@@ -55,7 +55,7 @@ class Silence:
     missed: int
 
     def __str__(self) -> str:
-        since = "none has ever come" if self.since is None else f"the last one came at {self.since:%Y-%m-%d %H:%M:%S %Z}"
+        since = "none has ever come" if self.since is None else f"the last came at {self.since:%Y-%m-%d %H:%M:%S %Z}"
         return f"{since}, and {self.missed:,} changes were found by polling since. Is the subscription still there?"
 
 

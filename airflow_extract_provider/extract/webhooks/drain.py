@@ -107,9 +107,7 @@ def drain(
         run = _Run(source, conn, settings, Targets(source, settings.schema, sink_of), limit, most_bytes, tries, backoff)
         drained = run.run(run_for, stop or threading.Event())
         if keep_for is not None:
-            # More than were applied: otherwise a busy inbox would grow for ever.
-            most = max(_PRUNED_PER_RUN, 2 * drained.deliveries)
-            inbox.prune(conn, settings.schema, keep_for, most, brought_for=max(keep_for, _BROUGHT_FOR))
+            run.prune(keep_for)
         return drained
 
 
@@ -178,6 +176,11 @@ class _Run:
             named = ", ".join(sorted(self.unknown)[:10])
             _log.warning("%s: nothing is said about webhooks of the types: %s", self.source.source, named)
         return self._drained(time.monotonic() - began)
+
+    def prune(self, keep_for: timedelta) -> None:
+        """Delete old webhooks: more than were applied, otherwise a busy inbox would grow for ever."""
+        most = max(_PRUNED_PER_RUN, 2 * self.deliveries)
+        inbox.prune(self.conn, self.settings.schema, keep_for, most, brought_for=max(keep_for, _BROUGHT_FOR))
 
     def _claims(self, endpoint: str) -> Claims:
         return Claims(self.conn, self.settings.schema, self.source.source, endpoint)
