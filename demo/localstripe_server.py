@@ -9,6 +9,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -70,6 +71,11 @@ class LocalStripe:
         if self.child is not None:
             stop_all([self.child], patience=2)
             self.child = None
+
+    def send_webhooks(self, url: str, secret: str, types: Sequence[str]) -> None:
+        """Have it send its events of these types from now on: each once, a second after it, in whatever order."""
+        asked = {"url": url, "secret": secret, "events": list(types)}
+        requests.post(f"{self.url}/_config/webhooks/demo", json=asked, timeout=30).raise_for_status()
 
     def _answers(self) -> bool:
         try:

@@ -25,7 +25,7 @@ from airflow_extract_provider.extract.store.connection import connecting
 from airflow_extract_provider.extract.store.migrate import migrate
 from demo.airflow_stack import AirflowStack
 from demo.progress import Progress
-from demo.services import SYNC, Services
+from demo.services import SYNC, WEBHOOKS, Services
 
 __all__ = ["OwnApi", "OwnVerdict", "copied", "extract_and_judge", "judged", "own_round"]
 
@@ -211,11 +211,13 @@ def extract_and_judge(airflow: AirflowStack, store: str) -> tuple[str, bool]:
 def own_round(services: Services, progress: Progress) -> bool:
     """Extract the demo's own Airflow at rest, say how it compares in one line; return whether all is equal."""
     progress.say("Airflow's own REST API is copied by the preset `airflow`, and compared with its metadata database")
-    services.airflow.api.pause(SYNC)
+    for dag in (SYNC, WEBHOOKS):
+        services.airflow.api.pause(dag)
     try:
         said, equal = extract_and_judge(services.airflow, services.store)
     finally:
-        services.airflow.api.unpause(SYNC)
+        for dag in (SYNC, WEBHOOKS):
+            services.airflow.api.unpause(dag)
     progress.say(said)
     return equal
 

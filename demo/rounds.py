@@ -11,8 +11,9 @@ from demo.events import EventVerdict, compare, expected, newest, outbox, polled_
 from demo.kinto_contacts import State, Truth, truth_over_http, writing
 from demo.progress import Progress
 from demo.seed import Stripe
-from demo.services import OBJECTS, SYNC, Services
+from demo.services import OBJECTS, SYNC, WEBHOOKS, Services
 from demo.stripe_changes import changing
+from demo.subscription import Subscription, settle
 from demo.sweeps import Swept, judge_sweep, stored_reports
 from demo.table import Work, print_events, print_sweeps, print_table
 from demo.verify import Listing, listings, verify, verify_contacts
@@ -23,7 +24,7 @@ SETTLE = timedelta(seconds=5 + 1.2)
 STRIPE_PAUSE = 0.03
 KINTO_PAUSE = 0.3
 # As in `sources/`: of these a sweep asks the API by key what has become of them.
-BY_KEY = ("customers", "products", "contacts")
+BY_KEY = ("customers", "products", "plans", "subscriptions", "invoices", "contacts")
 VERSION = {"contacts": "last_modified"}
 
 
@@ -45,7 +46,9 @@ def first_round(services: Services, progress: Progress) -> tuple[Look, bool]:
     progress.say("round 1: everything, from the beginning")
     begin = now()
     services.airflow.api.unpause(SYNC)
-    progress.say(f"switched on {SYNC}, which runs every 15 s")
+    # Before its first webhook: what it is started by is watched only once it is switched on.
+    services.airflow.api.unpause(WEBHOOKS)
+    progress.say(f"switched on {SYNC}, which runs every 15 s, and {WEBHOOKS}")
     watching = Watch(services, progress)
     run, state = watching.backfill(reset=False)
     synced = watching.wait_for_sync(begin)
@@ -56,9 +59,9 @@ def first_round(services: Services, progress: Progress) -> tuple[Look, bool]:
     return there, equal and silent and state == "success" and synced
 
 
-def second_round(services: Services, progress: Progress, before: Look) -> tuple[Look, bool]:
-    """Copy while others write, and once more when they are done; return what is there then, and whether all is equal,
-    and told as events.
+def second_round(services: Services, progress: Progress, before: Look, subscription: Subscription) -> tuple[Look, bool]:
+    """Copy while others write and localstripe tells of it by webhooks, and once more when they are done; return what is
+    there then, and whether all is equal, and told as events.
 
     ``before`` is what the APIs hold at the beginning.
     """
@@ -75,13 +78,14 @@ def second_round(services: Services, progress: Progress, before: Look) -> tuple[
     batches, operations = sum(each.batches for each in written), sum(each.operations for each in written)
     progress.say(f"the writers stopped: {operations:,} operations in {batches:,} batches in Kinto, by four at once;")
     progress.say(f"in localstripe: {', '.join(f'{what} {count}' for what, count in sorted(changed.items()))}")
-    # Nothing in localstripe tells what has changed: what was read before its change is seen by reading it again.
+    answered = settle(services, subscription, progress)
+    # Of the rest nothing in localstripe tells: what was read before its change is seen by reading it again.
     second, again = watching.backfill(reset=True)
     settled = watching.wait_for_sync(stopped + SETTLE)
     after = look(services, progress)
     equal = judge(services, after, begin, [first, second])
     told = judge_events(services, before, after, [each for writer in written for each in writer.states])
-    return after, equal and told and (state, again) == ("success", "success") and synced and settled
+    return after, equal and told and answered and (state, again) == ("success", "success") and synced and settled
 
 
 def third_round(services: Services, progress: Progress, before: Look) -> bool:

@@ -1,10 +1,11 @@
 """``make demo``: backfill and sync as a person would start them, watched, and judged by somebody else.
 
-Starts Postgres, a fake Stripe with a few thousand objects, Kinto with contacts, and Airflow. Three rounds: all is
-copied; then others write in both APIs while all is copied again; then records are changed and removed so that the APIs
-have nothing to tell of it, and a sweep finds them. After each, every record is compared and a table printed; after the
-second and third every event too, and after the third what the sweep reports. At last Airflow's own REST API is copied,
-and compared with its metadata. Ends with 0 only if all are equal.
+Starts Postgres, a fake Stripe with a few thousand objects, Kinto with contacts, Airflow, and the receiver of webhooks.
+Three rounds: all is copied; then others write in both APIs while all is copied again, and the fake Stripe tells of it
+by webhooks; then records are changed and removed so that the APIs have nothing to tell of it, and a sweep finds them.
+After each, every record is compared and a table printed; after the second and third every event too, and after the
+third what the sweep reports, and what became of each webhook. At last Airflow's own REST API is copied, and compared
+with its metadata. Ends with 0 only if all are equal.
 Whatever happens, no process is left behind. With KEEP=1 all stays up until Ctrl-C.
 """
 
@@ -28,6 +29,7 @@ from demo.progress import Progress
 from demo.rounds import first_round, second_round, third_round
 from demo.seed import KEY
 from demo.services import FOLDER, Services, start_all
+from demo.subscription import judge_webhooks, subscribe
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -57,10 +59,7 @@ def main() -> int:
         with only_one_demo(), contextlib.ExitStack() as running:
             try:
                 services = start_all(running, given.small, progress)
-                there, equal = first_round(services, progress)
-                if equal:
-                    there, equal = second_round(services, progress, there)
-                equal = equal and third_round(services, progress, there) and own_round(services, progress)
+                equal = rounds(services, progress)
                 if given.keep:
                     keep_running(services, progress)
                 return 0 if equal else 1
@@ -76,6 +75,17 @@ def main() -> int:
         return 1
 
 
+def rounds(services: Services, progress: Progress) -> bool:
+    """Go through the rounds, up to the first in which something is not as it must be; return whether there is none."""
+    there, equal = first_round(services, progress)
+    if not equal:
+        return False
+    subscription = subscribe(services, progress)
+    there, equal = second_round(services, progress, there, subscription)
+    equal = equal and third_round(services, progress, there)
+    return equal and judge_webhooks(services, subscription, progress) and own_round(services, progress)
+
+
 def keep_running(services: Services, progress: Progress) -> None:
     """Tell a person where everything is, and stay until asked to end."""
     progress.say("everything stays up until Ctrl-C")
@@ -83,6 +93,7 @@ def keep_running(services: Services, progress: Progress) -> None:
     print(f"   password {services.airflow.password}")
     print(f"  Postgres  {services.store}")
     print(f"  Stripe    {services.stripe.url}/v1/customers   key {KEY}")
+    print(f"  Webhooks  {services.receiver.address}   (log: {services.receiver.log})")
     print(f"  Kinto     {services.kinto.url}/v1{kinto_contacts.RECORDS}", end="")
     print(f"   user {kinto_contacts.USER}   password {kinto_contacts.PASSWORD}", flush=True)
     with contextlib.suppress(StoppedError):

@@ -1,4 +1,4 @@
-"""All that runs during the demo, started from scratch: Postgres, a fake Stripe, Kinto, Airflow."""
+"""All that runs during the demo, started from scratch: Postgres, a fake Stripe, Kinto, Airflow, a webhook receiver."""
 
 import contextlib
 import json
@@ -17,13 +17,14 @@ from demo.kinto_server import Kinto
 from demo.localstripe_server import LocalStripe
 from demo.processes import Child, start, stop_all
 from demo.progress import Progress
+from demo.receiver import Receiver
 from demo.seed import KEY
 from demo.verify import LISTS
 
 PROJECT = Path(__file__).resolve().parents[1]
 FOLDER = PROJECT / ".run" / "demo"
 SOURCES = PROJECT / "demo" / "sources"
-BACKFILL, STRIPE_SYNC, SYNC = "stripe_backfill", "stripe_sync", "crm_sync"
+BACKFILL, STRIPE_SYNC, SYNC, WEBHOOKS = "stripe_backfill", "stripe_sync", "crm_sync", "stripe_webhooks"
 OBJECTS = tuple(LISTS)
 CONTACTS, FEW_CONTACTS = 1000, 150
 SEED_SECONDS = 180.0
@@ -39,11 +40,12 @@ class Services:
     kinto: Kinto
     contacts: tuple[str, ...]
     airflow: AirflowStack
+    receiver: Receiver
 
 
 def start_all(running: contextlib.ExitStack, small: bool, progress: Progress) -> Services:
     """Start everything, from scratch; ``running`` ends it all in reverse order."""
-    for leftover in ("airflow", "localstripe.log", "kinto.log", "seed.log", "fill.log"):
+    for leftover in ("airflow", "receiver", "receiver.log", "localstripe.log", "kinto.log", "seed.log", "fill.log"):
         remove(FOLDER / leftover)
     server = running.enter_context(postgres_or_embedded(FOLDER / "postgres"))
     embedded = isinstance(server, EmbeddedPostgres)
@@ -69,8 +71,10 @@ def start_all(running: contextlib.ExitStack, small: bool, progress: Progress) ->
     filling = start_module("fill", "demo.kinto_contacts", kinto.url, "--fill", str(FEW_CONTACTS if small else CONTACTS))
     running.callback(stop_all, [filling], patience=1)
     contacts = filled(seeding, filling, progress)
-    prepare(airflow, progress)
-    return Services(server, store, stripe, kinto, contacts, airflow)
+    receiver = Receiver(FOLDER, SOURCES, connection_of(store))
+    running.callback(receiver.stop)
+    prepare(airflow, receiver, progress)
+    return Services(server, store, stripe, kinto, contacts, airflow, receiver)
 
 
 def filled(seeding: Child, filling: Child, progress: Progress) -> tuple[str, ...]:
@@ -84,13 +88,16 @@ def filled(seeding: Child, filling: Child, progress: Progress) -> tuple[str, ...
     return contacts
 
 
-def prepare(airflow: AirflowStack, progress: Progress) -> None:
-    """Make the tables, and wait until Airflow is ready and knows the DAGs."""
+def prepare(airflow: AirflowStack, receiver: Receiver, progress: Progress) -> None:
+    """Make the tables, start the receiver, and wait until it is ready, and Airflow is and knows the DAGs."""
     airflow.command("extract", "migrate", "--sources", str(SOURCES))
     progress.say("the extract schema and the record tables are made")
+    receiver.launch()
     airflow.wait_until_healthy()
-    for dag in (BACKFILL, STRIPE_SYNC, SYNC):
+    for dag in (BACKFILL, STRIPE_SYNC, SYNC, WEBHOOKS):
         airflow.api.wait_for_dag(dag)
+    receiver.wait_until_ready()
+    progress.say(f"the receiver of webhooks is up on {receiver.url}")
     progress.say("Airflow is ready")
 
 

@@ -1,4 +1,5 @@
-"""The tables that a round ends with: whether all records are equal, and what was done for it; events; sweeps."""
+"""The tables that a round ends with: whether all records are equal, and what was done for it; events; sweeps;
+webhooks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +9,8 @@ from demo.event_rules import Told
 from demo.events import EventVerdict
 from demo.sweeps import COUNTS, SweepVerdict
 from demo.verify import Verdict
+from demo.webhooks import COLUMNS as BROUGHT
+from demo.webhooks import EndpointVerdict, ObjectVerdict, spread
 
 COLUMNS = ("created", "updated", "deleted", "pages", "requests", "seconds")
 # Of these one event is shown, with what was there before and is there now.
@@ -76,3 +79,25 @@ def print_sweeps(verdicts: Sequence[SweepVerdict], said: Sequence[str]) -> None:
         print(line(verdict.object, *cells, "yes" if verdict.equal else "NO"))
     print("in the tasks' logs", *[f"  {each}" for each in said], sep="\n")
     print(*[verdict.complaint() for verdict in verdicts if not verdict.equal], sep="\n", flush=True)
+
+
+def print_webhooks(
+    objects: Sequence[ObjectVerdict], endpoint: EndpointVerdict, runs: Sequence[Mapping[str, Any]]
+) -> None:
+    """Print a line per object with what brought its changes first, one for the endpoint, how long webhooks took, and
+    what differs below."""
+    line = "{:<18}{:>9}{:>7}{:>7}{:>9}{:>7}{:>8}{:>8}".format
+    print("\n" + line("brought first by", *BROUGHT, "equal"))
+    for each in objects:
+        cells = [f"{each.counts[kind]:,}" for kind in BROUGHT]
+        print(line(each.object, *cells, "yes" if each.equal else "NO"))
+    line = f"{{:<18}}{'{:>11}' * len(endpoint.counts)}{{:>8}}".format
+    print("\n" + line("the webhooks", *endpoint.counts, "equal"))
+    print(line("stripe/events", *(f"{each:,}" for each in endpoint.counts.values()), "yes" if endpoint.equal else "NO"))
+    print(f"from its arrival a webhook was in the inbox for {spread(endpoint.taken)},")
+    print(f"  and the row that it told of was changed after {spread(endpoint.changed)}")
+    by_watcher = sum(run["run_type"] == "asset_triggered" for run in runs)
+    print(f"runs that applied them: {by_watcher:,} started by the watcher, {len(runs) - by_watcher:,} by the clock")
+    complaints = [f"{each.object}: {'; '.join(each.wrong)}" for each in objects if not each.equal]
+    complaints += ["; ".join(endpoint.wrong)] if not endpoint.equal else []
+    print(*complaints, sep="\n", flush=True)

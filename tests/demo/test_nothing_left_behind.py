@@ -93,6 +93,7 @@ def test_a_signal_leaves_no_process(demo: "subprocess.Popen[str]", words: str, h
     assert len(known) > 2
     assert is_among(known, "demo.localstripe_server")
     assert is_among(known, "demo.kinto_server") == (words != "filling it")
+    assert is_among(known, "airflow_extract_provider.receiver.main") == (words in (" running", "round 2"))
     demo.send_signal(how)
     time.sleep(0.3)
     demo.send_signal(how)  # an impatient person
