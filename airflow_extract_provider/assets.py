@@ -10,7 +10,7 @@ An asset event means "look": the copy and the outbox tell what has changed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult
@@ -43,13 +43,17 @@ def alias_of(source: str) -> AssetAlias:
     return AssetAlias(f"extract://{source}")
 
 
-def inbox_of(source: str, store_conn_id: str | None = None, *, pause: float = 5.0) -> Asset:
+def inbox_of(
+    source: str, store_conn_id: str | None = None, *, pause: float = 5.0, endpoints: Sequence[str] | None = None
+) -> Asset:
     """The asset of a source's webhooks that wait: a DAG that is scheduled on it runs as they come, at most every
     ``pause`` seconds, as the triggerer hears of them. It is watched as it is made here: a DAG that names its URI alone
-    would take the watcher away. ``store_conn_id``: None: as Airflow's ``[extract] store_conn_id`` says."""
+    would take the watcher away. ``store_conn_id``: None: as Airflow's ``[extract] store_conn_id`` says.
+    ``endpoints``: only what came to these addresses, those that the source's file describes; None: to any."""
     from airflow_extract_provider.triggers.inbox import InboxTrigger
 
-    trigger = InboxTrigger(source=source, store_conn_id=store_conn_id or config.store_conn_id(), pause=pause)
+    store = store_conn_id or config.store_conn_id()
+    trigger = InboxTrigger(source=source, endpoints=endpoints, store_conn_id=store, pause=pause)
     watcher = AssetWatcher(name=f"{source} webhooks", trigger=trigger)
     return Asset("/".join([f"extract://{source}", *_INBOX]), watchers=[watcher])
 

@@ -56,14 +56,14 @@ def webhooks_dag(source: Source, default_args: Mapping[str, Any]) -> DAG:
         if by_sensor:
             deferrable = default_args.get("deferrable", True)
             wait = {"wait": source.webhooks_every, "deferrable": deferrable, **paced}
-            InboxSensor(task_id="wait", source=source.source, **wait) >> apply
+            InboxSensor(task_id="wait", source=source.source, endpoints=list(source.webhooks), **wait) >> apply
     return dag
 
 
 def _schedule(source: Source) -> Any:
     every = DeltaTriggerTimetable(source.webhooks_every)
     if source.webhooks_by == "watcher":
-        return AssetOrTimeSchedule(timetable=every, assets=inbox_of(source.source))
+        return AssetOrTimeSchedule(timetable=every, assets=inbox_of(source.source, endpoints=list(source.webhooks)))
     # The sensor waits for so long at most.
     return "@continuous" if source.webhooks_by == "sensor" else every
 

@@ -23,7 +23,7 @@ from airflow_extract_provider.extract.paging import (
 )
 from airflow_extract_provider.extract.signing import Verify
 
-__all__ = ["Endpoint", "Pattern", "Slot", "Told"]
+__all__ = ["Endpoint", "Grace", "Pattern", "Slot", "Told"]
 
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,100}")
 _SLOT = re.compile(r"\{([^{}]*)\}")
@@ -119,6 +119,18 @@ class Told(Frozen):
         if self.read == "payload" and self.record is None:
             raise ValueError("`read: payload` needs to know where the message holds the `record`")
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class Grace:
+    """How long after a change was found otherwise a webhook of it may come, by what it was; None: none tells of it."""
+
+    changed: timedelta | None = None
+    deleted: timedelta | None = None
+
+    def of(self, kind: str) -> timedelta | None:
+        """That of a kind of change."""
+        return self.deleted if kind == "deleted" else self.changed
 
 
 class Endpoint(Frozen):

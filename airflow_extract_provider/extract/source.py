@@ -18,7 +18,7 @@ from airflow_extract_provider.extract.api_object import ApiObject, plain_name
 from airflow_extract_provider.extract.errors import SourceError
 from airflow_extract_provider.extract.paging import Duration, Frozen
 from airflow_extract_provider.extract.rates import Limits
-from airflow_extract_provider.extract.receiving import Endpoint, Told
+from airflow_extract_provider.extract.receiving import Endpoint, Grace, Told
 from airflow_extract_provider.extract.sent import Sent
 from airflow_extract_provider.extract.storing import KafkaPublish
 
@@ -131,9 +131,13 @@ class Source(Frozen):
         found = self.objects[told.object]
         if told.read == "payload" and found.version is None:
             raise ValueError(f"{where}: without `version` a payload cannot be told from an older one; use `refetch`")
-        if self._pays(told, found) and found.hash.map is not None:
+        final = told.change == "deleted" and found.by_key is None
+        if (final or self._pays(told, found)) and found.hash.map is not None:
             # It is written beside the walks, and the map of a walk that is under way would not know.
-            raise ValueError(f"{where}: {told.object} has a `hash.map`, which payloads bypass; use `refetch`")
+            raise ValueError(
+                f"{where}: {told.object} has a `hash.map`, which what webhooks store bypasses; declare `by_key` and "
+                "use `refetch`"
+            )
         if found.by_key is None and told.change != "deleted":
             raise ValueError(
                 f"{where}: declare `by_key` of {told.object}: a record is read again where a webhook does not decide"
@@ -175,10 +179,18 @@ class Source(Frozen):
             return told.read == "payload"
         return told.record is not None and object.version is not None
 
-    def grace(self, name: str) -> timedelta | None:
+    def grace(self, name: str) -> Grace | None:
         """How long after a change of an object's record a webhook of it may come; None: none tells of the object."""
-        telling = (each for each in self.webhooks.values() if any(told.object == name for told in each.types.values()))
-        return max((each.grace for each in telling), default=None)
+        telling = [
+            (told, each) for each in self.webhooks.values() for told in each.types.values() if told.object == name
+        ]
+        if not telling:
+            return None
+        # A record that is told of may be a tombstone.
+        tombs = self.object(name).deleted is not None
+        changed = (each.grace for told, each in telling if told.change == "changed")
+        deleted = (each.grace for told, each in telling if told.change == "deleted" or (tombs and told.record))
+        return Grace(max(changed, default=None), max(deleted, default=None))
 
     @property
     def pool_name(self) -> str | None:

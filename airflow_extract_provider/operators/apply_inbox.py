@@ -146,8 +146,8 @@ class ApplyInboxOperator(BaseOperator):
             places, source = _places(self.replay), self.read_source()
             # Once: what is a dead letter again, a later slice would replay without end.
             first = context["ti"].get_first_reschedule_date(context) is None
-            replayed = {"replayed": self._replayed(source, places)} if first and places != () else {}
             later = not first or context["ti"].try_number > 1
+            replayed = {"replayed": self._replayed(source, places)} if not later and places != () else {}
             return {**self._applied_or_later(context, source, later=later), **replayed}
 
     def execute_after_waiting(self, context: Context, event: Any) -> dict[str, Any]:

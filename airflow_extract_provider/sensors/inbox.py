@@ -32,6 +32,7 @@ class InboxSensor(BaseSensorOperator):
     The result in XCom tells whether something waits: ``{"source": "crm", "waiting": true}``.
 
     :param source: the source's name.
+    :param endpoints: only webhooks that came to these addresses of it, those that its file describes; None: to any.
     :param wait: how long to wait at most, as a timedelta or in seconds.
     :param store_conn_id: the Postgres connection of the store; None: as Airflow's ``[extract] store_conn_id`` says.
     :param deferrable: wait in the triggerer, which takes no slot and knows of a webhook at once; else look every
@@ -49,6 +50,7 @@ class InboxSensor(BaseSensorOperator):
         self,
         *,
         source: str,
+        endpoints: Sequence[str] | None = None,
         wait: timedelta | float | str = timedelta(minutes=5),
         store_conn_id: str | None = None,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
@@ -59,6 +61,7 @@ class InboxSensor(BaseSensorOperator):
     ) -> None:
         super().__init__(mode=mode, poke_interval=poke_interval, retry_policy=retry_policy, **kwargs)
         self.source = source
+        self.endpoints = endpoints
         self.wait = wait
         self.store_conn_id = store_conn_id or config.store_conn_id()
         self.deferrable = deferrable
@@ -100,7 +103,7 @@ class InboxSensor(BaseSensorOperator):
 
         over = self._until is not None and datetime.now(timezone.utc) >= self._until
         with named_errors(), StoreHook(self.store_conn_id).connect() as conn:
-            found, _ = waiting(conn, Settings().schema, self.source)
+            found, _ = waiting(conn, Settings().schema, self.source, self.endpoints)
         return self._told(waiting=found) if found or over else None
 
     def _told(self, *, waiting: bool) -> dict[str, Any]:
@@ -111,7 +114,12 @@ class InboxSensor(BaseSensorOperator):
         from airflow_extract_provider.triggers.inbox import InboxTrigger
 
         self.defer(
-            trigger=InboxTrigger(source=self.source, store_conn_id=self.store_conn_id, until=until.isoformat()),
+            trigger=InboxTrigger(
+                source=self.source,
+                endpoints=self.endpoints,
+                store_conn_id=self.store_conn_id,
+                until=until.isoformat(),
+            ),
             method_name=self.execute_after_waiting.__name__,
             timeout=until - datetime.now(timezone.utc) + TRIGGERER_MISSING,
         )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_extract_provider.triggers.listening import ListeningTrigger
@@ -22,6 +22,7 @@ class InboxTrigger(ListeningTrigger):
     :class:`~airflow_extract_provider.triggers.listening.ListeningTrigger`.
 
     :param source: the source.
+    :param endpoints: only at these addresses of it, those that its file describes; None: at any.
     :param store_conn_id: the Postgres connection of the store.
     :param schema: the schema of the bookkeeping.
     :param every: seconds between two looks.
@@ -34,6 +35,7 @@ class InboxTrigger(ListeningTrigger):
         self,
         *,
         source: str,
+        endpoints: Sequence[str] | None = None,
         store_conn_id: str = "extract_store",
         schema: str = "extract",
         every: float = 30.0,
@@ -43,10 +45,12 @@ class InboxTrigger(ListeningTrigger):
     ) -> None:
         super().__init__(store_conn_id=store_conn_id, schema=schema, every=every, pause=pause, again=again, until=until)
         self.source = source
+        self.endpoints = None if endpoints is None else list(endpoints)
 
     def _arguments(self) -> dict[str, Any]:
         return {
             "source": self.source,
+            "endpoints": self.endpoints,
             "store_conn_id": self.store_conn_id,
             "schema": self.schema,
             "every": self.every,
@@ -67,7 +71,7 @@ class InboxTrigger(ListeningTrigger):
     def _question(self) -> tuple[sql.Composed, Mapping[str, Any]]:
         from airflow_extract_provider.extract.store.claims import question
 
-        return question(self.schema, self.source)
+        return question(self.schema, self.source, self.endpoints)
 
     def _whose(self) -> dict[str, Any]:
         return {"source": self.source}

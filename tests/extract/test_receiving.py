@@ -73,7 +73,7 @@ def test_what_is_stored_and_what_is_read_again(told: dict[str, Any], over: dict[
             "where the message holds the `rec",
         ),
         ({"types": {"a": UPDATED}}, {"by_key": None}, "declare `by_key` of things"),
-        ({"types": {"a": UPDATED}}, {"hash": {"map": {"redis": "r"}}}, "`hash.map`, which payloads bypass"),
+        ({"types": {"a": UPDATED}}, {"hash": {"map": {"redis": "r"}}}, "`hash.map`, which what webhooks store bypasses"),
         ({"types": {"a": UPDATED, "b": UPDATED}, "type": None}, {}, "several types need `type`"),
         ({"dedupe": "{header:x-id}-{id}"}, {}, "dedupe reads headers only"),
         ({"type": "{header:x-event"}, {}, "has a brace without its other"),

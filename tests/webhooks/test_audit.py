@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_extract_provider.extract.store import refetch, webhook_audit
-from tests.webhooks.hooked import Hooked
+from tests.webhooks.hooked import ENDPOINT, Hooked
 
 WHOSE = ("extract", "shop", "things")
 
@@ -115,3 +115,19 @@ def test_a_deletion_that_a_webhook_asked_about_first(play: Hooked) -> None:
     assert play.conn.execute("select key, by, told_at is not null from extract.brought").fetchall() == [
         ("5", "webhook", True)
     ]
+
+
+def test_only_the_kinds_of_change_that_webhooks_tell_of_can_be_missed(play: Hooked) -> None:
+    """Beside an incremental walk one may subscribe to deletions alone: updates are found by polling, as meant."""
+    deleted = {"thing.deleted": {"object": "things", "key": "data.id", "change": "deleted"}}
+    play.hook({**ENDPOINT, "types": deleted})
+    for key in range(1, 8):
+        play.api.update(key, value=60 + key)
+    play.api.delete(9)
+    play.api.clock.advance(60)
+    play.run()
+    play.poll("rebackfill", "sweep")
+    forget_grace(play)
+    (told,) = webhook_audit.changes(play.conn, "extract")
+    assert (told.poll, told.missed) == (7, 1)
+    assert webhook_audit.silence(play.conn, WHOSE) is None

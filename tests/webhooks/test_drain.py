@@ -11,12 +11,14 @@ import pytest
 from airflow_extract_provider.extract.errors import (
     EventRefusedError,
     LeftBehindError,
+    PositionMismatchError,
     SchemaMissingError,
     SinkUnavailableError,
 )
 from airflow_extract_provider.extract.events.event import Event
 from airflow_extract_provider.extract.sinks.memory import MemorySink
 from airflow_extract_provider.extract.sourcefile import parse_source
+from airflow_extract_provider.extract.store import claims
 from airflow_extract_provider.testing.hostile_store import Version
 from tests.exactly_once.oracle import found
 from tests.exactly_once.play import KIND
@@ -338,3 +340,96 @@ def test_old_webhooks_are_deleted_once_they_are_applied(play: Hooked) -> None:
     assert play.count("extract.inbox") == 2
     assert play.count("extract.inbox", "body = 'no JSON'") == 1
     assert play.count("extract.brought") == 2
+
+
+def test_an_emptied_table_is_not_begun_by_a_webhook(play: Hooked) -> None:
+    """One row in it would make the walks believe that the copy is what it was. What tells of others is applied; once
+    the backfill has started over, so is what waited."""
+    play.hook()
+    play.conn.execute("truncate shop.things")
+    play.api.update(3, value=61)
+    play.put(*play.bodies(latest(play)))
+    with pytest.raises(PositionMismatchError, match="is empty, but the ledger says"):
+        play.drain()
+    assert (play.count("shop.things"), play.count("extract.inbox_parked", "not dead")) == (0, 1)
+    play.run("backfill", runner="anew", reset=True)
+    play.conn.execute("update extract.inbox_parked set due_at = clock_timestamp()")
+    assert play.drain().waiting == 0
+    alive: dict[str, Any] = dict(play.conn.execute("select key, data from shop.things").fetchall())
+    assert alive == play.api.live()
+    assert found(play.conn) == {}
+
+
+@pytest.mark.parametrize("over", [{"key": ["id", "value"]}, {"params": {"other": "1"}}], ids=["key", "request"])
+def test_a_copy_of_another_config_is_left_alone(play: Hooked, over: dict[str, Any]) -> None:
+    """As the walks leave it, until somebody has decided."""
+    play.hook()
+    play.source["objects"]["things"] |= over
+    play.api.update(3, value=61)
+    play.put(*play.bodies(latest(play)))
+    with pytest.raises(PositionMismatchError):
+        play.drain()
+    assert play.count("shop.things", "revision > 1") == 0
+    assert play.count("shop.things") == 14
+
+
+def test_what_fails_is_not_passed_on(play: Hooked) -> None:
+    """Where a type is both applied and passed on: with the record, or not at all; and the others go on."""
+    play.hook({**ENDPOINT, "forward": "thing.updated"})
+    play.conn.execute("alter table shop.things add constraint odd check ((data ->> 'value')::int <> 66)")
+    for key, value in ((3, 66), (3, 1), (4, 2)):
+        play.api.update(key, value=value)
+    play.put(*play.bodies(latest(play, 3)))
+    drained = play.drain()
+    assert (drained.counts["forwarded"], drained.counts["parked"], drained.waiting) == (1, 2, 2)
+    play.conn.execute("alter table shop.things drop constraint odd")
+    play.conn.execute("update extract.inbox_parked set due_at = clock_timestamp() where due_at is not null")
+    assert play.drain().counts["forwarded"] == 2
+    asked = "select key, data -> 'data' ->> 'value' from extract.outbox where revision = 0 order by key, sequence"
+    assert play.conn.execute(asked).fetchall() == [("3", "66"), ("3", "1"), ("4", "2")]
+
+
+def test_records_that_cannot_be_folded_keep_no_others_waiting(play: Hooked) -> None:
+    """However many of them there are."""
+    play.conn.execute("create table public.org (id text primary key, value text check (value <> '66'))")
+    fold = {"table": "public.org", "where": {"id": "id"}, "set": {"value": "value"}, "insert": True}
+    play.hook(fold=fold)
+    for key, value in ((3, 66), (4, 66)):
+        play.api.update(key, value=value)
+    play.put(*play.bodies(latest(play, 2)))
+    for tries in range(1, 4):
+        play.drain(tries=3)
+        assert play.count("extract.inbox_parked", f"tries = {tries}") == 2
+        play.conn.execute("update extract.inbox_parked set due_at = clock_timestamp() where due_at is not null")
+    assert play.count("extract.inbox_parked", "dead") == 2
+    play.api.update(5, value=7)
+    play.put(*play.bodies(latest(play)))
+    assert play.drain().counts["updated"] == 1
+
+
+def test_an_old_deletion_that_nobody_can_ask_about(play: Hooked) -> None:
+    """Came before the record was stored as it is now: believed only if its version says so."""
+    told = {"thing.deleted": {"object": "things", "key": "data.id", "change": "deleted"}}
+    play.hook({**ENDPOINT, "types": told}, by_key=None)
+    play.put(b'{"type": "thing.deleted", "data": {"id": 3}}')
+    play.api.update(3, value=61)
+    play.api.clock.advance(60)
+    play.run()
+    assert play.drain().counts["stale"] == 1
+    play.check()
+
+
+def test_an_address_that_was_taken_out_of_the_file(play: Hooked, caplog: pytest.LogCaptureFixture) -> None:
+    """What came to it waits, and is told of; it starts no run, and blocks no record of others."""
+    play.hook({**ENDPOINT, "types": {"thing.*": {"object": "things", "key": "data.id"}}})
+    play.api.update(3, value=61)
+    play.put(*play.bodies(latest(play)), endpoint="former")
+    play.conn.execute(
+        "insert into extract.inbox_parked (place, nth, source, endpoint, object, key, tries, due_at) "
+        "values (99, 1, 'shop', 'former', 'things', '3', 1, now())"
+    )
+    assert claims.waiting(play.conn, "extract", "shop", ["main"])[0] is False
+    play.put(*play.bodies(latest(play)))
+    drained = play.drain()
+    assert (drained.counts["applied"], drained.waiting) == (1, 0)
+    assert "2 webhooks at addresses that the source file does not describe" in caplog.text

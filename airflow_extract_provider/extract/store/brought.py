@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal, TypeAlias
 
 import msgspec
 
+from airflow_extract_provider.extract.receiving import Grace
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import sparse, statement
 
@@ -38,7 +39,7 @@ class Heard(msgspec.Struct, frozen=True):
 
 
 def note(
-    conn: Connection, whose: tuple[str, str, str], news: Mapping[Brings, Sequence[News]], grace: timedelta | None
+    conn: Connection, whose: tuple[str, str, str], news: Mapping[Brings, Sequence[News]], grace: Grace | None
 ) -> None:
     """Note changes by what brought them, in their transaction. ``grace``: how long a webhook of them may take; None:
     nobody asks. ``whose`` as of a target."""
@@ -49,7 +50,7 @@ def note(
     asked = {
         "source": source,
         "object": object,
-        "grace": grace,
+        "graces": sparse([grace.of(each.kind) for _, each in told]),
         "keys": [each.key for _, each in told],
         "revisions": [each.revision for _, each in told],
         "versions": sparse([each.version for _, each in told]),

@@ -3,12 +3,13 @@
 -- record to be read.
 insert into {extract}.brought as known (source, object, key, revision, version, kind, by, due_at, told_at)
 select %(source)s, %(object)s, key, revision, version, kind, by,
-       case when by <> 'webhook' then clock_timestamp() + %(grace)s::interval end,
+       case when by <> 'webhook' then clock_timestamp() + grace end,
        case when by = 'webhook' then clock_timestamp()
             else (select noted.told_at from {extract}.refetch as noted
                   where noted.source = %(source)s and noted.object = %(object)s and noted.key = given.key) end
-from unnest(%(keys)b::text[], %(revisions)b::bigint[], %(versions)b::timestamptz[], %(kinds)b::text[], %(by)b::text[])
-     as given (key, revision, version, kind, by)
+from unnest(%(keys)b::text[], %(revisions)b::bigint[], %(versions)b::timestamptz[], %(kinds)b::text[], %(by)b::text[],
+            %(graces)b::interval[])
+     as given (key, revision, version, kind, by, grace)
 order by key, revision
 on conflict (source, object, key, revision) do update
     set version = excluded.version, kind = excluded.kind, by = excluded.by, at = clock_timestamp(),

@@ -19,6 +19,8 @@ from airflow_extract_provider.extract.store.statements import sparse, statement
 __all__ = ["Claims", "Due", "Left", "Parked", "Whose", "left", "question", "waiting"]
 
 _FILE = "claims.sql"
+_RUN = 20
+"""How many messages of one key are tried again at once behind its first."""
 
 Whose: TypeAlias = tuple[str, str]
 """Object and key."""
@@ -26,11 +28,20 @@ Whose: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A parked message that is to be tried again, by its place and number; how often it was tried."""
+    """A parked message that is to be tried again, by its place and number; how often it was tried. ``size`` is that of
+    its delivery's body, in bytes; None: that is gone."""
 
     place: int
     nth: int
     tries: int
+    object: str = ""
+    key: str = ""
+    size: int | None = 0
+
+    @property
+    def at(self) -> tuple[int, int]:
+        """Its place and number."""
+        return self.place, self.nth
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +61,13 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """How many deliveries wait, how many parked messages do, and how many are dead letters."""
+    """How many deliveries wait, how many parked messages do, and how many are dead letters. ``elsewhere``: of the first
+    two, those at addresses that nobody asked for."""
 
     deliveries: int
     parked: int
     dead: int
+    elsewhere: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +100,37 @@ class Claims:
         """Deliveries by their places."""
         return self._run("fetch", places=list(places)) if places else []
 
-    def due(self, limit: int) -> list[Due]:
-        """The parked messages that are due, the oldest first."""
-        return [Due(*row) for row in self._run("due", limit=limit)]
+    def due(self, limit: int, most_bytes: int) -> list[Due]:
+        """The parked messages that are due, the oldest first, and some that stand behind them; so many as fit, one at
+        least."""
+        heads = [Due(*row) for row in self._run("due", limit=limit)]
+        keyed = [each for each in heads if each.key]
+        behind: list[Due] = []
+        if keyed:
+            asked: dict[str, Any] = {"places": [each.place for each in keyed], "nths": [each.nth for each in keyed]}
+            asked |= {"objects": [each.object for each in keyed], "keys": [each.key for each in keyed]}
+            behind = [Due(*row) for row in self._run("behind", each=_RUN, **asked)]
+        # A message comes only with all that stand before it: cut off at the end.
+        found: list[Due] = []
+        size, bodies = 0, set[int]()
+        for each in sorted([*heads, *behind], key=lambda each: each.at):
+            size += 0 if each.place in bodies else each.size or 0
+            bodies.add(each.place)
+            if found and (size > most_bytes or len(found) >= limit):
+                break
+            found.append(each)
+        return found
 
     def blocked(self, keys: Iterable[Whose]) -> set[Whose]:
         """Those of the keys of which an older message is parked."""
         objects, texts = zip(*sorted(set(keys)), strict=True)
         return {(object, key) for object, key in self._run("blocked", objects=list(objects), keys=list(texts))}
+
+    def wake_keys(self, keys: Iterable[Whose]) -> None:
+        """Let the first of each of these keys be tried, if it only waits for those before it."""
+        if ordered := sorted(set(keys)):
+            objects, texts = zip(*ordered, strict=True)
+            self._run("wake_keys", objects=list(objects), keys=list(texts))
 
     def done(self, places: Sequence[int]) -> None:
         """These deliveries are taken out."""
@@ -156,21 +192,26 @@ class Claims:
         return found.fetchall() if found.description else []
 
 
-def left(conn: Connection, schema: str, source: str) -> Left:
-    """What waits of a source."""
-    row = conn.execute(statement(_FILE, "left", schema), {"source": source}).fetchone()
+def left(conn: Connection, schema: str, source: str, endpoints: Iterable[str]) -> Left:
+    """What waits of a source, at these addresses."""
+    asked = {"source": source, "endpoints": list(endpoints)}
+    row = conn.execute(statement(_FILE, "left", schema), asked).fetchone()
     assert row is not None
     return Left(*row)
 
 
-def question(schema: str, source: str) -> tuple[sql.Composed, dict[str, Any]]:
+def question(schema: str, source: str, endpoints: Sequence[str] | None = None) -> tuple[sql.Composed, dict[str, Any]]:
     """The question whether anything of a source is to be done now, as a statement with its parameters: for connections
-    of either kind. The row that answers it: whether; and two values that show that something new has come."""
-    return statement(_FILE, "waiting", schema), {"source": source}
+    of either kind. The row that answers it: whether; and two values that show that something new has come.
+    ``endpoints``: only at these addresses; None: at any, also one that no file describes any more."""
+    told = None if endpoints is None else list(endpoints)
+    return statement(_FILE, "waiting", schema), {"source": source, "endpoints": told}
 
 
-def waiting(conn: Connection, schema: str, source: str) -> tuple[bool, tuple[int, datetime | None]]:
+def waiting(
+    conn: Connection, schema: str, source: str, endpoints: Sequence[str] | None = None
+) -> tuple[bool, tuple[int, datetime | None]]:
     """Whether anything of a source is to be done now; and what shows that something new has come."""
-    row = conn.execute(*question(schema, source)).fetchone()
+    row = conn.execute(*question(schema, source, endpoints)).fetchone()
     assert row is not None
     return row[0], (row[1], row[2])

@@ -24,23 +24,45 @@ select place, headers, body, received_at from {extract}.inbox where place = any(
 update {extract}.inbox set done_at = clock_timestamp() where place = any(%(places)b::bigint[]);
 
 -- name: due
--- The first of its key only. What stands behind it waits; a body that cannot be read has no key, and waits for nobody.
-select place, nth, tries from {extract}.inbox_parked as parked
+-- The first of its key only. What stands behind it comes with it; a body that cannot be read has no key, and waits for
+-- nobody.
+select place, nth, tries, object, key,
+       (select octet_length(body) from {extract}.inbox where inbox.place = parked.place) as size
+from {extract}.inbox_parked as parked
 where source = %(source)s and endpoint = %(endpoint)s and not dead and due_at <= clock_timestamp()
   and (key = '' or not exists (
       select from {extract}.inbox_parked as before
       where before.source = parked.source and before.object = parked.object and before.key = parked.key
-        and not before.dead and (before.place, before.nth) < (parked.place, parked.nth)
+        and before.endpoint = parked.endpoint and not before.dead
+        and (before.place, before.nth) < (parked.place, parked.nth)
   ))
 order by place, nth limit %(limit)s
 for update skip locked;
 
+-- name: behind
+-- Who holds the first of a key holds the key.
+select run.place, run.nth, run.tries, run.object, run.key,
+       (select octet_length(body) from {extract}.inbox where inbox.place = run.place) as size
+from unnest(%(objects)b::text[], %(keys)b::text[], %(places)b::bigint[], %(nths)b::int[])
+     as head (object, key, place, nth)
+cross join lateral (
+    select place, nth, tries, object, key from {extract}.inbox_parked as parked
+    where parked.source = %(source)s and parked.endpoint = %(endpoint)s and parked.object = head.object
+      and parked.key = head.key and not parked.dead and (parked.place, parked.nth) > (head.place, head.nth)
+    order by place, nth limit %(each)s
+) as run
+order by run.place, run.nth;
+
 -- name: blocked
--- Keys of which an older message is parked.
-select distinct given.object, given.key
+-- Keys of which an older message is parked. Locked: whoever is about to apply it is waited for, or what is parked behind
+-- it now would be woken by nobody.
+select parked.object, parked.key
 from unnest(%(objects)b::text[], %(keys)b::text[]) as given (object, key)
 join {extract}.inbox_parked as parked
-  on parked.source = %(source)s and parked.object = given.object and parked.key = given.key and not parked.dead;
+  on parked.source = %(source)s and parked.endpoint = %(endpoint)s and parked.object = given.object
+ and parked.key = given.key and not parked.dead
+order by parked.place, parked.nth
+for key share of parked;
 
 -- name: park
 -- Waits differ a little, so that what failed together is not tried together.
@@ -66,6 +88,21 @@ with first as (
     select distinct on (object, key) place, nth, due_at from {extract}.inbox_parked
     where source = %(source)s and endpoint = %(endpoint)s and not dead
     order by object, key, place, nth
+)
+update {extract}.inbox_parked as parked set due_at = clock_timestamp() from first
+where parked.place = first.place and parked.nth = first.nth and first.due_at is null;
+
+-- name: wake_keys
+-- The same of some keys.
+with first as (
+    select next.place, next.nth, next.due_at
+    from unnest(%(objects)b::text[], %(keys)b::text[]) as given (object, key)
+    cross join lateral (
+        select place, nth, due_at from {extract}.inbox_parked as parked
+        where parked.source = %(source)s and parked.endpoint = %(endpoint)s and parked.object = given.object
+          and parked.key = given.key and not parked.dead
+        order by place, nth limit 1
+    ) as next
 )
 update {extract}.inbox_parked as parked set due_at = clock_timestamp() from first
 where parked.place = first.place and parked.nth = first.nth and first.due_at is null;
@@ -105,16 +142,37 @@ order by given.object;
 select id from {extract}.outbox where id = any(%(ids)b::text[]);
 
 -- name: left
--- What waits: deliveries, parked messages that will be tried, dead ones.
-select (select count(*) from {extract}.inbox where source = %(source)s and done_at is null),
-       count(*) filter (where not dead), count(*) filter (where dead)
+-- What waits: deliveries, parked messages that will be tried, dead ones; and how many of the first two at addresses that
+-- are not among these.
+select (select count(*) from {extract}.inbox
+        where source = %(source)s and endpoint = any(%(endpoints)b::text[]) and done_at is null),
+       count(*) filter (where not dead and endpoint = any(%(endpoints)b::text[])),
+       count(*) filter (where dead),
+       (select count(*) from {extract}.inbox
+        where source = %(source)s and endpoint <> all(%(endpoints)b::text[]) and done_at is null)
+       + count(*) filter (where not dead and endpoint <> all(%(endpoints)b::text[]))
 from {extract}.inbox_parked where source = %(source)s;
 
 -- name: waiting
 -- Cheap, since it is asked again and again. What is new shows by the newest place, and by the newest that became due.
-select exists (select from {extract}.inbox where source = %(source)s and done_at is null) or due.at is not null,
-       coalesce((select max(place) from {extract}.inbox where source = %(source)s and done_at is null), 0), due.at
+-- Only what a run would take: of parked messages the first of its key. Null: at any address.
+select exists (
+           select from {extract}.inbox
+           where source = %(source)s and done_at is null
+             and (%(endpoints)b::text[] is null or endpoint = any(%(endpoints)b::text[]))
+       ) or due.at is not null,
+       coalesce((select max(place) from {extract}.inbox
+                 where source = %(source)s and done_at is null
+                   and (%(endpoints)b::text[] is null or endpoint = any(%(endpoints)b::text[]))), 0),
+       due.at
 from (
-    select max(due_at) as at from {extract}.inbox_parked
+    select max(due_at) as at from {extract}.inbox_parked as parked
     where source = %(source)s and not dead and due_at <= statement_timestamp()
+      and (%(endpoints)b::text[] is null or endpoint = any(%(endpoints)b::text[]))
+      and (key = '' or not exists (
+          select from {extract}.inbox_parked as before
+          where before.source = parked.source and before.object = parked.object and before.key = parked.key
+            and before.endpoint = parked.endpoint and not before.dead
+            and (before.place, before.nth) < (parked.place, parked.nth)
+      ))
 ) as due;

@@ -19,6 +19,14 @@ returning dedupe
 )
 select dedupe from stored where dedupe is not null;
 
+-- name: confirm
+-- Waits, where there are synchronous standbys, until they have what is there: a row may be left by a commit whose wait
+-- for them was given up, and who only finds it there writes nothing, so waits for nothing. Says nothing to anybody.
+select pg_logical_emit_message(true, 'extract', '')
+from (select set_config('synchronous_commit', case when current_setting('synchronous_commit') = 'remote_apply'
+                                                   then 'remote_apply' else 'on' end, true) offset 0) as durable
+where current_setting('synchronous_standby_names') <> '';
+
 -- name: reach
 -- Whether deliveries can be stored here: the table is there, and this server writes.
 select current_setting('transaction_read_only') = 'off' and not exists (select from {extract}.inbox where false);

@@ -86,8 +86,12 @@ def _told(coming: Coming, stored: Stored) -> Verdict:
     if known and coming.version > stored.version:  # type: ignore[operator]
         return "delete" if coming.deleted else "write"
     older = known and coming.version < stored.version  # type: ignore[operator]
+    if coming.deleted and not coming.final:
+        return "refetch"
     if coming.deleted:
-        return ("stale" if older else "delete") if coming.final else "refetch"
+        # Nobody can be asked: what was stored after the webhook had come is newer, unless the versions say otherwise.
+        before = coming.sent_at <= stored.applied_at
+        return "stale" if older or (before and not known) else "delete"
     if known and coming.raw_hash == stored.raw_hash and coming.version == stored.version:
         return "unchanged"
     return "stale" if older else "refetch"

@@ -19,7 +19,6 @@ from typing import TypeAlias
 import psycopg
 
 from airflow_extract_provider.extract.cursor import Position, Whole
-from airflow_extract_provider.extract.errors import PositionMismatchError
 from airflow_extract_provider.extract.page import Record, SetAside
 from airflow_extract_provider.extract.sinks.sink import Sink, check_sink
 from airflow_extract_provider.extract.source import Source
@@ -28,6 +27,7 @@ from airflow_extract_provider.extract.store.apply import Batch, apply
 from airflow_extract_provider.extract.store.birth import born
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.fence import Fence, Scope, acquire, holding, release
+from airflow_extract_provider.extract.store.filled import check_filled
 from airflow_extract_provider.extract.store.ledger import Entry, Ledger
 from airflow_extract_provider.extract.store.migrate import check
 from airflow_extract_provider.extract.store.quarantine import Taken
@@ -72,7 +72,7 @@ def replay(
     with named_errors(source=source.source, object=object), connect() as conn:
         conn.autocommit = True
         with _held(conn, target, source, take_over, silent_after) as fence:
-            _check_copied(conn, target, source)
+            check_filled(conn, schema, source, object, kept="everything; nothing was replayed.")
             target = Target.of(source, object, schema, born(conn, *target.whose))
             found = quarantine.ids(conn, schema, source.source, object, limit)
             for start in range(0, len(found), batch):
@@ -99,20 +99,6 @@ def _held(
         with suppress(psycopg.Error):
             if not conn.closed:
                 release(conn, target.schema, fence)
-
-
-def _check_copied(conn: Connection, target: Target, source: Source) -> None:
-    """What is replayed must fit to what the backfill has filled the table with."""
-    filled = Ledger(target.schema, target.source, target.object, "backfill").copied(conn)
-    now = source.object(target.object).key_name, source.made(target.object)
-    if filled is not None and (filled.key, filled.made) not in (now, (now[0], None), (None, None)):
-        raise PositionMismatchError(
-            "the object's key, request, records or table are not those with which the table was filled.",
-            kept="everything; nothing was replayed.",
-            todo="Put them back, or start the backfill over with `reset` first.",
-            source=target.source,
-            object=target.object,
-        )
 
 
 @dataclass(slots=True)

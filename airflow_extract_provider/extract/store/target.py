@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Literal, TypeAlias
 
 from airflow_extract_provider.extract.events.detectors import Emitter
+from airflow_extract_provider.extract.receiving import Grace
 from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.store.birth import Born
 from airflow_extract_provider.extract.store.brought import Brings
@@ -42,7 +42,7 @@ class Target:
     sweep: Sweep | None = None
     sweeps: bool = False
     brings: Brings = "poll"
-    grace: timedelta | None = None
+    grace: Grace | None = None
 
     @staticmethod
     def of(source: Source, object: str, schema: str, born: Born | None = None) -> Target:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from airflow_extract_provider.extract.errors import BadRecordError
 from airflow_extract_provider.extract.sinks.sink import Sink
 from airflow_extract_provider.extract.store import brought, outbox, refetch
 from airflow_extract_provider.extract.store.arrays import Blobs, Texts
-from airflow_extract_provider.extract.store.brought import Heard
+from airflow_extract_provider.extract.store.brought import Heard, News
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.fields import fold
 from airflow_extract_provider.extract.store.judge import Coming
@@ -23,48 +24,65 @@ from airflow_extract_provider.extract.store.statements import sparse, statement
 from airflow_extract_provider.extract.store.storable import REFUSALS
 from airflow_extract_provider.extract.store.target import Target
 
-__all__ = ["bring_in"]
+__all__ = ["ToldOf", "bring_in", "note"]
 
 _FILE = "told.sql"
 
 
+@dataclass(frozen=True, slots=True)
+class ToldOf:
+    """What was brought in: changes by kind and ``events``; the changes themselves; which keys could not be decided. And
+    what else the webhooks told: keys to be read ``again``, and of which records any was ``heard``."""
+
+    counts: Counter[str]
+    news: Sequence[News]
+    undecided: frozenset[str]
+    again: Sequence[str] = ()
+    heard: Sequence[Heard] = ()
+
+    def beside(self, again: Sequence[str], heard: Sequence[Heard]) -> ToldOf:
+        """The same, with what else the webhooks told."""
+        return replace(self, again=again, heard=heard)
+
+
 def bring_in(
-    conn: Connection,
-    target: Target,
-    records: Sequence[Coming],
-    again: Sequence[str],
-    heard: Sequence[Heard],
-    *,
-    clock: datetime,
-    sink: Sink | None = None,
-) -> Counter[str]:
-    """Bring in what webhooks hold of an object's records, and note what must be read ``again`` by key; returns the
-    changes by kind, and ``events``. ``heard``: of which records any of them told.
+    conn: Connection, target: Target, records: Sequence[Coming], *, clock: datetime, sink: Sink | None = None
+) -> ToldOf:
+    """Bring in what webhooks hold of an object's records.
 
     Raises BadRecordError: a record cannot be stored as it is. Raises FoldError, DetectorError, EventRepeatedError, and
     what the sink raises. The caller undoes everything then.
     """
     work = Work(conn, target, clock, set(), {}, None)
     try:
-        for found in _rounds(records):
-            settle(work, found, _differing(work, found))
+        rounds = _rounds(records)
+        # Keys with more copies to come are locked in the first round, with the others and in their order.
+        twice = {key for later in rounds[1:] for key in later}
+        for nth, found in enumerate(rounds):
+            settle(work, found, _differing(work, found, twice if nth == 0 else set()))
         fold(conn, target.folds, work.foldings)
     except REFUSALS as exc:
         why = (exc.diag.message_primary or type(exc).__name__).partition(":")[0]
         raise BadRecordError(
             f"Postgres refuses a record of a webhook: {why}.", todo="Ask the API's vendor, or correct `columns`."
         ) from None
-    refetch.note(conn, *target.whose, {*again, *work.undecided}, "webhook", told=True)
-    brought.note(conn, target.whose, {"webhook": work.news}, target.grace)
-    if target.grace is not None:
-        brought.tell(conn, target.whose, heard)
     if sink is None:
         outbox.append(conn, target.schema, work.events)
     elif work.events:
         sink.publish(work.events)
     counts = work.changes + Counter(events=len(work.events))
-    counts["refetch"] = len({*again, *work.undecided})
-    return +counts
+    del counts["refetch"]
+    return ToldOf(+counts, work.news, frozenset(work.undecided))
+
+
+def note(conn: Connection, target: Target, told: Sequence[ToldOf]) -> int:
+    """Note which keys must be read again, and what webhooks have brought and told of; returns how many keys."""
+    keys = {key for each in told for key in (*each.again, *each.undecided)}
+    refetch.note(conn, *target.whose, keys, "webhook", told=True)
+    brought.note(conn, target.whose, {"webhook": [news for each in told for news in each.news]}, target.grace)
+    if target.grace is not None:
+        brought.tell(conn, target.whose, [heard for each in told for heard in each.heard])
+    return len(keys)
 
 
 def _rounds(records: Sequence[Coming]) -> list[dict[str, Coming]]:
@@ -95,13 +113,14 @@ def _age(record: Coming) -> tuple[bool, datetime, bool]:
     return record.version is not None, record.version or record.sent_at, record.deleted
 
 
-def _differing(work: Work, found: dict[str, Coming]) -> dict[str, bool]:
+def _differing(work: Work, found: dict[str, Coming], also: set[str]) -> dict[str, bool]:
     records = found.values()
     asked = {
         "keys": Texts(found),
         "versions": sparse([record.version for record in records]),
         "hashes": Blobs([record.raw_hash for record in records]),
         "deleted": sparse([record.deleted for record in records]),
+        "also": Texts(also),
     }
     target = work.target
     rows = work.conn.execute(statement(_FILE, "differing", target.schema, target.table), asked, binary=True)

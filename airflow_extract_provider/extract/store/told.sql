@@ -5,5 +5,5 @@ from unnest(%(keys)b::text[], %(versions)b::timestamptz[], %(hashes)b::bytea[], 
      as given (key, version, raw_hash, deleted)
 left join {table} as stored on stored.key = given.key
 where stored.key is null or stored.raw_hash <> given.raw_hash or stored.version is distinct from given.version
-   or given.deleted or stored.deleted_at is not null
+   or given.deleted or stored.deleted_at is not null or given.key = any(%(also)b::text[])
 order by given.key;

@@ -92,8 +92,9 @@ def drain(
     whatever source, are deleted that were applied longer than ``keep_for`` ago; None: none.
 
     Raises SourceError: the source has no webhooks. Raises SchemaMissingError, LeftBehindError: the store is not of this
-    source file. Raises StoreUnavailableError, StoreRightsError, and what a sink raises that is away. What was committed
-    before stays so.
+    source file. Raises PositionMismatchError, LeftBehindError at the end: a copy is not what the source file describes;
+    what tells of it waits, and the rest is applied. Raises StoreUnavailableError, StoreRightsError, and what a sink
+    raises that is away. What was committed before stays so.
     """
     if not source.webhooks:
         raise SourceError(
@@ -106,8 +107,7 @@ def drain(
             check_sink(source.object(name), sink_of(source.object(name)), within=settings.idle_timeout)
         run = _Run(source, conn, settings, Targets(source, settings.schema, sink_of), limit, most_bytes, tries, backoff)
         drained = run.run(run_for, stop or threading.Event())
-        if keep_for is not None:
-            run.prune(keep_for)
+        run.finish(keep_for)
         return drained
 
 
@@ -122,7 +122,8 @@ def _told(source: Source) -> Iterator[None]:
             yield
     except ExtractError as exc:
         kept = "what was committed; all other webhooks wait in the inbox."
-        raise exc.at(kept=kept, source=source.source) from None
+        private = any(each.private for name, each in source.objects.items() if exc.object in (None, name))
+        raise (exc.without_key() if private else exc).at(kept=kept, source=source.source) from None
 
 
 @contextmanager
@@ -155,21 +156,22 @@ class _Run:
     changed: dict[str, Counter[str]] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)
     limits: dict[str, int] = field(default_factory=dict)
+    reason: str = ""
+    broken: dict[str, ExtractError] = field(default_factory=dict)
     announced: float = 0.0
     untold: bool = False
 
     def run(self, run_for: timedelta | None, stop: threading.Event) -> Drained:
         began = time.monotonic()
         until = began + run_for.total_seconds() if run_for is not None else float("inf")
-        waiting = [*self.source.webhooks]
-        for endpoint in waiting:
+        for endpoint in self.source.webhooks:
             self._claims(endpoint).wake()
         try:
-            # In turns, so that a flood at one address does not keep the others waiting. One turn at least.
-            while waiting:
-                waiting = [endpoint for endpoint in waiting if not stop.is_set() and self._step(endpoint)]
-                if time.monotonic() >= until:
-                    break
+            # In turns, so that a flood at one address does not keep the others waiting. One turn of each at least.
+            busy = True
+            while busy and not stop.is_set():
+                steps = [self._step(endpoint) for endpoint in self.source.webhooks if not stop.is_set()]
+                busy = any(steps) and time.monotonic() < until
         finally:
             self._announce(now=True)
         if self.unknown:
@@ -177,10 +179,14 @@ class _Run:
             _log.warning("%s: nothing is said about webhooks of the types: %s", self.source.source, named)
         return self._drained(time.monotonic() - began)
 
-    def prune(self, keep_for: timedelta) -> None:
-        """Delete old webhooks: more than were applied, otherwise a busy inbox would grow for ever."""
-        most = max(_PRUNED_PER_RUN, 2 * self.deliveries)
-        inbox.prune(self.conn, self.settings.schema, keep_for, most, brought_for=max(keep_for, _BROUGHT_FOR))
+    def finish(self, keep_for: timedelta | None) -> None:
+        """Delete old webhooks: more than were applied, otherwise a busy inbox would grow for ever. Raises
+        PositionMismatchError, LeftBehindError: what could not be applied for that."""
+        if keep_for is not None:
+            most = max(_PRUNED_PER_RUN, 2 * self.deliveries)
+            inbox.prune(self.conn, self.settings.schema, keep_for, most, brought_for=max(keep_for, _BROUGHT_FOR))
+        for exc in self.broken.values():
+            raise exc
 
     def _claims(self, endpoint: str) -> Claims:
         return Claims(self.conn, self.settings.schema, self.source.source, endpoint)
@@ -201,6 +207,8 @@ class _Run:
         for object, counts in turn.changed.items():
             self.changed.setdefault(object, Counter()).update(counts)
         self.unknown |= turn.unknown
+        self.reason = turn.reason or self.reason
+        self.broken |= turn.broken
         self.untold = self.untold or turn.counts["events"] + turn.counts["forwarded"] > 0
         self._announce(now=False)
         return turn.busy
@@ -210,7 +218,7 @@ class _Run:
         with self.conn.transaction():
             claims.limit(self.settings.idle_timeout)
             turn = Turn(self.source, endpoint, claims, self.targets, self.tries, self.backoff)
-            turn.retry(claims.due(self.limit))
+            turn.retry(claims.due(self.limit, self.most_bytes))
             limit = self.limits.get(endpoint, self.limit)
             rows = claims.claim(limit, self.most_bytes, in_order=_in_order(self.source, spec))
             turn.take([_delivery(row) for row in rows])
@@ -228,7 +236,8 @@ class _Run:
             outbox.announce(self.conn, self.settings.schema)
 
     def _drained(self, seconds: float) -> Drained:
-        name, found = self.source.source, left(self.conn, self.settings.schema, self.source.source)
+        name = self.source.source
+        found = left(self.conn, self.settings.schema, name, self.source.webhooks)
         told = Drained(
             name,
             self.deliveries,
@@ -239,6 +248,11 @@ class _Run:
             seconds,
             self.changed,
         )
+        if found.elsewhere:
+            told_of = counted(found.elsewhere, "webhook")
+            _log.warning("%s: %s at addresses that the source file does not describe wait for ever", name, told_of)
+        if self.reason:
+            _log.warning("%s webhooks   messages could not be applied: the last for a %s", name, self.reason)
         said = " ".join(f"{count:,} {kind}" for kind, count in told.counts.items() if kind != "messages")
         _log.info(
             "%s webhooks   %s in %s · %s · %d waiting · %d dead",

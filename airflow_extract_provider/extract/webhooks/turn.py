@@ -21,9 +21,9 @@ from airflow_extract_provider.extract.errors import (
     EventRefusedError,
     EventRepeatedError,
     ExtractError,
-    FixConfig,
     FoldError,
     LeftBehindError,
+    PositionMismatchError,
 )
 from airflow_extract_provider.extract.events.event import Event
 from airflow_extract_provider.extract.sinks.sink import Sink
@@ -32,14 +32,18 @@ from airflow_extract_provider.extract.store import outbox
 from airflow_extract_provider.extract.store.birth import Born, born
 from airflow_extract_provider.extract.store.brought import Heard
 from airflow_extract_provider.extract.store.claims import Claims, Due, Parked, Whose
+from airflow_extract_provider.extract.store.connection import Connection
+from airflow_extract_provider.extract.store.filled import check_filled
 from airflow_extract_provider.extract.store.judge import Coming
 from airflow_extract_provider.extract.store.target import Target
-from airflow_extract_provider.extract.store.told import bring_in
+from airflow_extract_provider.extract.store.told import ToldOf, bring_in, note
 from airflow_extract_provider.extract.webhooks.messages import Delivery, Message, Unreadable, split
 
 __all__ = ["Targets", "Turn"]
 
 _LONGEST_WAIT = 3600.0
+_PERSON_WAIT = timedelta(minutes=1)
+"""How long what waits for a person waits at least, before it is looked at again."""
 _MOST_COPIES = 20
 """Of one record, in one transaction."""
 _OF_A_MESSAGE = (
@@ -79,7 +83,8 @@ class Turn:
 
     ``counts``: messages by what became of them, changes by kind, events. ``noted``: objects with records to be read by
     key. ``changed``: what was done by object. ``unknown``: types that nothing is said about. ``taken``: how many
-    deliveries it has claimed.
+    deliveries it has claimed. ``reason``: the kind of error of the last message that failed.
+    ``broken``: objects whose copy is not what the source file describes, and why.
     """
 
     source: Source
@@ -94,22 +99,30 @@ class Turn:
     unknown: set[str] = field(default_factory=set)
     taken: int = 0
     busy: bool = False
+    reason: str = ""
+    broken: dict[str, ExtractError] = field(default_factory=dict)
     _places: list[int] = field(default_factory=list)
     _waiting: list[Message] = field(default_factory=list)
     _tried: dict[tuple[int, int], Due] = field(default_factory=dict)
-    _parked: list[Parked] = field(default_factory=list)
+    _parked: dict[tuple[int, int], Parked] = field(default_factory=dict)
     _blocked: set[Whose] = field(default_factory=set)
+    _before: set[tuple[int, int]] = field(default_factory=set)
 
     def retry(self, due: Sequence[Due]) -> None:
         """Take parked messages up again, as the config reads them now."""
-        self._tried = {(each.place, each.nth): each for each in due}
+        self._tried = {each.at: each for each in due}
         rows = self.claims.fetch(sorted({each.place for each in due}))
-        deliveries = [Delivery(place, headers, bytes(body), at) for place, headers, body, at in rows]
-        for delivery in deliveries:
-            found = {each.nth: each for each in split(self.source, self.endpoint, delivery)}
-            for each in [each for each in due if each.place == delivery.place]:
-                again = list(found.values()) if each.nth == 0 else [found.get(each.nth) or _vanished(each)]
-                self._sort(again)
+        deliveries = {row[0]: Delivery(row[0], row[1], bytes(row[2]), row[3]) for row in rows}
+        found: dict[int, dict[int, Message | Unreadable]] = {}
+        for each in due:
+            delivery = deliveries.get(each.place)
+            if delivery is None:
+                self._sort([Unreadable(*each.at, "its webhook is not in the inbox any more")])
+                continue
+            if each.place not in found:
+                found[each.place] = {one.nth: one for one in split(self.source, self.endpoint, delivery)}
+            of = found[each.place]
+            self._sort(of.values() if each.nth == 0 else [of.get(each.nth) or _vanished(each)])
 
     def take(self, deliveries: Sequence[Delivery]) -> None:
         """Take new deliveries, as many as may go into one transaction: their messages, without those that had come
@@ -119,10 +132,11 @@ class Turn:
         self.busy = bool(deliveries or self._tried)
         ids = [each.id for each in found if isinstance(each, Message) and each.id is not None]
         new = self.claims.see(ids)
+        self.counts["messages"] += len(found)
         for each in found:
             if isinstance(each, Message) and each.id is not None:
                 if each.id not in new:
-                    self.counts.update(messages=1, repeated=1)
+                    self.counts["repeated"] += 1
                     continue
                 new.discard(each.id)
             self._sort([each])
@@ -154,25 +168,34 @@ class Turn:
                 by_object[each.object].append(each)
         for object in sorted(by_object):
             before = Counter(self.counts)
-            self._apply(by_object[object], self._applying(self.targets.of(self.claims, object)))
+            self._apply_to(self.targets.of(self.claims, object), by_object[object])
             self.changed[object] = self.counts - before
-        self._apply([each for each in self._waiting if each.forward], self._forward)
-        failed = {(each.place, each.nth) for each in self._parked}
+        # What has failed is passed on once it does not.
+        self._apply([each for each in self._waiting if each.forward and each.at not in self._parked], self._forward)
         self.claims.done(self._places)
-        self.claims.park(self._parked)
-        self.claims.unpark([each for place, each in self._tried.items() if place not in failed])
-        if self._tried:
-            self.claims.wake()
-        self._count(failed)
+        self.claims.park(list(self._parked.values()))
+        through = [each for at, each in self._tried.items() if at not in self._parked]
+        self.claims.unpark(through)
+        dead = [self._tried[at] for at, each in self._parked.items() if each.dead and at in self._tried]
+        self.claims.wake_keys((each.object, each.key) for each in (*through, *dead) if each.key)
+        self._count()
+
+    def _apply_to(self, target: Target, messages: Sequence[Message]) -> None:
+        """Bring messages into an object, and note what must be read again: once, behind all rows."""
+        work = _Object(self.claims.conn, target, self.targets.sink_of(self.source.object(target.object)))
+        # By their keys, so that halves lock rows in the same order as the whole.
+        self._apply(sorted(messages, key=lambda each: (each.key, each.at)), work.bring_in)
+        if noted := work.note():
+            self.noted.add(target.object)
+            self.counts["refetch"] += noted
 
     def _sort(self, found: Iterable[Message | Unreadable]) -> None:
         """Of what was read: what is to be applied, what cannot be, and what tells nothing."""
         for each in found:
-            self.counts["messages"] += 1
             if isinstance(each, Unreadable):
                 # Tried again it would say the same: it waits for a person at once.
-                tries = self._tried.get((each.place, each.nth), Due(0, 0, 0)).tries + 1
-                self._parked.append(Parked(each.place, each.nth, tries=tries, reason=each.why, dead=True))
+                due = self._tried.get((each.place, each.nth), Due(0, 0, 0))
+                self._park(Parked(each.place, each.nth, due.object, due.key, due.tries + 1, each.why, dead=True))
                 continue
             if not each.known:
                 self.unknown.add(each.type)
@@ -184,35 +207,46 @@ class Turn:
         keys = {each.whose for each in fresh}
         self._blocked = self.claims.blocked(keys) if keys else set()
         # What is tried now is itself the oldest of its key.
-        behind = [each for each in fresh if each.whose in self._blocked]
-        self._parked += [Parked(*each.at, *each.whose) for each in behind]
-        left_out = {each.at for each in behind}
-        self._waiting = [each for each in self._waiting if each.at not in left_out]
+        for each in fresh:
+            if each.whose in self._blocked:
+                self._park(Parked(*each.at, *each.whose))
+        self._waiting = [each for each in self._waiting if each.at not in self._parked]
         self._blocked = set()
 
     def _part_before(self) -> None:
-        """Pass over what tells of an object that was never begun: its backfill will read it. Raises LeftBehindError."""
+        """Pass over what tells of an object that was never begun: its backfill will read it. What tells of a copy that
+        is not what the source file describes waits until a person has acted."""
         objects = {each.object for each in self._waiting if each.does != "nothing"}
         standing = self.claims.standing(objects) if objects else {}
-        for object, (_, table) in standing.items():
-            if table not in (None, self.source.table(object)):
-                raise LeftBehindError(
-                    "the object's table was renamed, or its copy is in another one.",
-                    todo="Let the source file and the store agree: `airflow extract rename`.",
-                    source=self.source.source,
-                    object=object,
-                )
-        before = [each for each in self._waiting if each.does != "nothing" and not standing[each.object][0]]
-        self.counts["before"] += len(before)
-        passed = {each.at for each in before}
+        for object, (begun, table) in standing.items():
+            try:
+                if begun:
+                    self._check_copied(object, table)
+            except (LeftBehindError, PositionMismatchError) as exc:
+                self.broken[object] = exc
+        for each in self._waiting:
+            if each.does != "nothing" and each.object in self.broken:
+                wait = max(self.backoff, _PERSON_WAIT)
+                self._park(Parked(*each.at, *each.whose, reason=_reason(self.broken[each.object]), wait=wait))
+        self._waiting = [each for each in self._waiting if each.at not in self._parked]
+        passed = {each.at for each in self._waiting if each.does != "nothing" and not standing[each.object][0]}
+        self.counts["before"] += len(passed)
         self._waiting = [each.bare if each.at in passed else each for each in self._waiting]
+        self._before = passed
+
+    def _check_copied(self, object: str, table: tuple[str, str] | None) -> None:
+        where = {"source": self.source.source, "object": object}
+        if table not in (None, self.source.table(object)):
+            raise LeftBehindError(
+                "the object's table was renamed, or its copy is in another one.",
+                todo="Let the source file and the store agree: `airflow extract rename`.",
+                **where,
+            )
+        check_filled(self.claims.conn, self.claims.schema, self.source, object)
 
     def _apply(self, messages: Sequence[Message], work: Callable[[Sequence[Message]], Mapping[str, int]]) -> None:
-        """Apply messages together; if that fails, in halves, until it is known which of them cannot be.
-
-        Raises FixConfig: not one could be.
-        """
-        parts, failed = [list(messages)] if messages else [], 0
+        """Apply messages together; if that fails, in halves, until it is known which of them cannot be."""
+        parts = [list(messages)] if messages else []
         while parts:
             part = [each for each in parts.pop() if not (each.ordered and self._behind_failed(each))]
             if not part:
@@ -223,11 +257,10 @@ class Turn:
             except _OF_A_MESSAGE as exc:
                 if len(part) > 1:
                     parts += [part[len(part) // 2 :], part[: len(part) // 2]]
-                    continue
-                failed += 1
-                if isinstance(exc, FixConfig) and failed == len(messages) > 1:
-                    raise
-                self._fail(part[0], exc)
+                else:
+                    self._fail(part[0], exc)
+            except ExtractError as exc:
+                raise exc.at(object=part[0].object or None) from None
             else:
                 self.counts.update(counts)
 
@@ -235,7 +268,7 @@ class Turn:
         """Whether an older one of its key has failed just now; then it waits behind that one."""
         if message.whose not in self._blocked:
             return False
-        self._parked.append(Parked(*message.at, *message.whose))
+        self._park(Parked(*message.at, *message.whose))
         return True
 
     def _fail(self, message: Message, exc: Exception) -> None:
@@ -243,27 +276,17 @@ class Turn:
         tries = (due.tries if due is not None else 0) + 1
         dead = tries >= self.tries
         wait = None if dead else _wait(self.backoff, tries)
-        self._parked.append(Parked(*message.at, *message.whose, tries, _reason(exc), wait, dead))
+        self.reason = type(exc).__name__
+        self._park(Parked(*message.at, *message.whose, tries, _reason(exc), wait, dead))
         if not dead:
             self._blocked.add(message.whose)
 
-    def _applying(self, target: Target) -> Callable[[Sequence[Message]], Mapping[str, int]]:
-        sink = self.targets.sink_of(self.source.object(target.object))
-
-        def work(messages: Sequence[Message]) -> Mapping[str, int]:
-            records = [_coming(target, each) for each in messages if each.record is not None]
-            again = [each.key for each in messages if each.does == "refetch"]
-            heard = [
-                Heard(each.key, None if each.record is None else each.record.version, each.received_at, each.gone)
-                for each in messages
-            ]
-            clock = max(each.received_at for each in messages)
-            counts = bring_in(self.claims.conn, target, records, again, heard, clock=clock, sink=sink)
-            if counts["refetch"]:
-                self.noted.add(target.object)
-            return counts
-
-        return work
+    def _park(self, parked: Parked) -> None:
+        due = self._tried.get((parked.place, parked.nth))
+        if due is not None and not parked.tries:
+            # Behind another one again: what it was tried counts.
+            parked = replace(parked, tries=due.tries)
+        self._parked[parked.place, parked.nth] = parked
 
     def _forward(self, messages: Sequence[Message]) -> Mapping[str, int]:
         """Pass messages on as events, each once."""
@@ -287,18 +310,49 @@ class Turn:
             data=message.raw,
         )
 
-    def _count(self, failed: set[tuple[int, int]]) -> None:
-        applied = [each for each in self._waiting if each.at not in failed]
+    def _count(self) -> None:
+        fine = [each for each in self._waiting if each.at not in self._parked]
         told = Counter(
-            applied=sum(each.does != "nothing" for each in applied),
-            nothing=sum(each.does == "nothing" and not each.forward for each in applied if each.known),
-            unknown=sum(not each.known for each in self._waiting),
-            parked=sum(not each.dead for each in self._parked),
-            dead=sum(each.dead for each in self._parked),
+            applied=sum(each.does != "nothing" for each in fine),
+            nothing=sum(
+                each.does == "nothing" and each.known and not each.forward and each.at not in self._before
+                for each in fine
+            ),
+            unknown=sum(not each.known for each in fine),
+            parked=sum(not each.dead for each in self._parked.values()),
+            dead=sum(each.dead for each in self._parked.values()),
         )
         self.counts += told
         kinds = ("messages", "applied", "repeated", "unknown", "stale", "forwarded", "parked", "dead")
         self.claims.count({("out_of_order" if kind == "stale" else kind): self.counts[kind] for kind in kinds})
+
+
+@dataclass(slots=True)
+class _Object:
+    """What is brought into one object in this transaction, by as many parts as it takes. Their notes come last: a lock
+    on a note, held while rows of the next part are locked, could cross those of a walk."""
+
+    conn: Connection
+    target: Target
+    sink: Sink | None
+    told: list[ToldOf] = field(default_factory=list)
+
+    def bring_in(self, messages: Sequence[Message]) -> Mapping[str, int]:
+        """Bring messages in; if that raises, nothing of them is noted either."""
+        records = [_coming(self.target, each) for each in messages if each.record is not None]
+        again = [each.key for each in messages if each.does == "refetch"]
+        heard = [
+            Heard(each.key, None if each.record is None else each.record.version, each.received_at, each.gone)
+            for each in messages
+        ]
+        clock = max(each.received_at for each in messages)
+        found = bring_in(self.conn, self.target, records, clock=clock, sink=self.sink)
+        self.told.append(found.beside(again, heard))
+        return found.counts
+
+    def note(self) -> int:
+        """Note what is to be read again, and what brought the changes; returns how many keys are noted."""
+        return note(self.conn, self.target, self.told)
 
 
 def _vanished(due: Due) -> Unreadable:
