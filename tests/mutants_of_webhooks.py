@@ -86,8 +86,8 @@ WEBHOOKS: tuple[Mutant, ...] = (
         "13 nothing dropped",
         "a poison message undoes its neighbours",
         "webhooks/turn.py",
-        "                    parts += [part[len(part) // 2 :], part[: len(part) // 2]]\n                else:\n                    self._fail(part[0], exc)\n",
-        "                    self._fail(part[0], exc)\n                else:\n                    self._fail(part[0], exc)\n",
+        "                if len(part) > 1:\n                    parts +=",
+        "                if len(part) > 9:\n                    parts +=",
         _KILLED,
     ),
     Mutant(
