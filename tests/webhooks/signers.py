@@ -4,11 +4,13 @@ another implementation of HMAC and ed25519 than ours (`cryptography`)."""
 from __future__ import annotations
 
 import base64
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
+import msgspec
 import pytest
 import requests.auth
 import standardwebhooks
@@ -21,13 +23,42 @@ from hubspot.utils.signature import Signature
 from slack_sdk.signature import Clock, SignatureVerifier
 
 from airflow_extract_provider.extract.signing import SCHEMES, Scheme
-from airflow_extract_provider.extract.webhooks.signatures import Refusal, Signed, verify
+from airflow_extract_provider.extract.webhooks import signatures
+from airflow_extract_provider.extract.webhooks.signatures import Refusal, Signed, Verifier
 
-__all__ = ["REQUEST", "SIGNERS", "Request", "Signer", "every", "genuine", "hmac_of", "refused", "standard_key"]
+__all__ = [
+    "REQUEST",
+    "SIGNERS",
+    "Request",
+    "Signer",
+    "every",
+    "genuine",
+    "hmac_of",
+    "refused",
+    "standard_key",
+    "verify",
+]
 
 Headers: TypeAlias = dict[str, str]
 _PRIVATES: dict[str, Ed25519PrivateKey] = {}
 """The private keys by the public ones, as these are written."""
+
+
+_Changed = TypeVar("_Changed", bound="Signed | Request")
+
+
+def replace(of: _Changed, **changes: Any) -> _Changed:
+    """The same with changes."""
+    if isinstance(of, Signed):
+        return msgspec.structs.replace(of, **changes)
+    return dataclasses.replace(of, **changes)
+
+
+def verify(scheme: Scheme, secrets: Sequence[bytes | str], signed: Signed) -> Refusal | None:
+    """What is said of a request; whoever verifies very many says the same."""
+    found = signatures.verify(scheme, secrets, signed)
+    assert Verifier(scheme)(secrets, signed) is found
+    return found
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import time
-from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -20,9 +19,8 @@ from airflow_extract_provider.extract.signing import SCHEMES, Scheme, SchemeName
 from airflow_extract_provider.extract.webhooks.signatures import (
     Refusal,
     Signed,
-    verify,
 )
-from tests.webhooks.signers import REQUEST, SIGNERS, Signer, every, genuine, refused
+from tests.webhooks.signers import REQUEST, SIGNERS, Signer, every, genuine, refused, replace, verify
 
 SLACK_BODY = (
     "token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V&channel_name=foobar"

@@ -23,7 +23,7 @@ from airflow_extract_provider.extract.incoming import Incoming, Keep
 from airflow_extract_provider.extract.receiving import Endpoint
 from airflow_extract_provider.extract.webhooks.answers import ANSWERS, CHALLENGE, END, Outcome
 from airflow_extract_provider.extract.webhooks.patience import Patience
-from airflow_extract_provider.extract.webhooks.signatures import Refusal, Signed, verify
+from airflow_extract_provider.extract.webhooks.signatures import Refusal, Signed, Verifier
 
 __all__ = ["Counts", "Door", "Receiver", "Room"]
 
@@ -121,13 +121,15 @@ class Receiver:
             return refused
         if self._deliveries >= self._room.deliveries or self._bytes >= self._room.bytes:
             return _BUSY
-        body = _Body()
+        size = 0
         self._deliveries += 1
         try:
-            stopped = await self._read(body, way.most, receive)
-            if stopped is not None:
-                return stopped
-            incoming = self._judged(way, scope, headers, body.whole())
+            body = await self._read(way.most, receive)
+            if isinstance(body, Outcome):
+                return body
+            size = len(body)
+            self._bytes += size
+            incoming = self._judged(way, scope, headers, body)
             if isinstance(incoming, Outcome):
                 return incoming
             return _STORED if await self._keep.put(incoming) else _DUPLICATE
@@ -135,29 +137,17 @@ class Receiver:
             return self._fault(way, exc)
         finally:
             self._deliveries -= 1
-            self._bytes -= body.size
+            self._bytes -= size
 
-    async def _read(self, body: _Body, most: int, receive: _Receive) -> Outcome | None:
-        """Read a body; returns what became of it if that is not the whole one.
-
-        Only a message that says so itself is the end. A lost connection is another message: taken for the end, half a
-        body under a token that signs nothing would pass for genuine.
-        """
+    async def _read(self, most: int, receive: _Receive) -> bytes | Outcome:
+        """Read a body; or what became of it, if that is not the whole one. Most come whole, in one message."""
         self._patience.begin()
         try:
-            while True:
-                message = await receive()
-                if message["type"] != "http.request":
-                    return _CUT
-                part = message.get("body", b"")
-                self._bytes += len(part)
-                body.add(part)
-                if body.size > most:
-                    return _LARGE
-                if not message.get("more_body", False):
-                    return None
-                if self._bytes > self._room.bytes:
-                    return _BUSY
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                whole: bytes = message.get("body", b"")
+                return whole if len(whole) <= most else _LARGE
+            return await self._gathered(message, most, receive)
         except asyncio.CancelledError:
             if not self._patience.is_over():
                 raise
@@ -165,10 +155,34 @@ class Receiver:
         finally:
             self._patience.end()
 
+    async def _gathered(self, message: _Message, most: int, receive: _Receive) -> bytes | Outcome:
+        """A body in parts.
+
+        Only a message that says so itself is the end. A lost connection is another message: taken for the end, half a
+        body under a token that signs nothing would pass for genuine.
+        """
+        parts, size = [], 0
+        try:
+            while message["type"] == "http.request":
+                part = message.get("body", b"")
+                parts.append(part)
+                size += len(part)
+                self._bytes += len(part)
+                if size > most:
+                    return _LARGE
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+                if self._bytes > self._room.bytes:
+                    return _BUSY
+                message = await receive()
+            return _CUT
+        finally:
+            self._bytes -= size
+
     def _judged(self, way: _Way, scope: _Scope, headers: Mapping[str, str], body: bytes) -> Incoming | Outcome:
         """Verify a delivery."""
         signed = Signed(scope["method"], way.url(scope, headers), headers, body, time.time())
-        refusal = verify(way.scheme, way.secrets(), signed)
+        refusal = way.verify(way.secrets(), signed)
         if refusal is not None:
             return way.refusals[refusal]
         return Incoming(way.source, way.endpoint, body, way.kept(headers), way.dedupe(headers, body))
@@ -186,31 +200,13 @@ class Receiver:
         return _FAILED
 
 
-class _Body:
-    """A body as far as it is read."""
-
-    __slots__ = ("_parts", "size")
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self.size = 0
-
-    def add(self, part: bytes) -> None:
-        self._parts.append(part)
-        self.size += len(part)
-
-    def whole(self) -> bytes:
-        parts, self._parts = self._parts, []
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
 class _Way:
     """A door, with everything worked out that is the same for all its deliveries."""
 
     def __init__(self, door: Door, public_url: str | None) -> None:
         spec = door.spec
         self.source, self.endpoint = door.source, door.endpoint
-        self.scheme, self.secrets, self.most = spec.verify, door.secrets, spec.max_bytes
+        self.verify, self.secrets, self.most = Verifier(spec.verify), door.secrets, spec.max_bytes
         self.path = f"/webhooks/{door.source}/{door.endpoint}"
         forged = CHALLENGE if spec.verify.algorithm == "basic" else ANSWERS["forged"]
         self.refusals = {each: _OLD_OR_NEW.get(each, forged) for each in Refusal}
@@ -241,9 +237,10 @@ class _Way:
         """Why a request is refused before its body is read."""
         if method != "POST":
             return ANSWERS["method"]
-        if headers.get("transfer-encoding", "chunked").lower() != "chunked":
+        transfer, encoding = headers.get("transfer-encoding"), headers.get("content-encoding")
+        if transfer is not None and transfer.lower() != "chunked":
             return ANSWERS["transfer"]
-        if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        if encoding is not None and encoding.strip().lower() != "identity":
             return ANSWERS["encoded"]
         declared = headers.get("content-length")
         if declared is None:
