@@ -265,7 +265,7 @@ def test_a_quota_that_is_spent_is_waited_for(shop: Shop) -> None:
     assert deferred.state is DEFERRED
     assert deferred.msg.next_method == "execute_after_waiting"
     shop.ask("delete from extract.quota returning 1")
-    shop.ask("update extract.brought set at = '2026-01-02T00:00:01Z' returning 1")
+    shop.ask("update extract.brought set at = now() - interval '1 day' returning 1")
     outcome = shop.apply(of_run={"resumed": ("execute_after_waiting", {})})
     ((_, extra),) = reported(outcome).items()
     assert extra["updated"] == 2
@@ -303,7 +303,7 @@ def test_a_retry_reports_what_the_try_before_has_changed(shop: Shop) -> None:
     login = shop.airflow.connections.pop("shop_api")
     assert shop.apply().state is RETRY
     shop.airflow.connections["shop_api"] = login
-    shop.ask("update extract.brought set at = '2026-01-02T00:00:01Z' returning 1")
+    shop.ask("update extract.brought set at = now() - interval '1 day' returning 1")
     found = reported(shop.apply(of_run={"try_number": 2}))
     assert {uri: extra["updated"] for uri, extra in found.items()} == {
         "extract://shop/others": 1,

@@ -256,7 +256,7 @@ class _Run:
         said = " ".join(f"{count:,} {kind}" for kind, count in told.counts.items() if kind != "messages")
         _log.info(
             "%s webhooks   %s in %s · %s · %d waiting · %d dead",
-            *(name, counted(self.counts["messages"], "message"), counted(self.deliveries, "delivery"[:-1] + "y")),
+            *(name, counted(self.counts["messages"], "message"), counted(self.deliveries, "webhook")),
             *(said or "nothing to do", told.waiting, told.dead),
         )
         return told
