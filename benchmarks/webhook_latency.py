@@ -42,9 +42,8 @@ def main() -> int:
         migrate(connecting(store), load_sources(sources).values())
         fields = planted.store_fields(store)
         connections = {"extract_store": json.dumps({"conn_type": "postgres", **fields})}
-        connections |= {
-            f"{name}_api": json.dumps({"conn_type": "rest_api", "host": api.url}) for name, api in apis.items()
-        }
+        for name, api in apis.items():
+            connections[f"{name}_api"] = json.dumps({"conn_type": "rest_api", "host": api.url, "password": "a token"})
         environment = {f"AIRFLOW_CONN_{name.upper()}": text for name, text in connections.items()}
         environment |= {"EXTRACT_SOURCES": str(folder / "airflow" / "sources")}
         environment["AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"] = "True"

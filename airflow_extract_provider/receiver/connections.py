@@ -71,8 +71,14 @@ class Secrets(Unshown):
     They are read when it is made, and anew by :meth:`refresh`. What cannot be read then stays as it was last.
     """
 
-    def __init__(self, find: Find, uses: Iterable[tuple[str, Scheme]]) -> None:
+    def __init__(
+        self,
+        find: Find,
+        uses: Iterable[tuple[str, Scheme]],
+        known: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
         """Read them; ``uses`` are the ids of connections, each with a scheme that its secrets are to verify by.
+        ``known`` are those that were read a while ago, for who must begin though they cannot be read now.
 
         Raises ConnectionMissingError: a connection is missing, holds no secret, or one that the scheme cannot use.
         """
@@ -81,7 +87,14 @@ class Secrets(Unshown):
         for conn_id, scheme in uses:
             self._schemes[conn_id].append(scheme)
         self._failing: set[str] = set()
-        self._known: Mapping[str, tuple[str, ...]] = {each: self._read(each) for each in sorted(self._schemes)}
+        self._known: Mapping[str, tuple[str, ...]] = (
+            {each: self._read(each) for each in sorted(self._schemes)} if known is None else known
+        )
+
+    @property
+    def known(self) -> Mapping[str, tuple[str, ...]]:
+        """Those of each connection, as they were last read."""
+        return self._known
 
     def of(self, conn_id: str) -> Callable[[], tuple[str, ...]]:
         """Tells the secrets of one of the connections, as they were last read."""
@@ -102,11 +115,13 @@ class Secrets(Unshown):
         # At once: who asks meanwhile sees the old ones or the new ones.
         self._known = known
 
-    def refreshing(self, every: float) -> threading.Event:
-        """Read all anew every so many seconds, in a thread, until the event is set."""
+    def refreshing(self, every: float, *, now: bool = False) -> threading.Event:
+        """Read all anew every so many seconds, and ``now``, in a thread, until the event is set."""
         ended = threading.Event()
 
         def work() -> None:
+            if now:
+                self.refresh()
             while not ended.wait(every):
                 self.refresh()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from typing import Any, TypeAlias
@@ -67,6 +67,10 @@ class Tally:
             found[bisect_left(BOUNDS, seconds)] += 1
             found[-1] += seconds
 
+    def expect(self, kinds: Iterable[_Key]) -> None:
+        """Show these from the beginning, as 0: who looks for an increase sees none where a number begins at 1."""
+        self.counted.outcomes.update(dict.fromkeys(kinds, 0))
+
     def take(self) -> None:
         """Put what has come since the last time under today's date."""
         today = self._today()
@@ -76,6 +80,12 @@ class Tally:
             if source and (fresh := total - self._taken[key]):
                 self._taken[key] = total
                 self._rows[source, endpoint, today, row_kind(kind)] += fresh
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether there is something for the table."""
+        self.take()
+        return bool(self._rows)
 
     async def write(self, conn: psycopg.AsyncConnection[Any], schema: str) -> None:
         """Add what has come to the table, in one statement. Raises psycopg's errors: then it is kept for the next time.

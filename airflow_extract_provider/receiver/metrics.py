@@ -11,6 +11,7 @@ import json
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,11 +32,13 @@ _STALE = 10.0
 
 @dataclass(slots=True)
 class Numbers:
-    """What a worker has counted, the ``totals`` of its keep, and whether that is there (``up``)."""
+    """What a worker has counted, the ``totals`` of its keep, and whether that is there (``up``); what was ``refused``
+    before it was a request, by the reason."""
 
     counted: Counted = field(default_factory=Counted)
     totals: Mapping[str, int] = field(default_factory=dict)
     up: bool = True
+    refused: Mapping[str, int] = field(default_factory=dict)
 
 
 class Shared:
@@ -74,10 +77,11 @@ def exposed(own: Numbers, shared: Shared) -> bytes:
 class _All(Collector):
     def __init__(self, own: Numbers, shared: Shared) -> None:
         self._sum, self._up, self._workers = Counted(), own.up, 1
-        self._totals = dict(own.totals)
+        self._totals, self._refused = dict(own.totals), Counter(own.refused)
         self._sum.add(own.counted)
         for each, alive in shared.others():
             self._sum.add(each.counted)
+            self._refused.update(each.refused)
             self._totals |= {name: self._totals.get(name, 0) + count for name, count in each.totals.items()}
             if alive:
                 self._up, self._workers = self._up and each.up, self._workers + 1
@@ -86,6 +90,7 @@ class _All(Collector):
         """The families, sorted within."""
         yield self._outcomes()
         yield self._seconds()
+        yield self._not_asked()
         for name, says in _TOTALS.items():
             yield CounterMetricFamily(name, says, value=self._totals.get(name, 0))
         yield GaugeMetricFamily("extract_webhook_store_up", "1: all workers reach their store.", value=int(self._up))
@@ -96,6 +101,13 @@ class _All(Collector):
         found = CounterMetricFamily("extract_webhooks", "Requests to endpoints, by their outcome.", labels=labels)
         for key, count in sorted(self._sum.outcomes.items()):
             found.add_metric(key, count)
+        return found
+
+    def _not_asked(self) -> Metric:
+        says = "What was refused before it was a request, by the reason."
+        found = CounterMetricFamily("extract_webhook_refused", says, labels=("reason",))
+        for reason, count in sorted(self._refused.items()):
+            found.add_metric((reason,), count)
         return found
 
     def _seconds(self) -> Metric:
@@ -123,6 +135,7 @@ def _told(numbers: Numbers) -> dict[str, Any]:
         "seconds": [[*place, found] for place, found in numbers.counted.seconds.items()],
         "totals": dict(numbers.totals),
         "up": numbers.up,
+        "refused": dict(numbers.refused),
     }
 
 
@@ -131,4 +144,4 @@ def _read(told: dict[str, Any]) -> Numbers:
     for source, endpoint, kind, count in told["outcomes"]:
         counted.outcomes[source, endpoint, kind] = count
     counted.seconds |= {(source, endpoint): found for source, endpoint, found in told["seconds"]}
-    return Numbers(counted, told["totals"], told["up"])
+    return Numbers(counted, told["totals"], told["up"], told["refused"])

@@ -75,7 +75,7 @@ _ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
         "type": _at_least(1),
         "default": 1000,
         "metavar": "N",
-        "help": "how many connections a worker has at most; those beyond are answered 503",
+        "help": "how many connections a worker has at most; beyond them those of strangers are closed",
     },
     "--stop-within": {**_SECONDS, "default": 20, "help": "how long a stop waits for what is being received"},
 }

@@ -7,19 +7,23 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psycopg
 
-from airflow_extract_provider.extract.errors import ConnectionMissingError, ExtractError, SourceError
+from airflow_extract_provider.extract.errors import ExtractError, SourceError
+from airflow_extract_provider.extract.signing import Scheme
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.sourcefile import load_sources
+from airflow_extract_provider.extract.webhooks.answers import ANSWERS
 from airflow_extract_provider.extract.webhooks.keeping import AsyncConnect, AsyncConnection, Commit, PostgresKeep
 from airflow_extract_provider.extract.webhooks.receiver import Door, Receiver
 from airflow_extract_provider.hooks import kafka
 from airflow_extract_provider.hooks.store_async import AsyncStoreHook
 from airflow_extract_provider.receiver.connections import Find, Secrets
 from airflow_extract_provider.receiver.counts import Tally
+from airflow_extract_provider.receiver.lookup import Lookup
 from airflow_extract_provider.receiver.metrics import Numbers, Shared, exposed
 from airflow_extract_provider.receiver.settings import Settings
 
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 
     from airflow_extract_provider.extract.webhooks.kafka_keep import KafkaKeep
 
-__all__ = ["Service", "kept_in_kafka", "loaded", "store_connection"]
+__all__ = ["Loaded", "Service", "kept_in_kafka", "loaded"]
 
 _STORE = "--conn-type postgres --conn-host HOST --conn-schema DATABASE --conn-login USER --conn-password PASSWORD"
 _SHOWN_EVERY, _WRITTEN_EVERY = 1.0, 5.0
@@ -39,8 +43,18 @@ _CLOSING = 10.0
 _log = logging.getLogger(__name__)
 
 
-def loaded(settings: Settings, find: Find) -> tuple[Mapping[str, Source], Secrets]:
-    """The sources that have webhooks, and the secrets of their endpoints.
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What was read and is good: the sources that have webhooks, the secrets of their endpoints by connection, and the
+    connection of where webhooks are kept."""
+
+    sources: Mapping[str, Source]
+    secrets: Mapping[str, tuple[str, ...]] = field(repr=False)
+    store: Connection = field(repr=False)
+
+
+def loaded(settings: Settings, find: Find) -> Loaded:
+    """Read all that is needed.
 
     Raises SourceError: the folder or a file is wrong, or none has webhooks. Raises ConnectionMissingError: a connection
     is missing, or holds no secret.
@@ -51,19 +65,19 @@ def loaded(settings: Settings, find: Find) -> tuple[Mapping[str, Source], Secret
             f"no source in the folder {settings.sources.name} has `webhooks`.",
             todo="Say in a source file where its API sends them.",
         )
-    specs = [spec for each in sources.values() for spec in each.webhooks.values()]
-    return sources, Secrets(find, [(spec.secret, spec.verify) for spec in specs])
+    secrets = Secrets(find, _uses(sources.values())).known
+    if settings.keep == "kafka":
+        return Loaded(sources, secrets, find(settings.kafka_conn_id, kafka.EXAMPLE))
+    return Loaded(sources, secrets, find(settings.store_conn_id, _STORE))
 
 
-def store_connection(settings: Settings, find: Find) -> Connection:
-    """The Airflow connection of the store. Raises ConnectionMissingError: there is none."""
-    return find(settings.store_conn_id, _STORE)
+def kept_in_kafka(settings: Settings, connection: Connection) -> KafkaKeep:
+    """The Kafka topic as a keep; nothing is opened yet. Raises SinkRefusedError."""
+    return kafka.kafka_keep(settings.kafka_conn_id, settings.topic, connection=connection)
 
 
-def kept_in_kafka(settings: Settings, find: Find) -> KafkaKeep:
-    """The Kafka topic as a keep; nothing is opened yet. Raises ConnectionMissingError, SinkRefusedError."""
-    conn_id = settings.kafka_conn_id
-    return kafka.kafka_keep(conn_id, settings.topic, connection=find(conn_id, kafka.EXAMPLE))
+def _uses(sources: Iterable[Source]) -> list[tuple[str, Scheme]]:
+    return [(spec.secret, spec.verify) for each in sources for spec in each.webhooks.values()]
 
 
 def _doors(sources: Iterable[Source], secrets: Secrets) -> list[Door]:
@@ -77,23 +91,36 @@ def _doors(sources: Iterable[Source], secrets: Secrets) -> list[Door]:
 class Service:
     """Receives webhooks from its start to its close; :attr:`receive` is the ASGI application that does."""
 
-    def __init__(self, settings: Settings, find: Find) -> None:
-        """Read the source files and the secrets; nothing is opened yet. Raises as :func:`loaded`."""
-        self._settings = settings
-        sources, self._secrets = loaded(settings, find)
+    def __init__(
+        self,
+        settings: Settings,
+        find: Find,
+        known: Loaded | None = None,
+        refused: Mapping[str, int] | None = None,
+    ) -> None:
+        """Nothing is opened yet. ``known`` is what was read before: nothing is read now, so nothing that became wrong
+        since then is in the way. ``refused`` counts what never becomes a request. Raises as :func:`loaded`."""
+        self._settings, self._anyway = settings, known is not None
+        known = known or loaded(settings, find)
+        self._secrets = Secrets(find, _uses(known.sources.values()), known.secrets)
         self._tally, self._shared = Tally(), Shared(settings.numbers)
         self._totals: Counter[str] = Counter()
-        self._connect = _connecting(settings, find)
-        self._keep = self._kept(find)
-        doors = _doors(sources.values(), self._secrets)
+        self._refused = {} if refused is None else refused
+        self._connect = _connecting(settings, find, known.store)
+        self._books: AsyncConnection | None = None
+        self._keep = self._kept(known.store)
+        doors = _doors(known.sources.values(), self._secrets)
+        self._tally.expect((each.source, each.endpoint, kind) for each in doors for kind in ANSWERS)
         self.receive = Receiver(doors, self._keep, self._tally, public_url=settings.public_url)
         self._ending: list[Callable[[], None]] = []
         self._busy: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Open the keep, and begin to look after secrets and counts. The store may be away: it is looked for."""
-        await self._keep.start()
-        self._ending.append(self._secrets.refreshing(self._settings.secrets_every.total_seconds()).set)
+        """Open the keep, and begin to look after secrets and counts. The store may be away: it is looked for; and if
+        all was good once, so it is where it refuses us: whoever sends is told so, while we live."""
+        await self._keep.start(anyway=self._anyway)
+        every = self._settings.secrets_every.total_seconds()
+        self._ending.append(self._secrets.refreshing(every, now=self._anyway).set)
         self._busy.append(asyncio.create_task(self._showing()))
         if self._settings.keep == "postgres":
             self._busy.append(asyncio.create_task(self._writing()))
@@ -108,6 +135,7 @@ class Service:
         for task in self._busy:
             task.cancel()
         await asyncio.gather(*self._busy, return_exceptions=True)
+        await self._put_away()
 
     @property
     def ready(self) -> bool:
@@ -118,9 +146,9 @@ class Service:
         """All numbers, of the other workers too, in Prometheus's text format."""
         return exposed(self._numbers(), self._shared)
 
-    def _kept(self, find: Find) -> PostgresKeep | KafkaKeep:
+    def _kept(self, connection: Connection) -> PostgresKeep | KafkaKeep:
         if self._settings.keep == "kafka":
-            return kept_in_kafka(self._settings, find)
+            return kept_in_kafka(self._settings, connection)
         return PostgresKeep(self._connect, self._settings.schema, told=self._committed)
 
     def _committed(self, commit: Commit) -> None:
@@ -128,17 +156,21 @@ class Service:
             self._totals[f"extract_webhook_{name}"] += more
 
     def _numbers(self) -> Numbers:
-        return Numbers(self._tally.counted, self._totals, self._keep.ready)
+        return Numbers(self._tally.counted, self._totals, self._keep.ready, self._refused)
 
     async def _showing(self) -> None:
         """Let the other workers see the numbers, until it is cancelled."""
+        said = ""
         try:
             while True:
                 self._tally.take()
-                self._shared.show(self._numbers())
+                try:
+                    self._shared.show(self._numbers())
+                    said = ""
+                except OSError as exc:  # a full disk, which may have room again
+                    if said != (said := type(exc).__name__):
+                        _log.warning("the numbers are not shared with the other workers now (%s)", said)
                 await asyncio.sleep(_SHOWN_EVERY)
-        except OSError as exc:
-            _log.warning("the numbers are not shared with the other workers (%s)", type(exc).__name__)
         finally:
             with suppress(OSError):
                 self._shared.show(self._numbers())
@@ -152,26 +184,28 @@ class Service:
                 await self._written()
 
     async def _written(self) -> None:
-        with suppress(psycopg.Error, ExtractError, OSError, TimeoutError):  # they are kept for the next time
-            async with asyncio.timeout(_CLOSING / 2), await self._connect() as conn:
-                await self._tally.write(conn, self._settings.schema)
-
-
-def _connecting(settings: Settings, find: Find) -> AsyncConnect:
-    """Opens connections to the store, by what its Airflow connection says at that moment."""
-    known: list[Connection] = []
-
-    def looked_up() -> Connection:
+        if not self._tally.unwritten:
+            return
         try:
-            known[:] = [store_connection(settings, find)]
-        except ConnectionMissingError:
-            # What tells of it is away; the store need not be.
-            if not known:
-                raise
-        return known[0]
+            async with asyncio.timeout(_CLOSING / 2):
+                if self._books is None:
+                    self._books = await self._connect()
+                await self._tally.write(self._books, self._settings.schema)
+        except (psycopg.Error, ExtractError, OSError, TimeoutError):  # they are kept for the next time
+            await self._put_away()
+
+    async def _put_away(self) -> None:
+        books, self._books = self._books, None
+        if books is not None:
+            with suppress(psycopg.Error, OSError):
+                await books.close()
+
+
+def _connecting(settings: Settings, find: Find, known: Connection) -> AsyncConnect:
+    """Opens connections to the store, by what its Airflow connection says at that moment; that is ``known`` already."""
+    lookup = Lookup(lambda: find(settings.store_conn_id, _STORE), known)
 
     async def connect() -> AsyncConnection:
-        found = await asyncio.to_thread(looked_up)
-        return await AsyncStoreHook(settings.store_conn_id, connection=found).connect_often()
+        return await AsyncStoreHook(settings.store_conn_id, connection=await lookup()).connect_often()
 
     return connect

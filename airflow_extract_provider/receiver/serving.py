@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
+import gc
 import logging
-import os
 import resource
 import shutil
-import signal
 import socket
 import tempfile
-import threading
-import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
-from multiprocessing import parent_process
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
 
 from airflow_extract_provider.extract.errors import ExtractError, FixConfig, StoreUnavailableError
 from airflow_extract_provider.extract.store import inbox, inbox_count
 from airflow_extract_provider.extract.store.connection import named_errors
-from airflow_extract_provider.extract.webhooks.protocol import GuardedProtocol
+from airflow_extract_provider.extract.webhooks.protocol import GuardedProtocol, Guards
 from airflow_extract_provider.hooks.store import StoreHook
 from airflow_extract_provider.receiver.app import App
-from airflow_extract_provider.receiver.connections import Find, beside_airflow
-from airflow_extract_provider.receiver.service import Service, kept_in_kafka, loaded, store_connection
+from airflow_extract_provider.receiver.connections import beside_airflow
+from airflow_extract_provider.receiver.service import Loaded, Service, kept_in_kafka, loaded
 from airflow_extract_provider.receiver.settings import Settings
+from airflow_extract_provider.receiver.workers import supervisor
 
 __all__ = ["Listen", "serve"]
 
 _FILES = 65_536
 """Open files that are asked for: each connection is one."""
-_AGAIN = 2.0
-"""Seconds before a worker that cannot begin gives up and is replaced."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,30 +56,32 @@ def serve(settings: Settings, listen: Listen) -> int:
     Raises ExtractError, before anything listens: what must be there is not, or not as it should be.
     """
     settings = replace(settings, sources=settings.sources.absolute())
-    count = _check(settings, beside_airflow())
+    known = _checked(settings)
     with suppress(ValueError, OSError):  # then there are as many as there are
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES, most) if most > 0 else _FILES, most))
     bound = _bound(listen)
     folder = Path(tempfile.mkdtemp(prefix="airflow-extract-receiver-"))
     try:
-        config = _config(replace(settings, numbers=folder if listen.workers > 1 else None), listen)
+        worker = _Worker(replace(settings, numbers=folder if listen.workers > 1 else None), listen.connections, known)
+        config = _config(worker, listen)
         config.configure_logging()
         where = "{}:{}".format(*bound.getsockname()[:2])
+        count = sum(len(each.webhooks) for each in known.sources.values())
         _log.info("listening on %s for %d endpoints, with %d workers", where, count, listen.workers)
-        return _run(config, bound)
+        return _run(config, bound, worker)
     finally:
         bound.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check(settings: Settings, find: Find) -> int:
-    """See that what is needed is there; returns how many endpoints there are. A store that is away is waited for."""
-    sources, _ = loaded(settings, find)
+def _checked(settings: Settings) -> Loaded:
+    """Read what is needed, and see that it is good. A store that is away is waited for."""
+    known = loaded(settings, beside_airflow())
     if settings.keep == "kafka":
-        kept_in_kafka(settings, find)
+        kept_in_kafka(settings, known.store)
     else:
-        hook = StoreHook(settings.store_conn_id, connection=store_connection(settings, find))
+        hook = StoreHook(settings.store_conn_id, connection=known.store)
         try:
             with named_errors(), hook.connect() as conn:
                 # The very statements, with nothing to store: tables and rights are as they need them.
@@ -94,7 +89,7 @@ def _check(settings: Settings, find: Find) -> int:
                 inbox_count.add(conn, settings.schema, {})
         except StoreUnavailableError as exc:
             _log.warning("%s Webhooks are refused until it is there.", exc.what)
-    return sum(len(each.webhooks) for each in sources.values())
+    return known
 
 
 def _bound(listen: Listen) -> socket.socket:
@@ -110,9 +105,9 @@ def _bound(listen: Listen) -> socket.socket:
         ) from None
 
 
-def _config(settings: Settings, listen: Listen) -> uvicorn.Config:
+def _config(worker: _Worker, listen: Listen) -> uvicorn.Config:
     return uvicorn.Config(
-        _Worker(settings),
+        worker,
         factory=True,
         interface="asgi3",
         lifespan="on",
@@ -124,7 +119,6 @@ def _config(settings: Settings, listen: Listen) -> uvicorn.Config:
         server_header=False,
         proxy_headers=listen.behind is not None,
         forwarded_allow_ips=listen.behind,
-        limit_concurrency=listen.connections,
         backlog=listen.backlog,
         timeout_keep_alive=listen.keep_alive,
         timeout_graceful_shutdown=listen.stop,
@@ -132,58 +126,46 @@ def _config(settings: Settings, listen: Listen) -> uvicorn.Config:
     )
 
 
-def _run(config: uvicorn.Config, bound: socket.socket) -> int:
+def _run(config: uvicorn.Config, bound: socket.socket, worker: _Worker) -> int:
     if config.workers == 1:
         server = uvicorn.Server(config)
         with suppress(KeyboardInterrupt):
             server.run(sockets=[bound])
         return 0 if server.started else 1
-    parent = Multiprocess(config, sockets=[bound])
+    parent = supervisor(config, [bound], worker.read_anew)
     parent.run()
     return 1 if any(each.exitcode == STARTUP_FAILURE for each in parent.processes) else 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Worker:
-    """Makes a worker's application, in its own process."""
+    """Makes a worker's application, in its own process: of what the parent has ``known`` to be good. A file that
+    somebody edits is not in the way of a worker that replaces another."""
 
     settings: Settings
+    connections: int
+    known: Loaded | None = field(repr=False)
 
     def __call__(self) -> App:
-        _end_with_parent()
+        GuardedProtocol.guards = Guards(connections=self.connections)
+        app = App(Service(self.settings, beside_airflow(), self.known, GuardedProtocol.refusals))
+        # What was imported stays for ever; each full collection would look through all of it, while all wait.
+        gc.collect()
+        gc.freeze()
+        return app
+
+    def __reduce__(self) -> tuple[type[_Worker], tuple[Settings, int, None]]:
+        # Where workers are not forked: secrets do not belong into what is pickled, and are read again.
+        return type(self), (self.settings, self.connections, None)
+
+    def read_anew(self) -> bool:
+        """Read all again, in the parent; if it is not good, that is said, and what was known stays."""
         try:
-            service = Service(self.settings, beside_airflow())
+            self.known = loaded(self.settings, beside_airflow())
         except ExtractError as exc:
-            _give_up(exc)
-        return App(service, partial(_started, service))
-
-
-async def _started(service: Service) -> None:
-    try:
-        await service.start()
-    except ExtractError as exc:
-        _give_up(exc)
-
-
-def _give_up(exc: ExtractError) -> NoReturn:
-    """End this worker; it is replaced. What it needs was there when the parent looked, and may be there again."""
-    _log.error("%s", exc)
-    time.sleep(_AGAIN)
-    # Not by an exception: uvicorn would take it for a start that fails for ever, and stop all other workers too.
-    os._exit(1)
-
-
-def _end_with_parent() -> None:
-    """Without its parent nobody would replace this worker, or end it."""
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def work() -> None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=work, name="parent", daemon=True).start()
+            _log.error("%s What was read before stays.", exc.what)
+            return False
+        return True
 
 
 _LOGGING: dict[str, Any] = {

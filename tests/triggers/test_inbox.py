@@ -115,8 +115,8 @@ async def quiet(next_event: Next, seconds: float = 0.8) -> None:
 def test_it_can_be_made_again_from_what_is_stored() -> None:
     """All arguments, as JSON, without a secret."""
     given = {
-        "source": "crm", "endpoints": ["main"], "store_conn_id": "there", "schema": "books", "every": 5.0, "pause": 2.0, "again": 7.0,
-        "until": "2026-01-01T00:00:00+00:00",
+        "source": "crm", "endpoints": ["main"], "store_conn_id": "there", "schema": "books", "every": 5.0, "pause": 2.0,
+        "again": 7.0, "until": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
     name, stored = InboxTrigger(**given).serialize()  # type: ignore[arg-type]  # one mapping for all
     module, _, kind = name.rpartition(".")

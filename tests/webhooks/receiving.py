@@ -122,7 +122,7 @@ class Process:
         found = []
         for each in psutil.Process(self.pid).children():
             with contextlib.suppress(psutil.Error):  # it has just ended
-                found += [each.pid] if "spawn_main" in " ".join(each.cmdline()) else []
+                found += [each.pid] if "receiver.main" in " ".join(each.cmdline()) else []
         return found
 
     def stop(self) -> int:

@@ -51,6 +51,7 @@ class Crashes:
     receiver: Process
     postgres: EmbeddedPostgres
     outages: list[Outage] = field(default_factory=list)
+    struck: list[float] = field(default_factory=list)
     repaired: dict[str, float] = field(default_factory=dict)
 
     def all(self) -> list[Callable[[], None]]:
@@ -149,11 +150,12 @@ def postgres() -> Iterator[EmbeddedPostgres]:
             yield server
 
 
-def send_through(sender: Sender, all: list[Delivery], crashes: list[Callable[[], None]]) -> None:
+def send_through(sender: Sender, all: list[Delivery], told: Crashes) -> None:
     """Deliver all, portion by portion; in the midst of each of the first ones something crashes.
 
     It crashes, and is started again, in this thread: servers end with the thread that has started them.
     """
+    crashes = told.all()
     portions = len(crashes) + 1
     size = -(-len(all) // portions)
     with ThreadPoolExecutor(1) as thread:
@@ -165,6 +167,7 @@ def send_through(sender: Sender, all: list[Delivery], crashes: list[Callable[[],
                 while sum(each.good for each in sender.attempts[done:]) < len(portion) // 3:
                     time.sleep(0.005)
                     assert not delivering.done()
+                told.struck.append(time.monotonic())
                 crashes[number]()
             delivering.result()
 
@@ -181,7 +184,7 @@ def test_what_was_answered_is_there(
     with Process(tmp_path, dsn, "--workers", "2") as receiver:
         crashes = Crashes(receiver, postgres)
         sender = Sender(receiver.port, pause=PAUSE)
-        send_through(sender, all, crashes.all())
+        send_through(sender, all, crashes)
         answered = {each.delivery.id: each.delivery.body for each in sender.attempts if each.good}
         with psycopg.connect(dsn) as conn:
             stored = [bytes(row[0]) for row in conn.execute("select body from extract.inbox")]
@@ -205,10 +208,9 @@ def told(attempts: list[Attempt], crashes: Crashes) -> Iterator[str]:
         f"webhooks through crashes: {len(good):,} answered 2xx, p50 {p50:.1f} ms, p99 {p99:.1f} ms; "
         f"{others:,} tries answered otherwise or not at all"
     )
-    last = time.monotonic()
-    for name, at, until in zip(
-        crashes.repaired, crashes.repaired.values(), [*[*crashes.repaired.values()][1:], last], strict=True
-    ):
+    # From the repair to the next crash.
+    spans = zip(crashes.repaired.items(), [*crashes.struck[1:], time.monotonic()], strict=True)
+    for (name, at), until in spans:
         # Until the first 2xx behind the last try that failed: some worker may have answered meanwhile.
         failed = max((each.ended for each in attempts if not each.good and at <= each.ended < until), default=at)
         back = min((each.ended for each in attempts if each.good and each.ended >= failed), default=float("nan"))

@@ -487,3 +487,55 @@ def test_the_statement_takes_nothing_too(dsn: str) -> None:
     with psycopg.connect(dsn) as conn:
         assert inbox.put(conn, "extract", []) == []
         conn.execute("select %s", [Jsonb({})])
+
+
+# --- a standby that has to have it too
+
+
+@contextlib.contextmanager
+def standby_down(dsn: str) -> Iterator[None]:
+    """Within: each commit waits for a standby that is not there."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("alter system set synchronous_standby_names = 'standby_that_is_down'")
+        conn.execute("select pg_reload_conf()")
+        try:
+            yield
+        finally:
+            conn.execute("alter system reset synchronous_standby_names")
+            conn.execute("select pg_reload_conf()")
+
+
+def test_what_no_standby_has_is_not_told_to_be_stored(own_dsn: str) -> None:
+    """The server takes the deadline's end for leave to go on without the standby: it answers as if all were well. Nor
+    is a second try known by the row that the first one left."""
+
+    async def main() -> None:
+        async with keeping(own_dsn, QUICK) as keep:
+            assert await keep.put(named(1))
+            with standby_down(own_dsn):
+                await asyncio.sleep(0.5)
+                for _ in range(2):
+                    await until(lambda: keep.ready)
+                    assert await outcomes(keep.put(named(2))) == [StoreUnavailableError]
+            await until(lambda: keep.ready)
+            assert await keep.put(named(3))
+
+    run(main())
+    with psycopg.connect(own_dsn) as conn:
+        assert conn.execute("select count(*) from extract.inbox").fetchone() == (3,)
+
+
+def test_somebody_ends_the_wait_for_a_standby(own_dsn: str) -> None:
+    """Before the deadline: all that tells of it is a warning."""
+    cancel = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'"
+
+    async def main() -> None:
+        async with keeping(own_dsn) as keep, await opened(own_dsn) as other:
+            with standby_down(own_dsn):
+                await asyncio.sleep(0.5)
+                told = asyncio.create_task(keep.put(named(1)))
+                while not (await (await other.execute(cancel)).fetchall()):
+                    await asyncio.sleep(0.05)
+                assert await outcomes(told) == [StoreUnavailableError]
+
+    run(main())

@@ -109,15 +109,16 @@ class KafkaKeep(Unshown):
         """Whether the last attempt to reach Kafka has worked."""
         return self._away is None
 
-    async def start(self) -> None:
+    async def start(self, *, anyway: bool = False) -> None:
         """Reach Kafka, and go on looking whether it is there. That it is away now is no error.
 
-        Raises SinkRefusedError: the topic does not exist, or a person must allow or correct something first.
+        Raises SinkRefusedError, unless it is to begin ``anyway``: the topic does not exist, or a person must allow or
+        correct something first.
         """
         self._loop = asyncio.get_running_loop()
         self._line(alone=False)
         away = await asyncio.to_thread(self._looked_up)
-        if isinstance(away, SinkRefusedError):
+        if isinstance(away, SinkRefusedError) and not anyway:
             await self.close()
             raise away
         self._note(away)

@@ -31,6 +31,7 @@ _CANCEL_SECONDS = 2.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 """Seconds between two tries to reach the store."""
 _CROSSED_PAUSES = (0.1, 0.3, 0.9)
+_WAITS_FOR_STANDBY, _ADMIN_SHUTDOWN = "SyncRepWaitForLSN", "57P01"
 
 AsyncConnection: TypeAlias = psycopg.AsyncConnection[tuple[Any, ...]]
 AsyncConnect: TypeAlias = Callable[[], Awaitable[AsyncConnection]]
@@ -110,7 +111,9 @@ class PostgresKeep:
     ) -> None:
         self._connect, self._schema, self._bounds, self._told = connect, schema, bounds, told
         # As bytes: psycopg would put them together at each commit.
-        self._texts = {name: statement(_FILE, name, schema).as_bytes() for name in ("put", "announce", "reach")}
+        self._texts = {
+            name: statement(_FILE, name, schema).as_bytes() for name in ("put", "confirm", "announce", "reach")
+        }
         self._queue: deque[_Waiting] = deque()
         self._bytes = 0
         self._conn: AsyncConnection | None = None
@@ -118,7 +121,7 @@ class PostgresKeep:
         self._closing = False
         self._resting: asyncio.Future[None] | None = None
         self._writer: asyncio.Task[None] | None = None
-        self._unannounced = False
+        self._unannounced = self._unconfirmed = False
         self._announced = self._asked_at = float("-inf")
 
     @property
@@ -126,14 +129,17 @@ class PostgresKeep:
         """Whether the last attempt to reach the store has worked."""
         return self._conn is not None
 
-    async def start(self) -> None:
+    async def start(self, *, anyway: bool = False) -> None:
         """Reach the store, and begin to write. That it is away now is no error: it is tried again and again.
 
-        Raises FixConfig: a person has to change something first; and what else the opening of the connection raises.
+        Raises FixConfig, unless it is to begin ``anyway``: a person has to change something first. Raises what else the
+        opening of the connection does.
         """
         try:
             self._conn = await self._opened()
-        except TryAgain as exc:
+        except (TryAgain, FixConfig) as exc:
+            if isinstance(exc, FixConfig) and not anyway:
+                raise
             self._note(exc)
         self._writer = asyncio.create_task(self._write())
 
@@ -225,10 +231,13 @@ class PostgresKeep:
         begun = time.monotonic()
         try:
             stored = await self._ask(conn, "put", inbox.parameters(incoming))
+            new = inbox.new(incoming, [row[0] for row in stored])
+            if not all(new):
+                await self._ask(conn, "confirm", {})
         except BaseException as exc:
             await self._refused(conn, batch, exc)
             return
-        for each, is_new in zip(batch, inbox.new(incoming, [row[0] for row in stored]), strict=True):
+        for each, is_new in zip(batch, new, strict=True):
             if not each.told.done():
                 each.told.set_result(is_new)
         self._unannounced = True
@@ -265,8 +274,13 @@ class PostgresKeep:
                 raise psycopg.errors.ReadOnlySqlTransaction
 
     async def _ask(self, conn: AsyncConnection, name: str, asked: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Run a statement, which is a transaction of its own, within the deadline."""
+        """Run a statement, which is a transaction of its own, within the deadline.
+
+        Raises StoreUnavailableError for what seems to have worked, too, where the wait for a standby was given up: the
+        server then tells no error, but the row is on one disk only, and is lost in a failover.
+        """
         cut: list[asyncio.Task[None]] = []
+        self._unconfirmed = False
         timer = asyncio.get_running_loop().call_later(
             self._bounds.deadline, lambda: cut.append(asyncio.create_task(_cut(conn)))
         )
@@ -277,6 +291,8 @@ class PostgresKeep:
             timer.cancel()
             for each in cut:
                 each.cancel()
+        if cut or self._unconfirmed:
+            raise StoreUnavailableError("Postgres does not answer in time, or a synchronous standby does not.")
         self._asked_at = time.monotonic()
         return found
 
@@ -303,7 +319,13 @@ class PostgresKeep:
         except BaseException:
             await conn.close()
             raise
+        conn.add_notice_handler(self._noticed)
         return conn
+
+    def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
+        """Take a warning that the wait for a standby was ended; by the server's function, its words are translated."""
+        if notice.source_function == _WAITS_FOR_STANDBY or notice.sqlstate == _ADMIN_SHUTDOWN:
+            self._unconfirmed = True
 
     async def _lose(self) -> None:
         """Let the connection go, and tell all who wait."""

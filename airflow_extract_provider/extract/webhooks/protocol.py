@@ -3,7 +3,7 @@
 uvicorn with httptools bounds neither heads nor trailers, in size or in time, adds trailers to the headers that the
 application sees, and leaves a connection open that never sends a byte. Here a head, what is sent around a body (the
 sizes and extensions of chunks, trailers), and the time of each are bounded; trailers end here. What is beyond a bound
-is answered, and the connection closed.
+is answered, and the connection closed. There is a bound on connections too: see :mod:`~.crowd`.
 
 It reaches into uvicorn: what it needs is looked at when it is imported.
 """
@@ -21,6 +21,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from airflow_extract_provider.extract.errors import FixConfig
+from airflow_extract_provider.extract.webhooks.crowd import Crowd
 
 __all__ = ["GuardedProtocol", "Guards", "check"]
 
@@ -40,8 +41,18 @@ _METHODS = (
     "shutdown",
     "_unset_keepalive_if_required",
 )
-_ATTRIBUTES = ("cycle", "expect_100_continue", "headers", "loop", "parser", "pipeline", "server_state", "transport")
-_OF_CYCLE = ("disconnected", "message_event", "response_complete", "response_started")
+_ATTRIBUTES = (
+    "cycle",
+    "expect_100_continue",
+    "headers",
+    "loop",
+    "parser",
+    "pipeline",
+    "server_state",
+    "timeout_keep_alive",
+    "transport",
+)
+_OF_CYCLE = ("disconnected", "message_event", "response_complete", "response_started", "scope")
 
 
 def check(protocol: type[Any] = HttpToolsProtocol) -> None:
@@ -68,7 +79,8 @@ class Guards:
     """The bounds. ``head`` in bytes, from the method to the empty line, and how many ``headers`` are in it; ``around``
     a body in bytes, beside eight for each byte of it; how many requests may be ``pipelined`` behind an unanswered one.
     In seconds: ``head_within`` its first byte (or the connection) until it is whole, ``request_within`` until the body
-    is; ``written_within`` an answer must begin to be read; ``closed_within`` a connection is gone.
+    is; ``written_within`` an answer must begin to be read; ``closed_within`` a connection is gone. ``connections`` may
+    be open; above half of them, one over which no delivery was taken is closed after ``stranger_rests`` seconds.
     """
 
     head: int = 32 << 10
@@ -79,6 +91,8 @@ class Guards:
     request_within: float = 30.0
     written_within: float = 10.0
     closed_within: float = 2.0
+    connections: int = 1000
+    stranger_rests: int = 5
 
 
 # Plain numbers: an enum's members are found slowly, and each request is in all of them.
@@ -95,6 +109,9 @@ class _Refused(Exception):
 
 
 _NEVER = float("inf")
+_REASONS = ("around", "crowded", "head", "malformed", "pipelined", "silent", "slow", "unread", "upgrade")
+_TAKEN = b"HTTP/1.1 2"
+"""How the answer to a delivery begins that was taken."""
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -102,7 +119,8 @@ class GuardedProtocol(HttpToolsProtocol):
     asked, in this process, by its reason."""
 
     guards: ClassVar[Guards] = Guards()
-    refusals: ClassVar[Counter[str]] = Counter()
+    refusals: ClassVar[Counter[str]] = Counter(dict.fromkeys(_REASONS, 0))
+    crowd: ClassVar[Crowd] = Crowd()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._phase = _IDLE
@@ -111,7 +129,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._begun = 0.0
         self._due = self._unread = self._fires = _NEVER
         self._timer: asyncio.TimerHandle | None = None
+        self._known, self.rests_since = False, 0.0
         super().__init__(*args, **kwargs)
+        self._rests = self.timeout_keep_alive
 
     # --- the connection
 
@@ -121,10 +141,17 @@ class GuardedProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         super().connection_made(_Lingering(transport, self))  # type: ignore[arg-type]  # all of it that is used
-        self._expect(self.loop.time() + self.guards.head_within)
+        self.rests_since = self.loop.time()
+        self._expect(self.rests_since + self.guards.head_within)
+        self.crowd.rests(self)
+        if len(self.crowd) > self.guards.connections:
+            self.refusals["crowded"] += 1
+            least: Any = self.crowd.least(self)
+            least.cut_off()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of it."""
+        self.crowd.leave(self)
         self._end()
         if self._timer is not None:
             self._timer.cancel()
@@ -169,6 +196,39 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.write = _drop  # type: ignore[method-assign, assignment]
         # What was read until now is not needed any more, but would be held as long as the connection is.
         self.parser, self.headers, self.url = None, [], b""  # type: ignore[assignment]
+
+    # --- how many there are
+
+    def on_response_complete(self) -> None:
+        """It rests from now on, unless the next request is there already."""
+        self.rests_since = self.loop.time()
+        if not self._known and self._phase != _OVER:
+            self.crowd.rests(self)
+            crowded = 2 * len(self.crowd) > self.guards.connections
+            self.timeout_keep_alive = min(self._rests, self.guards.stranger_rests) if crowded else self._rests
+        super().on_response_complete()
+
+    def write_as_stranger(self, data: bytes) -> None:
+        """Write an answer, and see whether it tells that a delivery was taken; once one was, no answer is looked at."""
+        if data.startswith(_TAKEN) and not self.pipeline and self.cycle.scope["method"] == "POST":
+            self._known, self.timeout_keep_alive = True, self._rests
+            self.crowd.trust(self)
+            self.transport.write = self._raw.write  # type: ignore[method-assign]
+        self._raw.write(data)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a whole request is being served, or its answer is on the way out."""
+        cycle: Any = self.cycle
+        unanswered = self._phase != _BODY and cycle is not None and not cycle.response_complete
+        return unanswered or bool(self.pipeline) or self._raw.is_closing()
+
+    def cut_off(self) -> None:
+        """Close it at once; it does not count from now on, though the loop tells of it later."""
+        self.crowd.leave(self)
+        self._forget()
+        self._end()
+        self._raw.abort()
 
     # --- what comes
 
@@ -307,9 +367,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._raw.abort()
         elif now >= self._unread:
             self.refusals["unread"] += 1
-            self._forget()
-            self._end()
-            self._raw.abort()
+            self.cut_off()
         elif self._phase == _IDLE:
             self.refusals["silent"] += 1
             self.close()
@@ -322,8 +380,7 @@ class _Lingering:
 
     def __init__(self, transport: asyncio.Transport, protocol: GuardedProtocol) -> None:
         self._transport, self.close = transport, protocol.close
-        # As they are: each answer is written by this.
-        self.write = transport.write
+        self.write = protocol.write_as_stranger
         self._protocol = protocol
 
     def is_closing(self) -> bool:
