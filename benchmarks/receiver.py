@@ -25,16 +25,16 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import psycopg
 import uvicorn
 import uvloop
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Header, HTTPException, Request, Response
 
 from airflow_extract_provider.extract.incoming import Incoming
 from airflow_extract_provider.extract.store import inbox
@@ -155,7 +155,16 @@ def served(app: Callable[[str], Any], dsn: str) -> Iterator[int]:
 def serve(app: Callable[[str], Any], dsn: str, port: int) -> None:
     """Serve until the process is ended."""
     uvicorn.run(
-        app(dsn), port=port, http="httptools", loop="uvloop", interface="asgi3", access_log=False, log_level="warning"
+        app(dsn),
+        port=port,
+        http="httptools",
+        loop="uvloop",
+        interface="asgi3",
+        access_log=False,
+        log_level="warning",
+        # As for the receiver: both cost each request something.
+        proxy_headers=False,
+        server_header=False,
     )
 
 
@@ -191,6 +200,7 @@ def bare(dsn: str) -> Callable[[Any, Any, Any], Awaitable[None]]:
     waiting: list[tuple[Incoming, asyncio.Future[bool]]] = []
     news = asyncio.Event()
     busy: list[asyncio.Task[None]] = []
+    text = statement("inbox.sql", "put", "extract").as_bytes()
 
     async def write() -> None:
         conn = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
@@ -200,7 +210,7 @@ def bare(dsn: str) -> Callable[[Any, Any, Any], Awaitable[None]]:
             batch = waiting[:]
             waiting.clear()
             all = [each for each, _ in batch]
-            cursor = await conn.execute(statement("inbox.sql", "put", "extract"), inbox.parameters(all), binary=True)
+            cursor = await conn.execute(text, inbox.parameters(all), binary=True)
             stored = await cursor.fetchall()
             for is_new, (_, told) in zip(inbox.new(all, [row[0] for row in stored]), batch, strict=True):
                 if not told.done():
@@ -233,27 +243,30 @@ def bare(dsn: str) -> Callable[[Any, Any, Any], Awaitable[None]]:
 
 
 def fastapi(dsn: str) -> Any:
-    """A handler as one would write it."""
+    """A handler as FastAPI's documentation has one write it: parameters for what is read of the headers, a pool that is
+    opened with the application."""
     pool: asyncio.Queue[psycopg.AsyncConnection[Any]] = asyncio.Queue()
 
-    async def opened() -> None:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         for _ in range(10):
             pool.put_nowait(await psycopg.AsyncConnection.connect(dsn, autocommit=True))
+        yield
 
-    app = FastAPI()
-    opening: list[asyncio.Task[None]] = []
+    app = FastAPI(lifespan=lifespan)
 
     @app.post(PATH)
-    async def receive(request: Request) -> Response:
-        if not opening:
-            opening.append(asyncio.create_task(opened()))
+    async def receive(
+        request: Request,
+        x_github_delivery: Annotated[uuid.UUID, Header()],
+        x_hub_signature_256: Annotated[str, Header()],
+    ) -> Response:
         body = await request.body()
-        headers = dict(request.headers.raw)
-        if not genuine(headers, body):
-            return Response(status_code=401)
+        if not genuine({b"x-hub-signature-256": x_hub_signature_256.encode()}, body):
+            raise HTTPException(status_code=401)
+        given = incoming({b"x-github-delivery": str(x_github_delivery).encode()}, body)
         conn = await pool.get()
         try:
-            given = incoming(headers, body)
             await conn.execute(
                 "insert into extract.inbox (source, endpoint, dedupe, headers, body) values (%s, %s, %s, %s, %b) "
                 "on conflict (source, endpoint, dedupe) where dedupe is not null do nothing",
