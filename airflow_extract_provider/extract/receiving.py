@@ -181,6 +181,12 @@ class Endpoint(Frozen):
             raise ValueError("several types need `type`, which says where a message holds its own")
         return self
 
+    @model_validator(mode="after")
+    def _keeps_no_login(self) -> Endpoint:
+        if not self.verify.signs and self.verify.header in self.kept_headers:
+            raise ValueError(f"the header {self.verify.header} holds the secret itself: it is not stored")
+        return self
+
     @property
     def kept_headers(self) -> tuple[str, ...]:
         """The headers that are stored with a body, sorted: no others are, since some carry logins."""

@@ -129,7 +129,14 @@ class Secrets(Unshown):
         return ended
 
     def _read(self, conn_id: str) -> tuple[str, ...]:
-        found = WebhookHook(conn_id, connection=self._find(conn_id, EXAMPLE)).secrets()
+        conn = self._find(conn_id, EXAMPLE)
+        if conn.login and any(each.algorithm != "basic" for each in self._schemes[conn_id]):
+            # With it the secret would be `login:password`, by which nothing that is signed is right.
+            raise ConnectionMissingError(
+                f"the Webhook connection {conn_id!r} has a login, and not only `basic` verifies by it.",
+                todo="Take the login out, or give that endpoint a connection of its own.",
+            )
+        found = WebhookHook(conn_id, connection=conn).secrets()
         for scheme in self._schemes[conn_id]:
             for number, secret in enumerate(found, 1):
                 try:

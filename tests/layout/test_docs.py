@@ -191,3 +191,10 @@ def test_the_test_of_a_source_runs(
         given["test_the_copy_equals_the_api"]()
     finally:
         postgres_server.drop_database("test_crm")
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_nothing_is_left_to_be_filled_in(path: Path) -> None:
+    """A line that is one word in capitals holds the place of what was to be written; what is shown as code may."""
+    told = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert re.findall(r"^[A-Z_]{4,}[.:]?$|\b(?:TODO|FIXME|TBD|XXX)\b", told, flags=re.MULTILINE) == []

@@ -107,6 +107,17 @@ def test_a_secret_that_verifies_nothing(vault: dict[str, Any]) -> None:
     assert SECRET not in str(refused.value)
 
 
+def test_a_login_beside_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where there is one: with it, the secret would be another, and all that comes be forged."""
+    told = {"conn_type": "webhook", "login": "shop", "password": SECRET}
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(told))
+    assert Secrets(beside_airflow(), [("shop", SCHEMES["basic"])]).of("shop")() == (f"shop:{SECRET}",)
+    for schemes in ([GITHUB], [SCHEMES["basic"], GITHUB]):
+        with pytest.raises(ConnectionMissingError, match="'shop' has a login") as refused:
+            Secrets(beside_airflow(), [("shop", each) for each in schemes])
+        assert SECRET not in str(refused.value)
+
+
 def test_a_rotation_needs_no_restart(vault: dict[str, Any]) -> None:
     """What the backend holds then is known some seconds later."""
     vault["shop"] = "old"

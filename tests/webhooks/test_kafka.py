@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from airflow_extract_provider.extract.store.inbox import channel
 from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.webhooks.kafka_inbox import Consumed, consume
 from airflow_extract_provider.extract.webhooks.kafka_keep import Bounds, KafkaKeep
+from airflow_extract_provider.extract.webhooks.kafka_message import Headers, UnreadableError, incoming_of
 from airflow_extract_provider.testing.postgres import EmbeddedPostgres
 from tests.broker import GUEST, Broker
 from tests.databases import room
@@ -761,3 +763,83 @@ def test_the_command_says_what_is_wrong(broker: Broker, dsn: str) -> None:
     assert started.returncode == 1
     assert "SinkRefusedError: the topic `no-such-topic` does not exist" in err
     assert "Traceback" not in err
+
+
+# What a topic must be ------------------------------------------------------------------------------------------------
+
+
+def test_a_compacted_topic_is_refused(broker: Broker, dsn: str, connect: Connect) -> None:
+    """All webhooks of an endpoint have one key: the last one would stay. Both are told, before anything is lost."""
+    if broker.kind.startswith("Tansu"):
+        pytest.skip("Tansu compacts no topic")
+    topic = create(broker, unused_name(), 1, cleanup_policy="compact,delete")
+
+    async def nothing(keep: KafkaKeep) -> None:
+        raise AssertionError(keep)
+
+    with pytest.raises(SinkRefusedError, match=f"`{topic}` is compacted") as refused:
+        keeping(broker.config, topic, nothing)
+    assert "cleanup.policy=delete" in str(refused.value)
+    with pytest.raises(SinkRefusedError, match=f"`{topic}` is compacted"):
+        consume({**broker.config, "group.id": topic}, topic, connect)
+    assert rows(dsn) == []
+
+
+def test_what_was_forgotten_before_the_first_look(broker: Broker, consuming: Consuming, dsn: str) -> None:
+    """Nothing was committed yet: what is not there any more is told of as well."""
+    if broker.kind.startswith("Tansu"):
+        pytest.skip("Tansu deletes no records")
+    consuming.topic = one = create(broker, unused_name(), 1)
+    put_all(broker.config, one, some(20))
+    admin = AdminClient(broker.config)  # held: its answers end with it
+    for deleted in admin.delete_records([TopicPartition(one, 0, 15)]).values():
+        deleted.result(30)
+    done = consuming.all_of(5, dsn)
+    assert (done.stored, done.lost) == (5, 15)
+
+
+def test_what_the_inbox_refuses_is_buried(broker: Broker, topic: str, consuming: Consuming, dsn: str) -> None:
+    """With its reason; it keeps nothing else from being stored."""
+    sent = [replace(each, headers={}) for each in some(40)]
+    sent[17] = replace(sent[17], body=b"poison")
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("alter table extract.inbox add constraint sweet check (body <> 'poison')")
+    put_all(broker.config, topic, sent)
+    done = consuming.all_of(40, dsn)
+    assert (done.stored, done.unreadable, done.lost) == (39, 1, 0)
+    with psycopg.connect(dsn) as conn:
+        (buried,) = dead.dead(conn, "extract")
+    assert "CheckViolation" in buried.reason
+
+
+@pytest.mark.parametrize("instant", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "1969-12-31T00:00:00Z"])
+def test_an_instant_that_nobody_can_tell(instant: str) -> None:
+    """Whoever reads the inbox would fail on it."""
+    headers: Headers = [("source", b"shop"), ("endpoint", b"all"), ("received_at", instant.encode())]
+    with pytest.raises(UnreadableError, match="received_at"):
+        incoming_of(b"{}", headers)
+
+
+def test_what_is_doubtful_of_a_topic_is_said(broker: Broker, topic: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Who may not look at its settings is told what that may cost, and goes on."""
+    allow(broker, topic, "DESCRIBE", "WRITE")
+
+    async def work(keep: KafkaKeep) -> None:
+        assert await keep.put(Incoming("shop", "main", b"x"))
+
+    keeping(guest(broker, GUEST[1]), topic, work)
+    assert "allow this login DESCRIBE_CONFIGS" in caplog.text
+    assert GUEST[1] not in caplog.text
+
+
+def test_one_copy_of_two_is_said(broker_pair: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """What was answered 2xx may be on one broker only."""
+    topics = {least: create(broker_pair, unused_name(), [[1, 2]], min_insync_replicas=least) for least in ("1", "2")}
+
+    async def work(keep: KafkaKeep) -> None:
+        assert keep.ready
+
+    for topic in topics.values():
+        keeping(broker_pair.config, topic, work)
+    assert f"the topic `{topics['1']}` has min.insync.replicas=1" in caplog.text
+    assert topics["2"] not in caplog.text

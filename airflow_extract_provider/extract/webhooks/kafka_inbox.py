@@ -14,20 +14,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from airflow_extract_provider.extract.errors import (
     ExtractError,
+    FixConfig,
     SinkUnavailableError,
     StoreUnavailableError,
+    TryAgain,
 )
-from airflow_extract_provider.extract.incoming import Incoming
 from airflow_extract_provider.extract.sinks.librdkafka import (
     NO_TOPIC,
     kafka_exception,
@@ -38,13 +38,8 @@ from airflow_extract_provider.extract.store import dead, inbox, inbox_count
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.statements import statement
 from airflow_extract_provider.extract.webhooks.kafka_client import Reading, opened
-from airflow_extract_provider.extract.webhooks.kafka_message import (
-    Headers,
-    Place,
-    UnreadableError,
-    incoming_of,
-    place_digest,
-)
+from airflow_extract_provider.extract.webhooks.kafka_read import Read, read_of
+from airflow_extract_provider.extract.webhooks.kafka_topic import TopicCheck
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -92,21 +87,11 @@ def consume(
     SchemaMissingError, StoreRightsError. Raises SinkUnavailableError: the client has ended for good; begun anew, all
     goes on where it stood.
     """
-    run = _Run(opened(config), topic, connect, schema, stop or threading.Event())
+    run = _Run(opened(config), topic, connect, schema, stop or threading.Event(), TopicCheck(config, topic))
     try:
         return run.run()
     finally:
         run.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A message as it was read: the delivery, and if nobody can read it, why. ``digest`` is that of its place."""
-
-    place: Place
-    digest: uuid.UUID
-    incoming: Incoming
-    why: str = ""
 
 
 @dataclass(slots=True)
@@ -118,8 +103,9 @@ class _Run:
     connect: Connect
     schema: str
     stop: threading.Event
+    check: TopicCheck
     conn: Connection | None = None
-    batch: list[_Read] = field(default_factory=list)
+    batch: list[Read] = field(default_factory=list)
     bytes: int = 0
     stored: dict[int, int] = field(default_factory=dict)
     """By partition the offset up to which all is stored, and that is not committed."""
@@ -167,6 +153,8 @@ class _Run:
                 error = failed.args[0]
                 self._consumer.poll(0)  # only so is a refused login heard of
             self._check_client()
+            if error is None and (lossy := self.check.refused()) is not None:
+                raise lossy
             if error is None or error.name() == "LEADER_NOT_AVAILABLE":
                 return
             refused = sink_refused(error, f"`{self.topic}`", reads=True)
@@ -193,7 +181,7 @@ class _Run:
         if error is not None:
             self._check(error)
             return
-        read = _read(message)
+        read = read_of(message)
         self.batch.append(read)
         self.bytes += len(read.incoming.body)
         partition, offset = read.place.partition, read.place.offset
@@ -238,7 +226,8 @@ class _Run:
         self.expected = {}
         with suppress(kafka_exception()):
             found = consumer.committed(list(partitions), timeout=_ASKED_SECONDS)
-            self.expected = {each.partition: each.offset for each in found if each.offset >= 0}
+            # Where nothing was committed, the first message that there ever was is the next one.
+            self.expected = {each.partition: max(0, each.offset) for each in found}
         _log.info("webhooks: reads partitions %s of %s", sorted(each.partition for each in partitions), self.topic)
 
     def _revoked(self, _: Consumer, partitions: Sequence[TopicPartition]) -> None:
@@ -281,7 +270,29 @@ class _Run:
         return self.conn
 
     def _put(self) -> None:
+        """Store what was gathered."""
         batch = self.batch
+        self._note(batch, self._halved(batch))
+
+    def _halved(self, batch: Sequence[Read]) -> list[Read]:
+        """Store messages; returns those that are new. What Postgres refuses is looked for, half by half, and stored as
+        dead with its reason: it would be in the way of all that come after it, for ever."""
+        try:
+            return self._in_one(batch)
+        except (TryAgain, FixConfig):
+            raise
+        except ExtractError as exc:
+            if len(batch) > 1:
+                half = len(batch) // 2
+                return self._halved(batch[:half]) + self._halved(batch[half:])
+            try:
+                return self._in_one([batch[0].buried(exc.what, whole=True)])
+            except (TryAgain, FixConfig):
+                raise
+            except ExtractError:
+                return self._in_one([batch[0].buried(exc.what, whole=False)])
+
+    def _in_one(self, batch: Sequence[Read]) -> list[Read]:
         with named_errors():
             conn = self._opened()
             with conn.transaction():
@@ -290,9 +301,9 @@ class _Run:
                 strange = {each.digest: f"{each.place}: {each.why}" for each in fresh if each.why}
                 dead.bury(conn, self.schema, self.topic, strange)
                 inbox_count.add(conn, self.schema, _sums(batch, new))
-        self._note(batch, fresh)
+        return fresh
 
-    def _note(self, batch: Sequence[_Read], fresh: Sequence[_Read]) -> None:
+    def _note(self, batch: Sequence[Read], fresh: Sequence[Read]) -> None:
         strange = [each for each in fresh if each.why]
         if strange:
             _log.error(
@@ -356,29 +367,7 @@ class _Run:
         self.said = what
 
 
-def _read(message: Message) -> _Read:
-    """A message, whatever it is."""
-    topic, partition, offset = message.topic(), message.partition(), message.offset()
-    assert topic is not None
-    assert partition is not None
-    assert offset is not None
-    place = Place(topic, partition, offset, message.timestamp()[1])
-    value = message.value()
-    assert not isinstance(value, str)
-    digest = place_digest(place, value)
-    try:
-        found = incoming_of(value, _pairs(message))
-    except UnreadableError as exc:
-        return _Read(place, digest, Incoming(dead.BURIED, topic, value or b"", {}, digest), str(exc))
-    return _Read(place, digest, found if found.dedupe is not None else replace(found, dedupe=digest))
-
-
-def _pairs(message: Message) -> Headers:
-    found = message.headers() or ()
-    return list(found.items() if isinstance(found, dict) else found)
-
-
-def _sums(batch: Sequence[_Read], new: Iterable[bool]) -> inbox_count.Sums:
+def _sums(batch: Sequence[Read], new: Iterable[bool]) -> inbox_count.Sums:
     """What is counted: deliveries that are new, and those that were sent twice; what we have read twice is neither."""
     today = datetime.now(timezone.utc).date()
     found: Counter[tuple[str, str, date, str]] = Counter()

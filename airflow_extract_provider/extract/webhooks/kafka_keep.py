@@ -43,6 +43,7 @@ from airflow_extract_provider.extract.sinks.librdkafka import (
 )
 from airflow_extract_provider.extract.unshown import Unshown
 from airflow_extract_provider.extract.webhooks.kafka_message import headers_of, key_of
+from airflow_extract_provider.extract.webhooks.kafka_topic import TopicCheck
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, Producer
@@ -91,6 +92,7 @@ class KafkaKeep(Unshown):
         timeout = {"message.timeout.ms": max(1, int(bounds.deadline * 1000))}
         self._config = {**CHOSEN, **_OURS, **config, **PROMISED, **timeout}
         self._topic, self._bounds = topic, bounds
+        self._check = TopicCheck(config, topic)
         self._lines: dict[bool, _Line] = {}
         self._opening = threading.Lock()
         self._reports: deque[tuple[asyncio.Future[KafkaError | None], KafkaError | None]] = deque()
@@ -292,14 +294,15 @@ class KafkaKeep(Unshown):
         self._login = None
         try:
             line = self._line(alone=False)
-            error = line.producer.list_topics(self._topic, timeout=_LOOK_SECONDS).topics[self._topic].error
+            found = line.producer.list_topics(self._topic, timeout=_LOOK_SECONDS).topics[self._topic]
+            error = found.error
+            if error is None:
+                return self._check.refused(max((len(each.replicas) for each in found.partitions.values()), default=1))
         except SinkRefusedError as refused:
             return refused
         except kafka_exception() as failed:
             error = self._blamed(failed.args[0])
-        if error is None or error.name() == "LEADER_NOT_AVAILABLE":
-            return None
-        return self._named(error)
+        return None if error.name() == "LEADER_NOT_AVAILABLE" else self._named(error)
 
     def _blamed(self, error: KafkaError) -> KafkaError:
         """A refused login shows only as silence."""

@@ -28,6 +28,7 @@ Headers: TypeAlias = list[tuple[str, str | bytes | None]]
 
 _KEPT = "h:"
 _LONGEST_NAME = 200
+_YEARS = (1970, 9999)
 
 
 class UnreadableError(Exception):
@@ -124,4 +125,7 @@ def _instant(own: dict[str, str | bytes | None]) -> datetime:
         raise UnreadableError("its header `received_at` is no instant") from None
     if found.tzinfo is None:
         raise UnreadableError("its header `received_at` has no zone")
+    if not _YEARS[0] <= found.year < _YEARS[1]:
+        # Neither we nor Postgres could tell it in every zone.
+        raise UnreadableError("its header `received_at` lies in no year of webhooks")
     return found

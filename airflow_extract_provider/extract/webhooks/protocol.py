@@ -110,8 +110,7 @@ class _Refused(Exception):
 
 _NEVER = float("inf")
 _REASONS = ("around", "crowded", "head", "malformed", "pipelined", "silent", "slow", "unread", "upgrade")
-_TAKEN = b"HTTP/1.1 2"
-"""How the answer to a delivery begins that was taken."""
+_TAKEN = b"HTTP/1.1 2"  # so the answer to a delivery begins
 
 
 class GuardedProtocol(HttpToolsProtocol):
