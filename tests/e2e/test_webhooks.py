@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -10,21 +10,28 @@ import pytest
 
 from tests.e2e.conftest import World
 from tests.e2e.filtered import kill_task, until
-from tests.e2e.hooked import SWEEP
+from tests.e2e.hooked import SWEEP, Hooked
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 COUNT = 5
 
 
-def test_how_long_it_takes(world: World, measured: Callable[[str], None]) -> None:
+@pytest.fixture
+def timed(world: World) -> Iterator[Hooked]:
+    """The sources whose runs are timed. Other tests want an Airflow at rest."""
+    world.hooked.begin("watched", "sensed", "swept")
+    yield world.hooked
+    for source in ("watched", "sensed", "swept"):
+        world.api.pause(f"{source}_webhooks")
+
+
+def test_how_long_it_takes(world: World, timed: Hooked, measured: Callable[[str], None]) -> None:
     """By the asset's watcher, by the sensor, and by the clock alone, where nobody hears of a webhook."""
-    hooked = world.hooked
-    hooked.begin("watched", "sensed", "swept")
+    hooked = timed
     measured("from the POST of a webhook to its row and its event, in a running Airflow:")
     for source in ("watched", "sensed", "swept"):
         measured(f"  {hooked.measured(source, COUNT)}")
-        world.api.pause(f"{source}_webhooks")
     measured(f"  (swept: every {SWEEP} s)")
     for source in ("watched", "sensed", "swept"):
         events = hooked.ask("select key from extract.outbox where source = %s", source)
