@@ -678,6 +678,23 @@ def test_closing_waits_for_a_renewal(login: Callable[..., Login], conn: Connecti
         assert reader.exception(30) is None
 
 
+def test_who_reads_is_told_that_its_run_has_ended(login: Callable[..., Login], dsn_of_tokens: str) -> None:
+    """A login is closed while a thread has the lock and reads the tokens: it is not told that Postgres is away."""
+    found = login()
+
+    class Closed(psycopg.Connection[Any]):
+        def execute(self, query: Any, *args: Any, **given: Any) -> psycopg.Cursor[Any]:
+            if found.server.renewals and "select salt" in str(query):
+                in_thread(run.auth.close).result(30)
+            return super().execute(query, *args, **given)
+
+    with found.run(lambda: Closed.connect(dsn_of_tokens)) as run:
+        reader = in_thread(run.get)
+        with pytest.raises(ApiUnavailableError, match="this run has ended"):
+            reader.result(30)
+    assert (found.get(), found.server.renewals) == ([200], 1)
+
+
 def test_nobody_waits_for_ever(login: Callable[..., Login], conn: Connection) -> None:
     """A lock that is never let go is an error by name; and a request, held up for too long after it was signed, is
     signed anew when the API refuses it."""

@@ -22,7 +22,7 @@ from requests.auth import AuthBase
 from airflow_extract_provider.extract.api.auth import Signer
 from airflow_extract_provider.extract.api.endpoint import Answered, Denied, Grant, TokenEndpoint
 from airflow_extract_provider.extract.api.excerpt import forms_of
-from airflow_extract_provider.extract.errors import ApiUnavailableError
+from airflow_extract_provider.extract.errors import ApiUnavailableError, StoreUnavailableError
 from airflow_extract_provider.extract.unshown import Unshown
 
 __all__ = ["ClientCredentials", "OnSecret", "RefreshToken", "Renewing", "Tokens"]
@@ -183,7 +183,7 @@ class RefreshToken(_ByToken):
         Raises CertificateError: it shows a certificate that is not trusted. Raises StoreUnavailableError.
         """
         for _ in range(_ROUNDS):
-            with self._tokens.access(self._refused) as token:
+            with self._told_when_closed(), self._tokens.access(self._refused) as token:
                 if token is not None:
                     self._take(token)
                     yield _bearer(token)
@@ -216,11 +216,24 @@ class RefreshToken(_ByToken):
             if ended:
                 self._renewing.release()
 
+    @contextmanager
+    def _told_when_closed(self) -> Iterator[None]:
+        """Whoever closes the login cuts the connection of a thread that reads: Postgres is not to blame for that.
+
+        Raises ApiUnavailableError.
+        """
+        try:
+            yield
+        except StoreUnavailableError:
+            if self._is_closed:
+                raise _ended() from None
+            raise
+
     def _renew(self) -> None:
         try:
             with self._renewing:
                 if self._is_closed:
-                    raise ApiUnavailableError("this run has ended, and with it its login.", todo="Nothing: run again.")
+                    raise _ended()
                 self._tokens.renew(self._refused, self._ask, self._endpoint.longest)
         finally:
             # Not before the new token is stored: whoever is told may be far away, slow, or gone.
@@ -237,6 +250,10 @@ class RefreshToken(_ByToken):
         answered = self._known.note(self._endpoint.refresh(refresh))
         self._granted = answered.access if isinstance(answered, Grant) else None
         return answered
+
+
+def _ended() -> ApiUnavailableError:
+    return ApiUnavailableError("this run has ended, and with it its login.", todo="Nothing: run again.")
 
 
 def _bearer(token: str) -> Signer:
