@@ -34,7 +34,8 @@ quick: lint  ## The same in a few minutes: without Airflow's processes and what 
 	$(TESTS) -m "not e2e and not slow"
 
 soak: $(READY)  ## The properties and the crashes, for hours
-	EXTRACT_SOAK=1 $(PY) -m pytest --timeout=0 tests/properties tests/crash tests/exactly_once tests/store tests/kinto tests/faults
+	EXTRACT_SOAK=1 $(PY) -m pytest --timeout=0 tests/properties tests/crash tests/exactly_once tests/store tests/kinto \
+	  tests/faults tests/webhooks tests/hashes
 
 lint: $(READY)  ## Style, types, layers
 	$(PY) -m ruff check .

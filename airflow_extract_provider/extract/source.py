@@ -179,6 +179,11 @@ class Source(Frozen):
             return told.read == "payload"
         return told.record is not None and object.version is not None
 
+    @property
+    def told_of(self) -> tuple[str, ...]:
+        """The objects that webhooks tell of, in the order of their names."""
+        return tuple(sorted({told.object for each in self.webhooks.values() for told in each.types.values()}))
+
     def grace(self, name: str) -> Grace | None:
         """How long after a change of an object's record a webhook of it may come; None: none tells of the object."""
         telling = [

@@ -149,6 +149,5 @@ def sinks_of(source: Source) -> Iterator[Mapping[str, Sink | None]]:
     """The sinks of the objects that webhooks tell of, by name, closed at the end; None: events go to the outbox."""
     from airflow_extract_provider.hooks.kafka import sink_of
 
-    names = {told.object for endpoint in source.webhooks.values() for told in endpoint.types.values()}
     with ExitStack() as open:
-        yield {name: open.enter_context(sink_of(source.object(name))) for name in sorted(names)}
+        yield {name: open.enter_context(sink_of(source.object(name))) for name in source.told_of}

@@ -70,6 +70,7 @@ class Play:
         sink: Sink | None = None,
         cursor: CursorStore | None = None,
         runner: str = "one",
+        name: str = "things",
         **how: Any,
     ) -> Summary:
         """Run the walk in this process, to its end."""
@@ -78,13 +79,13 @@ class Play:
             session.trust_env = False
             return run(
                 source,
-                "things",
+                name,
                 walk,
                 postgres=self.connect,
                 client=ApiClient(source, session, self.api.url),
                 runner=Runner(runner, f"the run called {runner}"),
                 sink=sink,
-                cursor=cursor or FileCursor(Path(f"{self.cursor}{walk}"), "one"),
+                cursor=cursor or FileCursor(Path(f"{self.cursor}{name}{walk}"), "one"),
                 settings=Settings(batch=1, cursor_every=timedelta(0)),
                 **how,
             )

@@ -286,7 +286,41 @@ def test_a_renamed_table_stops_it(play: Hooked) -> None:
     play.source["objects"]["things"]["table"] = "others"
     with pytest.raises((LeftBehindError, SchemaMissingError)):
         play.drain()
-    assert play.count("extract.inbox", "done_at is null") == 1
+    assert play.count("extract.inbox_parked", "not dead") == 1
+    play.source["objects"]["things"]["table"] = "things"
+    play.conn.execute("update extract.inbox_parked set due_at = clock_timestamp()")
+    assert play.drain().counts["updated"] == 1
+    play.check()
+
+
+@pytest.mark.parametrize("damage", ["missing", "without a column", "none of ours"])
+def test_a_table_that_does_not_fit_stops_its_own_object(play: Hooked, damage: str) -> None:
+    """What tells of others is applied, and what tells of it once the table is there: none is passed over as if the
+    object had never been begun."""
+    play.hook()
+    play.source["objects"]["parts"] = {**play.source["objects"]["things"], "table": "parts"}
+    types = {"part.*": {"object": "parts", "record": "data"}, **ENDPOINT["types"]}
+    play.source["webhooks"]["main"] = {**ENDPOINT, "types": types}
+    if damage != "missing":
+        shape = "(like shop.things including all)" if damage == "without a column" else "(key text)"
+        play.conn.execute(f"create table shop.parts {shape}")
+    if damage == "without a column":
+        play.conn.execute("alter table shop.parts drop column data")
+    play.api.update(3, value=61)
+    (sent,) = play.bodies(latest(play))
+    play.put(sent, sent.replace(b"thing.", b"part."))
+    with pytest.raises(SchemaMissingError) as failed:
+        play.drain()
+    assert failed.value.object == "parts"
+    assert play.count("shop.things", "revision > 1") == 1
+    assert play.conn.execute("select object, dead from extract.inbox_parked").fetchall() == [("parts", False)]
+    if damage != "missing":
+        play.conn.execute("drop table shop.parts")
+    play.store.migrate([parse_source(play.source, "test")])
+    play.run("backfill", name="parts", runner="other")
+    play.conn.execute("update extract.inbox_parked set due_at = clock_timestamp()")
+    assert play.drain().waiting == 0
+    assert play.count("shop.parts") == play.count("shop.things")
 
 
 def test_bodies_are_fetched_as_far_as_they_fit(play: Hooked) -> None:

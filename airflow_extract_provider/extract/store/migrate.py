@@ -16,7 +16,7 @@ from airflow_extract_provider.extract.store.owner import claim, claiming, table_
 from airflow_extract_provider.extract.store.statements import statement, statements
 from airflow_extract_provider.extract.storing import BOOK_COLUMNS
 
-__all__ = ["check", "check_ours", "migrate", "script"]
+__all__ = ["check", "check_books", "check_ours", "check_table", "migrate", "script"]
 
 _FILE = "migrate.sql"
 _ADDED = {"canonical_hash": "bytea"}
@@ -78,10 +78,23 @@ def check(conn: Connection, schema: str, source: Source, object: str) -> None:
     Raises SchemaMissingError: they are not, with the command that makes them.
     Raises LeftBehindError: the table is another object's, or the object's records are in another table.
     """
+    check_books(conn, schema)
+    check_table(conn, schema, source, object)
+
+
+def check_books(conn: Connection, schema: str) -> None:
+    """See that the books are there and of this version. Raises SchemaMissingError."""
     row = conn.execute(statement(_FILE, "version", schema)).fetchone()
     newest = max(number for number, _, _ in _migrations())
     if row is None or (row[0] or 0) < newest:
         raise SchemaMissingError(f"the schema {schema} is older than this version of the package.", todo=_MIGRATE)
+
+
+def check_table(conn: Connection, schema: str, source: Source, object: str) -> None:
+    """See that an object's record table is there, its own, and as the source file describes it.
+
+    Raises SchemaMissingError, LeftBehindError, as :func:`check` does.
+    """
     table = source.table(object)
     columns = _columns(conn, schema, table)
     if not columns:

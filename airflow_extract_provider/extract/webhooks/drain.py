@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 import tenacity
 
-from airflow_extract_provider.extract.errors import ExtractError, SourceError
+from airflow_extract_provider.extract.errors import ExtractError, LeftBehindError, SchemaMissingError, SourceError
 from airflow_extract_provider.extract.progress import counted
 from airflow_extract_provider.extract.receiving import Endpoint
 from airflow_extract_provider.extract.settings import Settings
@@ -32,7 +32,7 @@ from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.store import inbox, outbox
 from airflow_extract_provider.extract.store.claims import Claims, left
 from airflow_extract_provider.extract.store.connection import CROSSED, Connect, Connection, named_errors
-from airflow_extract_provider.extract.store.migrate import check
+from airflow_extract_provider.extract.store.migrate import check_books, check_table
 from airflow_extract_provider.extract.webhooks.messages import Delivery
 from airflow_extract_provider.extract.webhooks.turn import Targets, Turn
 
@@ -91,10 +91,11 @@ def drain(
     set, the run ends with the batch that is under way. Several runs may be at it at once. At its end some webhooks, of
     whatever source, are deleted that were applied longer than ``keep_for`` ago; None: none.
 
-    Raises SourceError: the source has no webhooks. Raises SchemaMissingError, LeftBehindError: the store is not of this
-    source file. Raises PositionMismatchError, LeftBehindError at the end: a copy is not what the source file describes;
-    what tells of it waits, and the rest is applied. Raises StoreUnavailableError, StoreRightsError, and what a sink
-    raises that is away. What was committed before stays so.
+    Raises SourceError: the source has no webhooks. Raises SchemaMissingError: the store is older than this version.
+    Raises SchemaMissingError, PositionMismatchError, LeftBehindError at the end: a record table is missing, or a copy
+    is not what the source file describes; what tells of it waits, and the rest is applied.
+    Raises StoreUnavailableError, StoreRightsError, and what a sink raises that is away. What was committed before stays
+    so.
     """
     if not source.webhooks:
         raise SourceError(
@@ -102,17 +103,25 @@ def drain(
         )
     settings = settings or Settings()
     with _told(source), _connected(postgres) as conn:
-        for name in sorted(_objects(source)):
-            check(conn, settings.schema, source, name)
+        check_books(conn, settings.schema)
+        for name in source.told_of:
             check_sink(source.object(name), sink_of(source.object(name)), within=settings.idle_timeout)
-        run = _Run(source, conn, settings, Targets(source, settings.schema, sink_of), limit, most_bytes, tries, backoff)
+        targets = Targets(source, settings.schema, sink_of, _unfit(conn, settings.schema, source))
+        run = _Run(source, conn, settings, targets, limit, most_bytes, tries, backoff)
         drained = run.run(run_for, stop or threading.Event())
         run.finish(keep_for)
         return drained
 
 
-def _objects(source: Source) -> set[str]:
-    return {told.object for endpoint in source.webhooks.values() for told in endpoint.types.values()}
+def _unfit(conn: Connection, schema: str, source: Source) -> dict[str, ExtractError]:
+    """The objects that have no table as the source file describes it, and why: the others need not wait for it."""
+    found: dict[str, ExtractError] = {}
+    for name in source.told_of:
+        try:
+            check_table(conn, schema, source, name)
+        except (SchemaMissingError, LeftBehindError) as exc:
+            found[name] = exc.at(object=name)
+    return found
 
 
 @contextmanager
@@ -181,11 +190,11 @@ class _Run:
 
     def finish(self, keep_for: timedelta | None) -> None:
         """Delete old webhooks: more than were applied, otherwise a busy inbox would grow for ever. Raises
-        PositionMismatchError, LeftBehindError: what could not be applied for that."""
+        SchemaMissingError, PositionMismatchError, LeftBehindError: what could not be applied for that."""
         if keep_for is not None:
             most = max(_PRUNED_PER_RUN, 2 * self.deliveries)
             inbox.prune(self.conn, self.settings.schema, keep_for, most, brought_for=max(keep_for, _BROUGHT_FOR))
-        for exc in self.broken.values():
+        for exc in {**self.targets.unfit, **self.broken}.values():
             raise exc
 
     def _claims(self, endpoint: str) -> Claims:

@@ -60,11 +60,13 @@ _OF_A_MESSAGE = (
 
 @dataclass(slots=True)
 class Targets:
-    """Where the records of a source's objects go; each is made once, and again when its copy is begun anew."""
+    """Where the records of a source's objects go; each is made once, and again when its copy is begun anew. ``unfit``
+    are the objects whose tables are missing or not what the source file describes, and why."""
 
     source: Source
     schema: str
     sink_of: Callable[[ApiObject], Sink | None]
+    unfit: Mapping[str, ExtractError] = field(default_factory=dict)
     _made: dict[str, tuple[Born, Target]] = field(default_factory=dict)
 
     def of(self, claims: Claims, object: str) -> Target:
@@ -219,11 +221,9 @@ class Turn:
         objects = {each.object for each in self._waiting if each.does != "nothing"}
         standing = self.claims.standing(objects) if objects else {}
         for object, (begun, table) in standing.items():
-            try:
-                if begun:
-                    self._check_copied(object, table)
-            except (LeftBehindError, PositionMismatchError) as exc:
-                self.broken[object] = exc
+            unfit = self.targets.unfit.get(object) or (self._misfit(object, table) if begun else None)
+            if unfit is not None:
+                self.broken[object] = unfit
         for each in self._waiting:
             if each.does != "nothing" and each.object in self.broken:
                 wait = max(self.backoff, _PERSON_WAIT)
@@ -234,15 +234,20 @@ class Turn:
         self._waiting = [each.bare if each.at in passed else each for each in self._waiting]
         self._before = passed
 
-    def _check_copied(self, object: str, table: tuple[str, str] | None) -> None:
-        where = {"source": self.source.source, "object": object}
+    def _misfit(self, object: str, table: tuple[str, str] | None) -> ExtractError | None:
+        """Why a copy is not what the source file describes, if it is not."""
         if table not in (None, self.source.table(object)):
-            raise LeftBehindError(
+            return LeftBehindError(
                 "the object's table was renamed, or its copy is in another one.",
                 todo="Let the source file and the store agree: `airflow extract rename`.",
-                **where,
+                source=self.source.source,
+                object=object,
             )
-        check_filled(self.claims.conn, self.claims.schema, self.source, object)
+        try:
+            check_filled(self.claims.conn, self.claims.schema, self.source, object)
+        except PositionMismatchError as exc:
+            return exc
+        return None
 
     def _apply(self, messages: Sequence[Message], work: Callable[[Sequence[Message]], Mapping[str, int]]) -> None:
         """Apply messages together; if that fails, in halves, until it is known which of them cannot be."""
