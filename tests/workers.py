@@ -27,7 +27,7 @@ TOGETHER = {
         "tests/operators/test_consume.py",
         "tests/sinks/",
         "tests/test_cli.py",
-        "tests/webhooks/test_kafka.py",
+        "tests/webhooks/test_kafka",
     ),
     # What a file makes once for all its tests, and takes seconds.
     "faults exact": ("tests/faults/test_exact.py",),

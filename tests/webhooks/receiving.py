@@ -254,8 +254,8 @@ class Sender:
         except (OSError, EOFError, TimeoutError):
             link.close()
         self.attempts.append(attempt := Attempt(delivery, began, time.monotonic(), status))
-        # Spread by the delivery's own bytes.
-        await asyncio.sleep(self.pause * delivery.body[-3] / 255)
+        # Spread by the delivery's own bytes. Who tried again at once would leave no time for whoever has to come back.
+        await asyncio.sleep(max(self.pause * delivery.body[-3] / 255, 0 if attempt.good else 0.02))
         return attempt.good
 
     async def delivered(self, what: Sequence[Delivery], connections: int) -> None:

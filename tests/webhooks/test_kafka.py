@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,9 +12,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -23,13 +20,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from psycopg.conninfo import conninfo_to_dict
 
 from airflow_extract_provider.extract.errors import (
     EventRefusedError,
-    ExtractError,
     SchemaMissingError,
     SinkRefusedError,
     SinkUnavailableError,
@@ -47,18 +42,11 @@ from tests.broker import GUEST, Broker
 from tests.databases import room
 from tests.sinks.topics import allow, create, unused_name
 from tests.store.applier import in_thread
+from tests.webhooks.kafka_stage import Consuming, held, keeping, lag, put_all, rows, some
 
 SECRET = "hunter2-is-a-secret"
-ROOMY = Bounds()
 SHORT = Bounds(deadline=2.0, look=0.5)
-Within = Callable[[KafkaKeep], Awaitable[None]]
 Measured = Callable[[str], None]
-
-
-@pytest.fixture
-def topic(broker: Broker) -> str:
-    """A topic of three partitions."""
-    return create(broker, unused_name())
 
 
 @pytest.fixture
@@ -72,126 +60,9 @@ def mortal(broker: Broker) -> Iterator[Broker]:
     broker.start()
 
 
-def keeping(config: Mapping[str, Any], topic: str, work: Within, bounds: Bounds = ROOMY) -> None:
-    """A keep that is started for some work, and closed."""
-
-    async def run() -> None:
-        keep = KafkaKeep(config, topic, bounds=bounds)
-        await keep.start()
-        try:
-            await work(keep)
-        finally:
-            await keep.close()
-
-    asyncio.run(run())
-
-
-def put_all(config: Mapping[str, Any], topic: str, incoming: list[Incoming]) -> None:
-    """Keep deliveries, fifty at a time."""
-
-    async def work(keep: KafkaKeep) -> None:
-        left = iter(incoming)
-
-        async def one_after_the_other() -> None:
-            for each in left:
-                assert await keep.put(each)
-
-        await asyncio.gather(*(one_after_the_other() for _ in range(50)))
-
-    keeping(config, topic, work)
-
-
 async def _ready(keep: KafkaKeep, ready: bool = True) -> None:
     while keep.ready is not ready:
         await asyncio.sleep(0.05)
-
-
-def some(count: int, *, dedupe: bool = False, endpoint: str = "main") -> list[Incoming]:
-    """So many deliveries, each with a body of its own."""
-    return [
-        Incoming("shop", endpoint, b'{"n": %d}' % n, {"x-n": str(n)}, uuid.uuid4() if dedupe else None)
-        for n in range(count)
-    ]
-
-
-def held(broker: Broker, topic: str) -> list[bytes]:
-    """All bodies that are in the topic now."""
-    consumer = Consumer({**broker.config, "group.id": "nobody", "enable.auto.commit": False})
-    try:
-        found: list[bytes] = []
-        for partition in consumer.list_topics(topic, timeout=30).topics[topic].partitions:
-            at = TopicPartition(topic, partition)
-            _, upto = consumer.get_watermark_offsets(at, timeout=30)
-            consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
-            read = 0
-            while read < upto:
-                message = consumer.poll(10)
-                assert message is not None
-                assert message.error() is None
-                read, value = (message.offset() or 0) + 1, message.value()
-                assert isinstance(value, bytes)
-                found.append(value)
-        return found
-    finally:
-        consumer.close()
-
-
-def rows(dsn: str, text: str = "select body from extract.inbox order by place") -> list[tuple[Any, ...]]:
-    """Rows of the store."""
-    with psycopg.connect(dsn) as conn:
-        return conn.execute(text.encode()).fetchall()
-
-
-class Consuming:
-    """Consumers in threads; at the end all are stopped."""
-
-    def __init__(self, broker: Broker, topic: str, connect: Connect) -> None:
-        self.broker, self.topic, self.connect = broker, topic, connect
-        self.group = f"group-{topic}"
-        self.begun: list[tuple[threading.Event, Future[Consumed]]] = []
-
-    def begin(self, **config: Any) -> tuple[threading.Event, Future[Consumed]]:
-        """One more consumer."""
-        stop = threading.Event()
-        given = {**self.broker.config, "group.id": self.group, **config}
-        self.begun.append(
-            (stop, in_thread(lambda: consume(given, self.topic, self.connect, "extract", stop))),
-        )
-        return self.begun[-1]
-
-    def until(self, found: Callable[[], bool], seconds: float = 60) -> None:
-        """Wait until something is so."""
-        until = time.monotonic() + seconds
-        while not found():
-            for _, done in self.begun:
-                if done.done() and not done.cancelled() and done.exception() is not None:
-                    done.result()
-            assert time.monotonic() < until, "it did not come"
-            time.sleep(0.05)
-
-    def end(self) -> list[Consumed]:
-        """Stop all; what each has done."""
-        for stop, _ in self.begun:
-            stop.set()
-        done = [each.result(60) for _, each in self.begun]
-        self.begun = []
-        return done
-
-    def all_of(self, count: int, dsn: str) -> Consumed:
-        """One consumer until the inbox holds so many."""
-        self.begin()
-        self.until(lambda: rows(dsn, "select count(*) from extract.inbox") == [(count,)])
-        (done,) = self.end()
-        return done
-
-
-@pytest.fixture
-def consuming(broker: Broker, topic: str, connect: Connect) -> Iterator[Consuming]:
-    """Makes consumers of the topic."""
-    made = Consuming(broker, topic, connect)
-    yield made
-    with suppress(ExtractError):
-        made.end()
 
 
 # The keep ------------------------------------------------------------------------------------------------------------
@@ -480,12 +351,12 @@ def test_each_once_whatever_is_killed(
             mortal.start()
         assert child.wait(60) == -signal.SIGKILL
     stored = rows(dsn, "select count(*) from extract.inbox")[0][0]
-    uncommitted = stored - (2_000 - _lag(mortal, topic, consuming.group))
+    uncommitted = stored - (2_000 - lag(mortal, topic, consuming.group))
     assert uncommitted > 0
     assert stored < 2_000
     begun = time.monotonic()
     consuming.begin(**{"group.instance.id": "one"})
-    consuming.until(lambda: _lag(mortal, topic, consuming.group) == 0)
+    consuming.until(lambda: lag(mortal, topic, consuming.group) == 0)
     measured(
         f"from Kafka: killed 5 times before a commit, {uncommitted} were stored and not committed then; "
         f"the rest of 2,000 in {time.monotonic() - begun:.1f} s"
@@ -518,18 +389,6 @@ def _child(asked: Mapping[str, Any]) -> subprocess.Popen[bytes]:
     )
 
 
-def _lag(broker: Broker, topic: str, group: str) -> int:
-    """How many messages the group has not committed."""
-    consumer = Consumer({**broker.config, "group.id": group, "enable.auto.commit": False})
-    try:
-        found = consumer.list_topics(topic, timeout=30).topics[topic].partitions
-        at = consumer.committed([TopicPartition(topic, each) for each in found], timeout=30)
-        ends = [consumer.get_watermark_offsets(each, timeout=30)[1] for each in at]
-        return sum(end - max(each.offset, 0) for each, end in zip(at, ends, strict=True))
-    finally:
-        consumer.close()
-
-
 def test_how_quick(broker: Broker, topic: str, consuming: Consuming, dsn: str, measured: Measured) -> None:
     """Ten thousand of a kilobyte, there and into the inbox."""
     sent = [Incoming("shop", "main", b"%05d" % n + b"x" * 1000) for n in range(10_000)]
@@ -560,17 +419,17 @@ def test_the_store_is_away(broker: Broker, topic: str, caplog: pytest.LogCapture
             put_all(broker.config, topic, some(300))
             consuming.until(lambda: "the store is away" in caplog.text)
             time.sleep(2)
-            assert _lag(broker, topic, consuming.group) == 300
+            assert lag(broker, topic, consuming.group) == 300
             server.start()
             consuming.until(lambda: "stored again" in caplog.text)
             consuming.until(lambda: rows(dsn, "select count(*) from extract.inbox") == [(600,)])
-            consuming.until(lambda: _lag(broker, topic, consuming.group) == 0)
+            consuming.until(lambda: lag(broker, topic, consuming.group) == 0)
             server.stop()
             put_all(broker.config, topic, some(1))
             time.sleep(1)
             (done,) = consuming.end()  # it stops in the middle of an outage too
             assert done.stored == 300
-            assert _lag(broker, topic, consuming.group) == 1
+            assert lag(broker, topic, consuming.group) == 1
     # Once for each reason: the second time it says goodbye first.
     assert caplog.text.count("the store is away") <= 3
 
@@ -608,7 +467,7 @@ def test_messages_that_nobody_can_read(
     assert "9 messages cannot be read" in caplog.text
     consuming.group += "-again"
     consuming.begin()
-    consuming.until(lambda: _lag(broker, topic, consuming.group) == 0)
+    consuming.until(lambda: lag(broker, topic, consuming.group) == 0)
     (again,) = consuming.end()
     assert again == Consumed(read=10, duplicate=10)
     assert len(dead.dead(conn, "extract")) == 9
@@ -620,7 +479,7 @@ def test_the_same_delivery_twice(broker: Broker, topic: str, consuming: Consumin
     known, unknown = some(1, dedupe=True), some(1)
     put_all(broker.config, topic, [*known * 3, *unknown * 2])
     consuming.begin()
-    consuming.until(lambda: _lag(broker, topic, consuming.group) == 0)
+    consuming.until(lambda: lag(broker, topic, consuming.group) == 0)
     (done,) = consuming.end()
     assert (done.stored, done.duplicate) == (3, 2)
     counted = rows(dsn, "select source, endpoint, kind, count from extract.inbox_count order by kind")
@@ -652,7 +511,7 @@ def test_several_share_the_work(broker: Broker, topic: str, consuming: Consuming
     consuming.begin()
     put_all(broker.config, topic, sent[2_000:])
     consuming.until(lambda: rows(dsn, "select count(distinct body) from extract.inbox") == [(3_000,)])
-    consuming.until(lambda: _lag(broker, topic, consuming.group) == 0)
+    consuming.until(lambda: lag(broker, topic, consuming.group) == 0)
     done = [first.result(60), *consuming.end()]
     assert sum(each.stored for each in done) == 3_000
     assert rows(dsn, "select count(*) from extract.inbox") == [(3_000,)]
@@ -716,53 +575,6 @@ def test_no_inbox(broker: Broker, topic: str, connect: Connect) -> None:
     """A store that was not set up is said at once, though nothing has come."""
     with pytest.raises(SchemaMissingError):
         consume(broker.config, topic, connect, "nowhere")
-
-
-@contextmanager
-def _command(broker: Broker, topic: str, dsn: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """The command, beside no Airflow."""
-    parts = conninfo_to_dict(dsn)
-    store = {"conn_type": "postgres", "host": parts["host"], "login": parts["user"], "schema": parts["dbname"]}
-    store["port"] = int(str(parts["port"]))
-    environment = {
-        **os.environ,
-        "AIRFLOW_CONN_EXTRACT_STORE": json.dumps(store),
-        "AIRFLOW_CONN_KAFKA_DEFAULT": json.dumps({"conn_type": "kafka", "extra": json.dumps(broker.config)}),
-    }
-    started = subprocess.Popen(
-        [sys.executable, "-m", "airflow_extract_provider.receiver.main", "from-kafka", "--topic", topic, *arguments],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        yield started
-    finally:
-        started.kill()
-        started.wait()
-
-
-def test_the_command(broker: Broker, topic: str, consuming: Consuming, dsn: str) -> None:
-    """It reads as the group that is named, and ends in good order when it is told to: all is committed."""
-    put_all(broker.config, topic, some(30))
-    with _command(broker, topic, dsn, "--group", consuming.group) as started:
-        consuming.until(lambda: rows(dsn, "select count(*) from extract.inbox") == [(30,)])
-        started.terminate()
-        out, err = started.communicate(timeout=60)
-    assert started.returncode == 0, err
-    assert out.splitlines()[-1] == "Stopped: 30 read, 30 stored, 0 known already, 0 unreadable, 0 lost."
-    assert _lag(broker, topic, consuming.group) == 0
-
-
-def test_the_command_says_what_is_wrong(broker: Broker, dsn: str) -> None:
-    """In a few lines, with code 1."""
-    with _command(broker, "no-such-topic", dsn) as started:
-        _, err = started.communicate(timeout=60)
-    assert started.returncode == 1
-    assert "SinkRefusedError: the topic `no-such-topic` does not exist" in err
-    assert "Traceback" not in err
 
 
 # What a topic must be ------------------------------------------------------------------------------------------------
