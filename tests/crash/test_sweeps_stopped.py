@@ -20,8 +20,9 @@ from tests.crash.sweep_stage import VARIANTS, Life, Moment, SweepStage, Wanted
 
 SOAK = bool(os.environ.get("EXTRACT_SOAK"))
 SetStage = Callable[..., SweepStage]
-SILENT, IDLE = 0.6, 0.3
-"""In seconds: after how long a holder may be taken over, and Postgres ends its transaction."""
+SILENT, IDLE = 1.0, 0.7
+"""In seconds: after how long a holder may be taken over, and Postgres ends its transaction. A busy machine may keep a
+process waiting for half a second that has not stopped at all."""
 
 
 def stops(wanted: Wanted, most: int) -> Iterator[Step]:
