@@ -230,6 +230,17 @@ def test_an_id_that_comes_again_is_passed_over(play: Hooked) -> None:
     assert rows == [("shop.thing.ending", "3", "things", ending)]
 
 
+def test_a_type_that_the_file_learns_later(play: Hooked) -> None:
+    """Sent again, under the same id, it is not taken for one that was applied."""
+    paid = b'{"id": "evt_1", "type": "invoice.paid", "data": {"id": 3}}'
+    play.hook({**ENDPOINT, "id": "id"})
+    for expected in ({"unknown": 1}, {"forwarded": 1}, {"repeated": 1}):
+        play.put(paid)
+        assert expected.items() <= play.drain().counts.items()
+        play.source["webhooks"]["main"] = {**ENDPOINT, "id": "id", "forward": ["invoice.*"]}
+    assert play.count("extract.outbox", "type like '%invoice.paid'") == 1
+
+
 def test_unknown_types_are_counted_and_named(play: Hooked, caplog: pytest.LogCaptureFixture) -> None:
     """Unless the config says that they tell nothing."""
     play.hook({**ENDPOINT, "ignore": "ping"})

@@ -8,12 +8,29 @@ from typing import Any
 import msgspec
 import psycopg
 
-__all__ = ["REFUSALS", "unstorable"]
+__all__ = ["REFUSALS", "may_blame_a_row", "unstorable"]
 
 REFUSALS = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded)
 """What Postgres raises where a value cannot be stored: it is none of `jsonb`, or larger than that can hold."""
 
 _AS_WRITTEN = msgspec.json.Decoder(float_hook=lambda text: msgspec.Raw(text.encode()))
+
+
+def may_blame_a_row(exc: psycopg.Error) -> bool:
+    """Whether what is in one row may be to blame for an error, while others would be taken: a value that cannot be, a
+    rule of the table, or what a trigger of the user's has raised, also by a code of its own (PostgreSQL documentation,
+    appendix A and section 41.9.1: any five digits or upper-case letters)."""
+    if isinstance(exc, (*REFUSALS, psycopg.IntegrityError)):
+        return True
+    return exc.sqlstate is not None and (exc.sqlstate.startswith("P0") or not _is_known(exc.sqlstate))
+
+
+def _is_known(state: str) -> bool:
+    try:
+        psycopg.errors.lookup(state)
+    except KeyError:
+        return False
+    return True
 
 
 def unstorable(raw: bytes) -> str | None:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from msgspec.structs import replace as replace_struct
+
 from airflow_extract_provider.extract.errors import BadRecordError
 from airflow_extract_provider.extract.sinks.sink import Sink
 from airflow_extract_provider.extract.store import brought, outbox, refetch
@@ -46,9 +48,16 @@ class ToldOf:
 
 
 def bring_in(
-    conn: Connection, target: Target, records: Sequence[Coming], *, clock: datetime, sink: Sink | None = None
+    conn: Connection,
+    target: Target,
+    records: Sequence[Coming],
+    *,
+    clock: datetime,
+    sink: Sink | None = None,
+    at_once: bool = False,
 ) -> ToldOf:
-    """Bring in what webhooks hold of an object's records.
+    """Bring in what webhooks hold of an object's records. ``at_once``: rules that would be checked when the transaction
+    ends are checked before anything is published.
 
     Raises BadRecordError: a record cannot be stored as it is. Raises FoldError, DetectorError, EventRepeatedError, and
     what the sink raises. The caller undoes everything then.
@@ -61,6 +70,9 @@ def bring_in(
         for nth, found in enumerate(rounds):
             settle(work, found, _differing(work, found, twice if nth == 0 else set()))
         fold(conn, target.folds, work.foldings)
+        if at_once:
+            conn.execute("set constraints all immediate")
+            conn.execute("set constraints all deferred")
     except REFUSALS as exc:
         why = (exc.diag.message_primary or type(exc).__name__).partition(":")[0]
         raise BadRecordError(
@@ -92,10 +104,13 @@ def _rounds(records: Sequence[Coming]) -> list[dict[str, Coming]]:
         by_key[each.key].append(each)
     rounds: list[dict[str, Coming]] = []
     for key, copies in by_key.items():
+        turn = 0
         for at, each in enumerate(_once(sorted(copies, key=_age))):
+            # Not before the older version, whenever that one came.
+            turn = max(turn, each.turn)
             if at == len(rounds):
                 rounds.append({})
-            rounds[at][key] = each
+            rounds[at][key] = replace_struct(each, turn=turn)
     return rounds
 
 

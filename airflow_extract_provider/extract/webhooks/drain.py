@@ -33,8 +33,10 @@ from airflow_extract_provider.extract.store import inbox, outbox
 from airflow_extract_provider.extract.store.claims import Claims, left
 from airflow_extract_provider.extract.store.connection import CROSSED, Connect, Connection, named_errors
 from airflow_extract_provider.extract.store.migrate import check_books, check_table
+from airflow_extract_provider.extract.store.storable import may_blame_a_row
+from airflow_extract_provider.extract.webhooks.bringing import Targets
 from airflow_extract_provider.extract.webhooks.messages import Delivery
-from airflow_extract_provider.extract.webhooks.turn import Targets, Turn
+from airflow_extract_provider.extract.webhooks.turn import Turn
 
 __all__ = ["Drained", "SinkOf", "drain"]
 
@@ -209,7 +211,7 @@ class _Run:
             reraise=True,
         ):
             with attempt:
-                turn = self._batch(endpoint)
+                turn = self._committed(endpoint)
         self.deliveries += turn.taken
         self.counts += turn.counts
         self.noted |= turn.noted
@@ -222,11 +224,21 @@ class _Run:
         self._announce(now=False)
         return turn.busy
 
-    def _batch(self, endpoint: str) -> Turn:
+    def _committed(self, endpoint: str) -> Turn:
+        """A batch. Where it cannot be committed, since Postgres has checked some rule only then: once more, in a way
+        that tells which message has broken it."""
+        try:
+            return self._batch(endpoint, at_once=False)
+        except psycopg.Error as exc:
+            if not may_blame_a_row(exc):
+                raise
+        return self._batch(endpoint, at_once=True)
+
+    def _batch(self, endpoint: str, *, at_once: bool) -> Turn:
         spec, claims = self.source.webhooks[endpoint], self._claims(endpoint)
         with self.conn.transaction():
             claims.limit(self.settings.idle_timeout)
-            turn = Turn(self.source, endpoint, claims, self.targets, self.tries, self.backoff)
+            turn = Turn(self.source, endpoint, claims, self.targets, self.tries, self.backoff, at_once)
             turn.retry(claims.due(self.limit, self.most_bytes))
             limit = self.limits.get(endpoint, self.limit)
             rows = claims.claim(limit, self.most_bytes, in_order=_in_order(self.source, spec))

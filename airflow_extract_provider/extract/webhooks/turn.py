@@ -26,20 +26,16 @@ from airflow_extract_provider.extract.errors import (
     PositionMismatchError,
 )
 from airflow_extract_provider.extract.events.event import Event
-from airflow_extract_provider.extract.sinks.sink import Sink
-from airflow_extract_provider.extract.source import ApiObject, Source
+from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.store import outbox
-from airflow_extract_provider.extract.store.birth import Born, born
-from airflow_extract_provider.extract.store.brought import Heard
 from airflow_extract_provider.extract.store.claims import Claims, Due, Parked, Whose
-from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.filled import check_filled
-from airflow_extract_provider.extract.store.judge import Coming
+from airflow_extract_provider.extract.store.storable import may_blame_a_row
 from airflow_extract_provider.extract.store.target import Target
-from airflow_extract_provider.extract.store.told import ToldOf, bring_in, note
+from airflow_extract_provider.extract.webhooks.bringing import Bringing, Targets
 from airflow_extract_provider.extract.webhooks.messages import Delivery, Message, Unreadable, split
 
-__all__ = ["Targets", "Turn"]
+__all__ = ["Turn"]
 
 _LONGEST_WAIT = 3600.0
 _PERSON_WAIT = timedelta(minutes=1)
@@ -52,31 +48,8 @@ _OF_A_MESSAGE = (
     EventRefusedError,
     EventRepeatedError,
     FoldError,
-    psycopg.IntegrityError,
-    psycopg.errors.RaiseException,
 )
 """What one message may be to blame for: the others are applied without it."""
-
-
-@dataclass(slots=True)
-class Targets:
-    """Where the records of a source's objects go; each is made once, and again when its copy is begun anew. ``unfit``
-    are the objects whose tables are missing or not what the source file describes, and why."""
-
-    source: Source
-    schema: str
-    sink_of: Callable[[ApiObject], Sink | None]
-    unfit: Mapping[str, ExtractError] = field(default_factory=dict)
-    _made: dict[str, tuple[Born, Target]] = field(default_factory=dict)
-
-    def of(self, claims: Claims, object: str) -> Target:
-        """The target of an object, as its copy stands in this transaction."""
-        now = born(claims.conn, self.schema, self.source.source, object)
-        known = self._made.get(object)
-        if known is None or known[0] != now:
-            known = now, replace(Target.of(self.source, object, self.schema, now), brings="webhook")
-            self._made[object] = known
-        return known[1]
 
 
 @dataclass(slots=True)
@@ -87,6 +60,7 @@ class Turn:
     key. ``changed``: what was done by object. ``unknown``: types that nothing is said about. ``taken``: how many
     deliveries it has claimed. ``reason``: the kind of error of the last message that failed.
     ``broken``: objects whose copy is not what the source file describes, and why.
+    ``at_once``: what Postgres would check when the transaction ends, it checks as soon as it is written.
     """
 
     source: Source
@@ -95,6 +69,7 @@ class Turn:
     targets: Targets
     tries: int
     backoff: timedelta
+    at_once: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     noted: set[str] = field(default_factory=set)
     changed: dict[str, Counter[str]] = field(default_factory=dict)
@@ -132,11 +107,12 @@ class Turn:
         found = self._fitting(deliveries)
         self.taken = len(self._places)
         self.busy = bool(deliveries or self._tried)
-        ids = [each.id for each in found if isinstance(each, Message) and each.id is not None]
+        # Of a type that the file does not know yet it may come again, once it does.
+        ids = [each.id for each in found if isinstance(each, Message) and each.id is not None and each.known]
         new = self.claims.see(ids)
         self.counts["messages"] += len(found)
         for each in found:
-            if isinstance(each, Message) and each.id is not None:
+            if isinstance(each, Message) and each.id is not None and each.known:
                 if each.id not in new:
                     self.counts["repeated"] += 1
                     continue
@@ -184,9 +160,9 @@ class Turn:
 
     def _apply_to(self, target: Target, messages: Sequence[Message]) -> None:
         """Bring messages into an object, and note what must be read again: once, behind all rows."""
-        work = _Object(self.claims.conn, target, self.targets.sink_of(self.source.object(target.object)))
-        # By their keys, so that halves lock rows in the same order as the whole.
-        self._apply(sorted(messages, key=lambda each: (each.key, each.at)), work.bring_in)
+        sink = self.targets.sink_of(self.source.object(target.object))
+        work = Bringing(self.claims.conn, target, sink, self.at_once)
+        self._apply(work.in_parts(messages), work.bring_in)
         if noted := work.note():
             self.noted.add(target.object)
             self.counts["refetch"] += noted
@@ -259,13 +235,13 @@ class Turn:
             try:
                 with self.claims.conn.transaction():
                     counts = work(part)
-            except _OF_A_MESSAGE as exc:
+            except (ExtractError, psycopg.Error) as exc:
+                if not _is_of_a_message(exc):
+                    raise (exc.at(object=part[0].object or None) if isinstance(exc, ExtractError) else exc) from None
                 if len(part) > 1:
                     parts += [part[len(part) // 2 :], part[: len(part) // 2]]
                 else:
                     self._fail(part[0], exc)
-            except ExtractError as exc:
-                raise exc.at(object=part[0].object or None) from None
             else:
                 self.counts.update(counts)
 
@@ -332,52 +308,12 @@ class Turn:
         self.claims.count({("out_of_order" if kind == "stale" else kind): self.counts[kind] for kind in kinds})
 
 
-@dataclass(slots=True)
-class _Object:
-    """What is brought into one object in this transaction, by as many parts as it takes. Their notes come last: a lock
-    on a note, held while rows of the next part are locked, could cross those of a walk."""
-
-    conn: Connection
-    target: Target
-    sink: Sink | None
-    told: list[ToldOf] = field(default_factory=list)
-
-    def bring_in(self, messages: Sequence[Message]) -> Mapping[str, int]:
-        """Bring messages in; if that raises, nothing of them is noted either."""
-        records = [_coming(self.target, each) for each in messages if each.record is not None]
-        again = [each.key for each in messages if each.does == "refetch"]
-        heard = [
-            Heard(each.key, None if each.record is None else each.record.version, each.received_at, each.gone)
-            for each in messages
-        ]
-        clock = max(each.received_at for each in messages)
-        found = bring_in(self.conn, self.target, records, clock=clock, sink=self.sink)
-        self.told.append(found.beside(again, heard))
-        return found.counts
-
-    def note(self) -> int:
-        """Note what is to be read again, and what brought the changes; returns how many keys are noted."""
-        return note(self.conn, self.target, self.told)
+def _is_of_a_message(exc: ExtractError | psycopg.Error) -> bool:
+    return isinstance(exc, _OF_A_MESSAGE) or (isinstance(exc, psycopg.Error) and may_blame_a_row(exc))
 
 
 def _vanished(due: Due) -> Unreadable:
     return Unreadable(due.place, due.nth, "the body holds no such message any more: `messages` says something else now")
-
-
-def _coming(target: Target, message: Message) -> Coming:
-    record = message.record
-    assert record is not None
-    return Coming(
-        key=record.key,
-        raw=record.raw,
-        raw_hash=target.shape.raw_hash(record.raw),
-        version=record.version,
-        sent_at=message.received_at,
-        number=message.nth,
-        deleted=record.deleted,
-        told=True,
-        final=message.does == "final",
-    )
 
 
 def _wait(backoff: timedelta, tries: int) -> timedelta:
