@@ -23,7 +23,7 @@ from airflow_extract_provider.extract.store.arrays import Texts
 from airflow_extract_provider.extract.store.audit import Audit
 from airflow_extract_provider.extract.store.batch import Batch, in_rounds
 from airflow_extract_provider.extract.store.brought import Brings, News
-from airflow_extract_provider.extract.store.connection import Connection
+from airflow_extract_provider.extract.store.connection import Connection, check_rules
 from airflow_extract_provider.extract.store.fence import Fence, hold, holding, idle_limit
 from airflow_extract_provider.extract.store.fields import fold
 from airflow_extract_provider.extract.store.judge import Coming
@@ -212,6 +212,7 @@ def _publish(work: Work, given: _Given, entries: Sequence[Entry]) -> tuple[int, 
         with outbox.no_repeats(work.events):
             return given.ledger.extend(work.conn, entries, outbox.appending(work.target.schema, work.events))
     if work.events and given.sink is not None:
+        check_rules(work.conn)
         given.sink.publish(work.events)
     return given.ledger.extend(work.conn, entries)
 

@@ -16,7 +16,7 @@ from airflow_extract_provider.extract.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["BACKEND", "CROSSED", "Connect", "Connection", "connecting", "named_errors", "opened"]
+__all__ = ["BACKEND", "CROSSED", "Connect", "Connection", "check_rules", "connecting", "named_errors", "opened"]
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 Connect: TypeAlias = Callable[[], Connection]
@@ -59,6 +59,13 @@ def opened(conninfo: str = "", **options: Any) -> Connection:
         conn.close()
         raise
     return conn
+
+
+def check_rules(conn: Connection) -> None:
+    """Have Postgres check now what it would check when the transaction ends (`deferrable initially deferred`), which is
+    too late for events that have gone out until then. Raises psycopg's own errors."""
+    conn.execute("set constraints all immediate")
+    conn.execute("set constraints all deferred")
 
 
 @contextmanager

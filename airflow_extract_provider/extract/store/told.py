@@ -18,7 +18,7 @@ from airflow_extract_provider.extract.sinks.sink import Sink
 from airflow_extract_provider.extract.store import brought, outbox, refetch
 from airflow_extract_provider.extract.store.arrays import Blobs, Texts
 from airflow_extract_provider.extract.store.brought import Heard, News
-from airflow_extract_provider.extract.store.connection import Connection
+from airflow_extract_provider.extract.store.connection import Connection, check_rules
 from airflow_extract_provider.extract.store.fields import fold
 from airflow_extract_provider.extract.store.judge import Coming
 from airflow_extract_provider.extract.store.rows import Work, settle
@@ -57,7 +57,7 @@ def bring_in(
     at_once: bool = False,
 ) -> ToldOf:
     """Bring in what webhooks hold of an object's records. ``at_once``: rules that would be checked when the transaction
-    ends are checked before anything is published.
+    ends are checked now, as they are in any case before anything is published.
 
     Raises BadRecordError: a record cannot be stored as it is. Raises FoldError, DetectorError, EventRepeatedError, and
     what the sink raises. The caller undoes everything then.
@@ -70,9 +70,8 @@ def bring_in(
         for nth, found in enumerate(rounds):
             settle(work, found, _differing(work, found, twice if nth == 0 else set()))
         fold(conn, target.folds, work.foldings)
-        if at_once:
-            conn.execute("set constraints all immediate")
-            conn.execute("set constraints all deferred")
+        if at_once or sink is not None:
+            check_rules(conn)
     except REFUSALS as exc:
         why = (exc.diag.message_primary or type(exc).__name__).partition(":")[0]
         raise BadRecordError(
