@@ -85,7 +85,7 @@ class Play:
                 client=ApiClient(source, session, self.api.url),
                 runner=Runner(runner, f"the run called {runner}"),
                 sink=sink,
-                cursor=cursor or FileCursor(Path(f"{self.cursor}{name}{walk}"), "one"),
+                cursor=cursor or FileCursor(Path(f"{self.cursor}{walk}"), "one"),
                 settings=Settings(batch=1, cursor_every=timedelta(0)),
                 **how,
             )

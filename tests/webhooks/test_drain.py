@@ -20,6 +20,7 @@ from airflow_extract_provider.extract.sinks.memory import MemorySink
 from airflow_extract_provider.extract.sourcefile import parse_source
 from airflow_extract_provider.extract.store import claims
 from airflow_extract_provider.testing.hostile_store import Version
+from tests.crash.child import FileCursor
 from tests.exactly_once.oracle import found
 from tests.exactly_once.play import KIND
 from tests.webhooks.hooked import ENDPOINT, Hooked, body
@@ -328,7 +329,8 @@ def test_a_table_that_does_not_fit_stops_its_own_object(play: Hooked, damage: st
     if damage != "missing":
         play.conn.execute("drop table shop.parts")
     play.store.migrate([parse_source(play.source, "test")])
-    play.run("backfill", name="parts", runner="other")
+    cursor = FileCursor(play.cursor.with_suffix(".parts"), "one")
+    play.run("backfill", name="parts", runner="other", cursor=cursor)
     play.conn.execute("update extract.inbox_parked set due_at = clock_timestamp()")
     assert play.drain().waiting == 0
     assert play.count("shop.parts") == play.count("shop.things")
