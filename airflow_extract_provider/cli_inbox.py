@@ -81,9 +81,20 @@ _DEAD = GroupCommand(
             name="replay",
             help="Have dead messages tried again",
             description="Puts dead messages back, with all their tries: the next run that applies webhooks takes them. "
-            "Nothing newer is written over.",
+            "Nothing newer is written over. Tells which of them came to an address that the source's file does not "
+            "describe any more: no run takes those.",
             func=lazy_load_command("airflow_extract_provider.commands.inbox.dead_replay"),
-            args=(_SOURCE, _PLACES, _ALL, *STORE),
+            args=(
+                _SOURCE,
+                _PLACES,
+                _ALL,
+                argument(
+                    "--sources",
+                    help="the folder with the sources' YAML files (default: `sources` in Airflow's DAGs folder, if it "
+                    "is there)",
+                ),
+                *STORE,
+            ),
         ),
         ActionCommand(
             name="drop",

@@ -521,8 +521,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "11 deletes need proof",
         "what a sweep that was given up had not seen stays noted",
         "store/sweep.sql",
-        "delete from {extract}.refetch where source = %(source)s and object = %(object)s and reason = 'absent';\n",
-        "select from given_up;\n",
+        "delete from {extract}.refetch\n"
+        "where source = %(source)s and object = %(object)s and reason = 'absent' and told_at is null;",
+        "select from given_up;",
         SWEEPS,
     ),
     Mutant(

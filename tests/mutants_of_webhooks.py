@@ -8,6 +8,8 @@ __all__ = ["WEBHOOKS"]
 
 _DRAIN = ("tests/webhooks/test_drain.py",)
 _STREAM = ("tests/webhooks/test_drain.py", "tests/webhooks/test_stream.py", "tests/properties/test_webhooks.py")
+_FOLDS = ("tests/webhooks/test_folds.py",)
+_RULES = ("tests/webhooks/test_rules.py",)
 _KILLED = ("tests/webhooks/test_killed.py",)
 _AUDIT = ("tests/webhooks/test_audit.py", "tests/webhooks/test_stream.py")
 _SIGNED = ("tests/webhooks/test_signatures.py", "tests/webhooks/test_signature_parts.py")
@@ -117,9 +119,9 @@ WEBHOOKS: tuple[Mutant, ...] = (
     Mutant(
         "1 no skip",
         "a webhook begins an emptied table",
-        "webhooks/turn.py",
-        "        check_filled(self.claims.conn, self.claims.schema, self.source, object)\n",
-        "",
+        "webhooks/fitting.py",
+        "        check_filled(claims.conn, claims.schema, source, object)\n",
+        "        pass\n",
         _DRAIN,
     ),
     Mutant(
@@ -158,8 +160,8 @@ WEBHOOKS: tuple[Mutant, ...] = (
         "forged",
         "a lost connection is the end of a body",
         "webhooks/receiver.py",
-        '                if message["type"] != "http.request":\n                    return _CUT\n',
-        '                if message["type"] != "http.request":\n                    return None\n',
+        "            return _CUT\n        finally:\n",
+        '            return b"".join(parts)\n        finally:\n',
         _RECEIVED,
     ),
     Mutant(
@@ -177,5 +179,77 @@ WEBHOOKS: tuple[Mutant, ...] = (
         "        digest.update(body)\n",
         "",
         _RECEIVED,
+    ),
+    Mutant(
+        "8 newer wins",
+        "webhooks are folded in the order of their keys",
+        "webhooks/bringing.py",
+        "        deleted=record.deleted,\n        turn=turn,\n",
+        "        deleted=record.deleted,\n",
+        _FOLDS,
+    ),
+    Mutant(
+        "8 newer wins",
+        "an older copy that came later is folded last",
+        "store/told.py",
+        "            turn = max(turn, each.turn)\n",
+        "            turn = each.turn\n",
+        _FOLDS,
+    ),
+    Mutant(
+        "8 newer wins",
+        "parts are folded in the order of their keys",
+        "webhooks/bringing.py",
+        "        if self.target.folds:\n            return sorted(messages, key=lambda each: each.at)\n",
+        "",
+        _FOLDS,
+    ),
+    Mutant(
+        "4 events",
+        "published before Postgres has checked its rules",
+        "store/apply.py",
+        "        check_rules(work.conn)\n",
+        "",
+        _RULES,
+    ),
+    Mutant(
+        "12 one bad message",
+        "a rule that is checked at the end stops the source",
+        "webhooks/drain.py",
+        "        return self._batch(endpoint, at_once=True)\n",
+        "        return self._batch(endpoint, at_once=False)\n",
+        _RULES,
+    ),
+    Mutant(
+        "12 one bad message",
+        "a trigger's own code stops the source",
+        "store/storable.py",
+        'exc.sqlstate.startswith("P0") or not _is_known(exc.sqlstate)',
+        'exc.sqlstate.startswith("P0")',
+        _RULES,
+    ),
+    Mutant(
+        "1 no skip",
+        "what a trigger swallows counts as stored",
+        "store/rows.py",
+        "        raise _kept_out(kept_out[0])\n",
+        "        revisions |= {each.key: 0 for each in kept_out}\n",
+        _RULES,
+    ),
+    Mutant(
+        "12 one bad message",
+        "a table that is missing stops other objects",
+        "webhooks/fitting.py",
+        "            found[name] = exc.at(object=name)\n",
+        "            raise exc.at(object=name) from None\n",
+        _DRAIN,
+    ),
+    Mutant(
+        "15 who notes strikes",
+        "a sweep strikes a webhook's note",
+        "store/sweep.sql",
+        "key = any(%(keys)b::text[]) and reason = 'absent'\n  and told_at is null;",
+        "key = any(%(keys)b::text[]) and reason = 'absent';",
+        ("tests/store/test_sweep_told.py",),
     ),
 )

@@ -38,15 +38,18 @@ def audit(args: Namespace) -> Iterator[str]:
         received = webhook_audit.received(conn, args.schema, args.source, days)
         objects = dict.fromkeys((each.source, each.object) for each in changes)
         silent = {whose: webhook_audit.silence(conn, (args.schema, *whose)) for whose in objects}
+        unapplied = {whose: webhook_audit.unapplied(conn, (args.schema, *whose)) for whose in objects}
     if changes:
         yield "What brought each change first; of the others, whose webhook came late, never, or may still come:"
         yield from _table(_CHANGES, [_changed(each) for each in changes])
     if received:
         yield "What came:"
         yield from _table(_RECEIVED, [_came(each) for each in received])
+    for source, waiting in {whose[0]: each for whose, each in unapplied.items() if each is not None}.items():
+        yield printable(f"{source}: {waiting} Until then what they tell of counts as missed.")
     for (source, object), found in silent.items():
-        if found is not None:
-            yield printable(f"{source}/{object}: webhooks have fallen silent: {found}")
+        if found is not None and found.waiting is None:
+            yield printable(f"{source}/{object}: {found}")
     if not changes and not received:
         yield "No webhook has come, and no change of an object that webhooks tell of was stored."
 

@@ -15,8 +15,10 @@ from airflow_extract_provider.commands.command import (
     duration,
     printable,
     rows_limit,
+    sources_folder,
     utc,
 )
+from airflow_extract_provider.extract.errors import ExtractError
 from airflow_extract_provider.extract.progress import counted
 from airflow_extract_provider.extract.sourcefile import load_sources
 from airflow_extract_provider.extract.store import dead as store_dead
@@ -73,7 +75,15 @@ def dead_replay(args: Namespace) -> Iterator[str]:
     """`airflow extract inbox dead replay`."""
     if args.source == store_dead.BURIED:
         raise NotUnderstood("What has no source can only be dropped: nobody could apply it.")
+    addresses = _addresses(args)
     yield from _changed(args, store_dead.replay, "put back for the next run")
+    if addresses is None:
+        return
+    with named_errors(), connect(args.conn_id) as conn:
+        left = store_dead.elsewhere(conn, args.schema, args.source, addresses, _places(args))
+    for endpoint, count in left.items():
+        wait = f"{counted(count, 'message')} at an address that the source file does not describe: no run takes that"
+        yield f"{_name(args.source, endpoint)}   {wait}. Describe it there again."
 
 
 @command
@@ -103,6 +113,20 @@ def _places(args: Namespace) -> Sequence[int] | None:
     if bool(args.place) == args.all:
         raise NotUnderstood("Which dead messages? Give their places by --place, or --all.")
     return None if args.all else args.place
+
+
+def _addresses(args: Namespace) -> Collection[str] | None:
+    """The addresses that the source's file describes; None: there is none where it should be, and nobody has said where
+    else."""
+    try:
+        found = load_sources(Path(sources_folder(args))).get(args.source)
+    except ExtractError:
+        if args.sources is not None:
+            raise
+        return None
+    if found is None:
+        return None if args.sources is None else ()
+    return found.webhooks.keys()
 
 
 def _not_private(folder: str) -> Collection[tuple[str, str]]:

@@ -384,10 +384,13 @@ class _Run:
         )
 
     def _webhooks(self) -> Mapping[str, int] | None:
-        """What webhooks of the object were worth today. Warns if they have stopped: polling finds what they told of."""
+        """What webhooks of the object were worth today. Warns if polling finds what they should have told of: they have
+        stopped, or nothing applies them."""
         if self._source.grace(self._object.name) is None:
             return None
-        whose = self._target.whose
-        if silent := webhook_audit.silence(self._books.conn, whose):
-            _log.warning("%s/%s: webhooks have fallen silent: %s", *whose[1:], silent)
+        whose, name = self._target.whose, self._object.name
+        hooks = self._source.webhooks.items()
+        telling = [address for address, each in hooks if any(told.object == name for told in each.types.values())]
+        if silent := webhook_audit.silence(self._books.conn, whose, telling):
+            _log.warning("%s/%s: %s", *whose[1:], silent)
         return webhook_audit.today(self._books.conn, whose)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk import BaseOperator, RetryPolicy, conf
 
 from airflow_extract_provider import assets, config, stats
-from airflow_extract_provider.extract.errors import QuotaSpentError, SourceError
+from airflow_extract_provider.extract.errors import ExtractError, QuotaSpentError, SourceError
 from airflow_extract_provider.extract.progress import counted
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.sourcefile import load_source
@@ -28,11 +28,13 @@ from airflow_extract_provider.operators.asked import check_fields
 from airflow_extract_provider.operators.failing import RetryWhatMayPass, told_in_few_lines
 from airflow_extract_provider.operators.instance import come_back, instance_of, stopped, wait_until
 from airflow_extract_provider.operators.noted import Noted, Reading, sinks_of
+from airflow_extract_provider.operators.walk import anew, cleared
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_extract_provider.extract.store.connection import Connect
+    from airflow_extract_provider.extract.store.inbox_run import Unreported
     from airflow_extract_provider.extract.webhooks.drain import Drained
 
 __all__ = ["ApplyInboxOperator"]
@@ -55,7 +57,8 @@ class ApplyInboxOperator(BaseOperator):
 
     A message that cannot be applied is tried again by later runs; after ``tries`` it is a dead letter, of which the log
     warns with the command that lists them: the task succeeds all the same. Where another run holds an object, what is
-    to be read of it stays noted: its own walk `by_key`, or the next run of this operator, reads it.
+    to be read of it stays noted: its own walk `by_key`, or the next run of this operator, reads it. A copy that is not
+    what the source file describes fails the task while any message waits for it, once all others are applied and read.
 
     A run longer than ``run_for`` is cut into slices; between two of them the task is rescheduled, which frees its slot,
     costs no try and needs no triggerer. Where the API grants no request for longer than ``longest_wait``, the task
@@ -63,8 +66,8 @@ class ApplyInboxOperator(BaseOperator):
 
     The result in XCom tells what the last slice has done: messages by what became of them, changes by kind, what still
     waits and is dead; ``by_key``: what was read, by object; ``left``: of which objects something is still to be read,
-    and why. Of each object of which webhooks have changed anything, by whichever slice or try, the task's success is an
-    event of the asset ``extract://source/object``; not where the source is a path.
+    and why. Of each object of which webhooks have changed anything, by whichever slice or try, or by a run before that
+    has failed, the task's success is an event of the asset ``extract://source/object``; not where the source is a path.
 
     :param source: the source, or the path of its YAML file, which is read when the task runs.
     :param store_conn_id: the Postgres connection of the copy; None: as Airflow's ``[extract] store_conn_id`` says.
@@ -77,7 +80,7 @@ class ApplyInboxOperator(BaseOperator):
     :param next_run_at: when the DAG's next run is due, as a datetime or ISO text: what the API does not grant before is
         left to that one, so that other webhooks need not wait for it. None: it is waited for.
     :param replay: dead letters to be tried again first: `all`, or the places of their webhooks, as texts with commas
-        or numbers; nothing: none.
+        or numbers; nothing: none. Each once, until the task is cleared.
     :param fields: what a run's `conf` may hold; None: anything.
     :param longest_wait: how long a request may wait for its turn while the task keeps its slot, as ``backoff``.
     :param deferrable: wait longer than that in the triggerer; else the task is rescheduled. By default as Airflow's
@@ -132,6 +135,8 @@ class ApplyInboxOperator(BaseOperator):
         self.longest_wait = longest_wait
         self.deferrable = deferrable
         self._stop: threading.Event | None = None
+        self._told: tuple[Connect, Unreported, datetime | None] | None = None
+        self.on_success_callback = [*self.on_success_callback, _reported]
         if isinstance(source, Source):
             self.outlets = [*self.outlets, assets.alias_of(source.source)]
 
@@ -144,29 +149,42 @@ class ApplyInboxOperator(BaseOperator):
         with told_in_few_lines(self):
             check_fields(context["dag_run"].conf or {}, self.fields)
             places, source = _places(self.replay), self.read_source()
-            # Once: what is a dead letter again, a later slice would replay without end.
-            first = context["ti"].get_first_reschedule_date(context) is None
-            later = not first or context["ti"].try_number > 1
-            replayed = {"replayed": self._replayed(source, places)} if not later and places != () else {}
-            return {**self._applied_or_later(context, source, later=later), **replayed}
+            replayed = {} if places == () else {"replayed": self._replayed(context, source, places)}
+            return {**self._applied_or_later(context, source), **replayed}
 
     def execute_after_waiting(self, context: Context, event: Any) -> dict[str, Any]:
         """The same once the quota is not spent any more: first what has come meanwhile, then what is still noted."""
         del event
         with told_in_few_lines(self):
-            return self._applied_or_later(context, self.read_source(), later=True)
+            return self._applied_or_later(context, self.read_source())
 
     def on_kill(self) -> None:
         """Ask the run to end after the batch that is being applied; :meth:`execute` then fails the task."""
         if self._stop is not None:
             self._stop.set()
 
+    def reported(self) -> None:
+        """Note that the asset events are out, for what they tell of: called once Airflow has taken the success. If that
+        cannot be noted, the next run reports the same again."""
+        from airflow_extract_provider.extract.settings import Settings
+        from airflow_extract_provider.extract.store.connection import named_errors
+        from airflow_extract_provider.extract.store.inbox_run import reported
+
+        if self._told is None:
+            return
+        connect, told, since = self._told
+        try:
+            with named_errors(), connect() as conn:
+                reported(conn, Settings().schema, told, since)
+        except ExtractError as exc:
+            _log.warning("%s webhooks: the next run reports the same changes again: %s", told.source, exc.what)
+
     def read_source(self) -> Source:
         """The source as its file says now."""
         return self.source if isinstance(self.source, Source) else load_source(Path(self.source))
 
-    def _applied_or_later(self, context: Context, source: Source, *, later: bool) -> dict[str, Any]:
-        """The result, if nothing is left. ``later``: another slice or try of this task has run before."""
+    def _applied_or_later(self, context: Context, source: Source) -> dict[str, Any]:
+        """The result, if nothing is left."""
         # Read before anything is done: a slice that has run should not end in an error of the DAG.
         pause, next_run_at = interval("pause", self.pause), instant("next_run_at", self.next_run_at)
         run_for = None if self.run_for is None else interval("run_for", self.run_for)
@@ -178,16 +196,24 @@ class ApplyInboxOperator(BaseOperator):
             self._stop = None
         if stop.is_set():
             raise stopped("what was committed; all other webhooks wait in the inbox.", source=source.source)
-        if noted.failed is not None:
-            raise noted.failed
+        self._raise_first(drained, noted)
         cut = run_for is not None and drained.seconds >= run_for.total_seconds()
         if (cut and drained.waiting) or not noted.complete:
             self._come_back(source, drained, pause)
         if noted.spent is not None:
             self._wait_or_leave(noted.spent, pause, next_run_at)
         self._warn_of(drained)
-        self._tell(context, source, drained, noted, later=later)
+        self._tell(context, source, drained, noted)
         return {**drained.as_dict(), **noted.as_dict()}
+
+    def _raise_first(self, drained: Drained, noted: Noted) -> None:
+        """Raise what ends the task now that all that could be done is done: of copies that do not fit, else of what
+        could not be read, which was logged."""
+        first, *others = [*drained.broken.values(), noted.failed]
+        for each in others[:-1]:
+            _log.error("%s: %s", type(each).__name__, each)
+        if first is not None:
+            raise first
 
     def _slice(
         self, context: Context, source: Source, run_for: timedelta | None, stop: threading.Event
@@ -206,6 +232,7 @@ class ApplyInboxOperator(BaseOperator):
                 backoff=interval("backoff", self.backoff),
                 run_for=run_for,
                 stop=stop,
+                raises=False,
             )
             stats.emit_drained(drained)
             client = partial(api_client, source, self.store_conn_id, self.api_conn_id, self.longest_wait)
@@ -219,16 +246,20 @@ class ApplyInboxOperator(BaseOperator):
 
         return StoreHook(self.store_conn_id).connect
 
-    def _replayed(self, source: Source, places: Sequence[int] | None) -> Mapping[str, int]:
-        """Put dead letters back; returns how many of each object."""
+    def _replayed(self, context: Context, source: Source, places: Sequence[int] | None) -> Mapping[str, int]:
+        """Put dead letters back, each once, whichever slice or try comes to it: what dies again would be replayed
+        without end. Whoever clears the task means it again. Returns how many of each object."""
         from airflow_extract_provider.extract.settings import Settings
         from airflow_extract_provider.extract.store.connection import named_errors
         from airflow_extract_provider.extract.store.dead import replay
 
+        (instance, _), times = instance_of(context), cleared(context)
+        run = anew(instance, times) if times else instance
         with named_errors(), self._connect() as conn:
-            found = replay(conn, Settings().schema, source.source, places)
+            found = replay(conn, Settings().schema, source.source, places, run=run)
         told = ", ".join(f"{count:,} of {object or 'no object'}" for object, count in found.items())
-        _log.info("%s webhooks   dead letters that are tried again: %s", source.source, told or "there are none such")
+        none = "there are none such, or this run has put them back before"
+        _log.info("%s webhooks   dead letters that are tried again: %s", source.source, told or none)
         return found
 
     def _wait_or_leave(self, spent: QuotaSpentError, pause: timedelta, next_run_at: datetime | None) -> None:
@@ -253,30 +284,41 @@ class ApplyInboxOperator(BaseOperator):
                 *(drained.source, counted(drained.dead, "dead letter"), drained.source),
             )
 
-    def _tell(self, context: Context, source: Source, drained: Drained, noted: Noted, *, later: bool) -> None:
+    def _tell(self, context: Context, source: Source, drained: Drained, noted: Noted) -> None:
         """Let the success be an asset event of each object of which anything has changed."""
-        if not isinstance(self.source, Source):
-            return
         found = {name: Counter(counts) for name, counts in drained.changed.items()}
         for name, summary in noted.read.items():
             found.setdefault(name, Counter()).update(summary.counts)
-        if later:
-            for name, counts in self._changed_before(context, source).items():
-                found[name] = found.get(name, Counter()) | counts
+        for name, counts in self._unreported(source, busy=noted.busy).items():
+            found[name] = found.get(name, Counter()) | counts
+        if not isinstance(self.source, Source):
+            return
         for name, counts in found.items():
             if (told := assets.told(counts)) is not None:
                 assets.register(context, source.source, name, told)
 
-    def _changed_before(self, context: Context, source: Source) -> Mapping[str, Counter[str]]:
-        """What webhooks have changed since this run of the DAG began: by slices and tries before, and perhaps by others
-        besides."""
+    def _unreported(self, source: Source, *, busy: bool) -> Mapping[str, Counter[str]]:
+        """What webhooks have changed that no success has told of: by slices and tries before, by runs that have failed,
+        and perhaps by others besides. ``busy``: another run may be changing more."""
         from airflow_extract_provider.extract.settings import Settings
         from airflow_extract_provider.extract.store.connection import named_errors
-        from airflow_extract_provider.extract.store.inbox_run import changed
+        from airflow_extract_provider.extract.store.inbox_run import changed, unreported
 
-        since = context["dag_run"].start_date or context["dag_run"].run_after
-        with named_errors(), self._connect() as conn:
-            return changed(conn, Settings().schema, source.source, source.objects, since)
+        schema, connect = Settings().schema, self._connect
+        with named_errors(), connect() as conn:
+            open = unreported(conn, schema, source.source)
+            if open is None:
+                return {}
+            found = changed(conn, schema, source.source, source.objects, open.since)
+        self._told = connect, open, open.looked_at if busy else None
+        return found
+
+
+def _reported(context: Context) -> None:
+    """Airflow's callback after a success."""
+    task = context["ti"].task
+    if isinstance(task, ApplyInboxOperator):
+        task.reported()
 
 
 def _places(given: str | Sequence[int] | None) -> Sequence[int] | None:

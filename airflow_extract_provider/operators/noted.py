@@ -48,12 +48,14 @@ _TOLD = (
 @dataclass(slots=True)
 class Noted:
     """What became of the notes, by object: they were read, or ``left`` there, and why. ``spent``: until when the API
-    grants nothing. ``failed``: the first error; the other objects were read all the same."""
+    grants nothing. ``failed``: the first error; the other objects were read all the same. ``busy``: another run holds
+    an object, and may be reading it."""
 
     read: dict[str, Summary] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     spent: QuotaSpentError | None = None
     failed: ExtractError | None = None
+    busy: bool = False
 
     @property
     def complete(self) -> bool:
@@ -87,12 +89,15 @@ class Reading:
         something."""
         from airflow_extract_provider.extract.settings import Settings
         from airflow_extract_provider.extract.store.connection import named_errors
-        from airflow_extract_provider.extract.store.inbox_run import noted
+        from airflow_extract_provider.extract.store.inbox_run import noted, opened
 
         found = Noted()
         with named_errors(), self.postgres() as conn:
             asked = noted(conn, Settings().schema, self.source.source)
-        due = [name for name, each in self.source.objects.items() if name in asked and each.by_key is not None]
+            due = [name for name, each in self.source.objects.items() if name in asked and each.by_key is not None]
+            if due:
+                # Before anything is read: whatever becomes of this run, what it changes will be reported.
+                opened(conn, Settings().schema, self.source.source)
         if due:
             with self.client() as client:
                 for name in due:
@@ -108,6 +113,7 @@ class Reading:
         try:
             found.read[name] = self._walk(name, client)
         except WalkBusyError as exc:
+            found.busy = True
             self._leave(name, exc, found, "read by the next run, or by the `by_key` of who holds it")
         except QuotaSpentError as exc:
             found.spent = exc

@@ -4,6 +4,8 @@ triggers there are."""
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
@@ -22,6 +24,8 @@ __all__ = ["Ear", "listening"]
 
 _ANSWER = 30.0
 """Seconds after which a server that does not answer counts as lost."""
+_END = 5.0
+"""Seconds within which whatever waits for a connection must notice that it was cut."""
 
 _Job: TypeAlias = "Callable[[_Connection], Awaitable[Any]]"
 
@@ -87,6 +91,7 @@ def listening(store_conn_id: str, channel: str) -> Iterator[Ear]:
 _LINES: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Line]] = WeakKeyDictionary()
 _working: set[asyncio.Task[None]] = set()
 """An event loop alone does not keep its tasks."""
+_abandoned: set[asyncio.Future[Any]] = set()
 
 
 class _Line:
@@ -170,8 +175,7 @@ class _Line:
         while self._jobs:
             job, done = self._jobs[0]
             try:
-                async with asyncio.timeout(_ANSWER):
-                    found = await job(conn)
+                found = await _answered(conn, job)
             except psycopg.Error as exc:
                 if conn.closed:
                     raise
@@ -223,10 +227,47 @@ class _Line:
             del lines[self._store_conn_id]
 
 
+async def _answered(conn: _Connection, job: _Job) -> Any:
+    """What a job finds. Raises what it raises. Raises TimeoutError: the server does not answer, and the connection is
+    cut; so it is if this is cancelled.
+
+    The job itself is never cancelled: psycopg would ask the server to end the statement, and wait for it to say that it
+    has, some releases without bound. What waits for a socket that is shut down here reads its end at once.
+    """
+    working = asyncio.ensure_future(job(conn))
+    try:
+        await asyncio.wait({working}, timeout=_ANSWER)
+        if working.done():
+            return working.result()
+    finally:
+        if not working.done():
+            await _cut(conn, working)
+    raise TimeoutError("the server does not answer")
+
+
+async def _cut(conn: _Connection, working: asyncio.Future[Any]) -> None:
+    """Shut a connection down below the driver, so that the job that waits for it ends; nothing more is asked of it."""
+    import psycopg
+
+    _abandoned.add(working)
+    working.add_done_callback(_forsake)
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as wire:
+        wire.shutdown(socket.SHUT_RDWR)
+    await asyncio.wait({working}, timeout=_END)
+
+
+def _forsake(working: asyncio.Future[Any]) -> None:
+    _abandoned.discard(working)
+    if not working.cancelled():
+        working.exception()  # nobody else asks for it
+
+
 async def _is_direct(conn: _Connection) -> bool:
     """Whether the session is this connection's own: a pooler gives each transaction another one."""
     from airflow_extract_provider.extract.store.connection import BACKEND
 
-    async with asyncio.timeout(_ANSWER):
-        session = await (await conn.execute(BACKEND)).fetchone()
-    return session == (conn.info.backend_pid,)
+    async def asked(conn: _Connection) -> tuple[Any, ...] | None:
+        return await (await conn.execute(BACKEND)).fetchone()
+
+    session = await _answered(conn, asked)
+    return bool(session == (conn.info.backend_pid,))

@@ -6,9 +6,9 @@ import asyncio
 import logging
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
@@ -25,6 +25,7 @@ _LONGEST_PAUSE = 60.0
 _BETWEEN_LOOKS = 0.5
 """Seconds: what is announced on a channel is mostly for others."""
 
+_T = TypeVar("_T")
 _News: TypeAlias = tuple[Any, ...]
 """What shows that something new has come."""
 
@@ -64,7 +65,7 @@ class ListeningTrigger(BaseEventTrigger):
         while not self._over():
             try:
                 with listening(self.store_conn_id, self._channel()) as ear:
-                    await ear.begin()
+                    await self._in_time(ear.begin())
                     while not self._over():
                         looked = time.monotonic()
                         news = await self._news(ear)
@@ -77,6 +78,8 @@ class ListeningTrigger(BaseEventTrigger):
                             await asyncio.sleep(self._seconds(looked + _BETWEEN_LOOKS - time.monotonic()))
             except Exception as exc:
                 # Whatever it is, also a connection that Airflow does not find now: this must outlive it.
+                if self._over():
+                    break
                 _log.warning("%s cannot be watched (%s)", self._watched(), type(exc).__name__)
                 await asyncio.sleep(self._seconds(min(pause, self.every)))
                 pause = min(2 * pause, _LONGEST_PAUSE)
@@ -105,8 +108,13 @@ class ListeningTrigger(BaseEventTrigger):
 
     async def _news(self, ear: Ear) -> _News | None:
         """What is new, if there is something to do. After listening has begun: so nothing falls in between."""
-        row = await ear.ask(*self._question())
+        row = await self._in_time(ear.ask(*self._question()))
         return row[1:] if row is not None and row[0] else None
+
+    async def _in_time(self, work: Awaitable[_T]) -> _T:
+        """Whoever waits until an instant waits no longer because the line is being repaired. Raises TimeoutError."""
+        async with asyncio.timeout(None if self.until is None else self._left()):
+            return await work
 
     def _seconds(self, most: float) -> float:
         """So many, if there is time enough left."""

@@ -19,6 +19,7 @@ from airflow.sdk import DAG, TaskInstanceState
 from airflow_extract_provider.extract.errors import (
     ConnectionMissingError,
     ExtractError,
+    PositionMismatchError,
     RequestRefusedError,
     SinkRefusedError,
     SourceError,
@@ -28,6 +29,7 @@ from airflow_extract_provider.extract.incoming import Incoming
 from airflow_extract_provider.extract.sourcefile import parse_source
 from airflow_extract_provider.extract.store import inbox
 from airflow_extract_provider.extract.store.connection import Connect, Connection
+from airflow_extract_provider.extract.webhooks.drain import drain
 from airflow_extract_provider.operators.apply_inbox import ApplyInboxOperator
 from airflow_extract_provider.operators.backfill import BackfillOperator
 from airflow_extract_provider.operators.failing import TaskFailed
@@ -97,8 +99,8 @@ class Shop(Stage):
     def apply(
         self, conf: Mapping[str, Any] | None = None, of_run: Mapping[str, Any] | None = None, **how: Any
     ) -> Outcome:
-        """Run the task once."""
-        return self.run_operator(self.operator_of(**how), conf, **(of_run or {}))
+        """Run the task once, and what Airflow does behind its report."""
+        return self.run_operator(self.operator_of(**how), conf, **{"finished": True, **(of_run or {})})
 
     def applied(self, **how: Any) -> dict[str, Any]:
         """The same, which must succeed; returns its result."""
@@ -265,7 +267,6 @@ def test_a_quota_that_is_spent_is_waited_for(shop: Shop) -> None:
     assert deferred.state is DEFERRED
     assert deferred.msg.next_method == "execute_after_waiting"
     shop.ask("delete from extract.quota returning 1")
-    shop.ask("update extract.brought set at = now() - interval '1 day' returning 1")
     outcome = shop.apply(of_run={"resumed": ("execute_after_waiting", {})})
     ((_, extra),) = reported(outcome).items()
     assert extra["updated"] == 2
@@ -303,12 +304,89 @@ def test_a_retry_reports_what_the_try_before_has_changed(shop: Shop) -> None:
     login = shop.airflow.connections.pop("shop_api")
     assert shop.apply().state is RETRY
     shop.airflow.connections["shop_api"] = login
-    shop.ask("update extract.brought set at = now() - interval '1 day' returning 1")
     found = reported(shop.apply(of_run={"try_number": 2}))
     assert {uri: extra["updated"] for uri, extra in found.items()} == {
         "extract://shop/others": 1,
         "extract://shop/things": 1,
     }
+    assert reported(shop.apply(of_run={"run_id": "next"})) == {}
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_run_reports_what_a_failed_one_has_changed(shop: Shop, taken: bool) -> None:
+    """That one applied a webhook, and then failed for good, or died before Airflow took its success. The clocks of
+    Airflow and Postgres have nothing to do with it, and nothing is told again after that."""
+    shop.api.update(3, value=7)
+    shop.send("thing.updated")
+    if taken:
+        assert list(reported(shop.apply(of_run={"run_id": "one", "finished": False}))) == ["extract://shop/things"]
+    else:
+        shop.send("other.thin")
+        login = shop.airflow.connections.pop("shop_api")
+        assert shop.apply(of_run={"run_id": "one", "should_retry": False}).state is TaskInstanceState.FAILED
+        shop.airflow.connections["shop_api"] = login
+    shop.ask("update extract.brought set at = at - interval '1 day' returning 1")
+    shop.ask("update extract.inbox_report set since = since - interval '1 day' returning 1")
+    found = reported(shop.apply(of_run={"run_id": "two"}))
+    assert found["extract://shop/things"]["updated"] == 1
+    assert reported(shop.apply(of_run={"run_id": "three"})) == {}
+
+
+def test_what_is_committed_behind_a_report_is_told_by_the_next_one(shop: Shop) -> None:
+    """Another run, which dies later, has changed something when this one had begun to report."""
+    shop.api.update(3, value=7)
+    shop.send("thing.updated")
+
+    def beside(_: object) -> None:
+        shop.api.update(4, value=8)
+        shop.send("thing.updated")
+        drain(shop.source, postgres=shop.connect)
+
+    first = shop.apply(of_run={"run_id": "one"}, on_success_callback=beside)
+    assert list(reported(first)) == ["extract://shop/things"]
+    ((uri, extra),) = reported(shop.apply(of_run={"run_id": "two"})).items()
+    assert (uri, extra["updated"]) == ("extract://shop/things", 2)
+    assert reported(shop.apply(of_run={"run_id": "three"})) == {}
+
+
+def test_an_object_that_is_held_for_long_is_not_reported_again_and_again(shop: Shop) -> None:
+    """What waits for it keeps no run from having told of the rest."""
+    shop.hold()
+    shop.api.update(3, value=7)
+    shop.send("thing.thin", "thing.updated")
+    assert list(reported(shop.apply(of_run={"run_id": "one"}))) == ["extract://shop/things"]
+    shop.hold()
+    assert reported(shop.apply(of_run={"run_id": "two"})) == {}
+    shop.let_go()
+    assert shop.apply(of_run={"run_id": "three"}).state is SUCCESS
+    shop.assert_equal()
+
+
+def test_a_report_that_cannot_be_noted(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """The success stands; the log says that the next run tells the same again."""
+    shop.api.update(3, value=7)
+    shop.send("thing.updated")
+    away = "alter table extract.inbox_report rename to away"
+    first = shop.apply(of_run={"run_id": "one"}, on_success_callback=lambda _: shop.conn.execute(away))
+    assert list(reported(first)) == ["extract://shop/things"]
+    shop.conn.execute("alter table extract.away rename to inbox_report")
+    assert "reports the same changes again" in caplog.text
+    assert list(reported(shop.apply(of_run={"run_id": "two"}))) == ["extract://shop/things"]
+
+
+def test_a_copy_that_does_not_fit_keeps_nothing_else_waiting(shop: Shop) -> None:
+    """What is to be read of other objects is read before the task fails; and it fails while any message waits, though
+    none is due."""
+    shop.api.update(3, value=7)
+    shop.send("thing.updated", "other.thin")
+    shop.conn.execute("truncate shop.things")
+    for run_id in ("one", "two"):
+        error = failed(shop.apply(of_run={"run_id": run_id}), PositionMismatchError)
+        assert error.object == "things"
+        assert shop.ask("select data ->> 'value' from shop.others where key = '3'") == [("7",)]
+    assert shop.ask("select object from extract.inbox_parked where due_at > clock_timestamp()") == [("things",)]
+    shop.ask("delete from extract.inbox_parked returning 1")
+    assert shop.apply(of_run={"run_id": "three"}).state is SUCCESS
 
 
 def test_slices(shop: Shop) -> None:
@@ -363,8 +441,28 @@ def test_dead_letters_are_warned_of_and_replayed(shop: Shop, caplog: pytest.LogC
     assert (sum(found["replayed"].values()), found["dead"]) == (1, 0)
     assert shop.applied(replay="all")["replayed"] == {}
     assert "replayed" not in shop.applied(replay="")
+
+
+def test_a_dead_letter_is_replayed_once_by_a_run(shop: Shop) -> None:
+    """Whichever of its tries and slices comes to it; what dies again stays dead, until the task is cleared or another
+    run is asked for it."""
+    shop.put(b"{broken")
+    shop.applied()
+    store = shop.airflow.connections.pop("extract_store")
+    failed(shop.apply(replay="all"), ConnectionMissingError)
+    shop.airflow.connections["extract_store"] = store
     shop.airflow.began = datetime.now(timezone.utc)
-    assert "replayed" not in shop.applied(replay="all")
+    replayed: list[tuple[dict[str, Any], int]] = [
+        ({"try_number": 2}, 1),
+        ({"try_number": 2}, 0),
+        ({"try_number": 3}, 0),
+        ({"try_number": 4, "cleared": 3}, 1),
+        ({"try_number": 5, "cleared": 3}, 0),
+        ({"run_id": "other"}, 1),
+    ]
+    for of_run, count in replayed:
+        found = shop.applied(replay="all", of_run=of_run)
+        assert (sum(found["replayed"].values()), found["dead"]) == (count, 1)
 
 
 @pytest.mark.parametrize(
@@ -437,8 +535,6 @@ def test_two_at_once(shop: Shop) -> None:
     for key in range(1, 13):
         shop.api.update(key, value=key + 100)
         shop.send("thing.updated", "thing.thin")
-    from airflow_extract_provider.extract.webhooks.drain import drain
-
     over = threading.Event()
 
     def beside() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_extract_provider.extract.store import refetch, webhook_audit
+from tests.test_cli import _connection, extract
 from tests.webhooks.hooked import ENDPOINT, Hooked
 
 WHOSE = ("extract", "shop", "things")
@@ -85,6 +86,39 @@ def test_a_subscription_that_has_gone_silent(play: Hooked, caplog: pytest.LogCap
     play.put(*play.bodies(play.api.history()[-1:]))
     play.drain()
     assert webhook_audit.silence(play.conn, WHOSE) is None
+
+
+def test_webhooks_that_nothing_applies(
+    play: Hooked, dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They have come, and wait: the subscription is there, but the DAG is paused, or fails. A webhook that came after
+    all that is missed, or to another address, says nothing of that."""
+    monkeypatch.setenv("AIRFLOW_CONN_EXTRACT_STORE", _connection(dsn))
+    play.hook()
+    for key in range(1, 6):
+        play.api.update(key, value=60 + key)
+    play.put(*play.bodies(play.api.history()[-5:]))
+    play.api.clock.advance(60)
+    play.run()
+    forget_grace(play)
+    silent = webhook_audit.silence(play.conn, WHOSE, ["main"])
+    assert silent is not None
+    assert silent.waiting is not None
+    assert (silent.missed, silent.waiting.source, silent.waiting.count) == (5, "shop", 5)
+    told = "webhooks have come, but nothing applies them: in the inbox are 5, the oldest since 20"
+    assert str(silent).startswith(told)
+    assert "Unpause the DAG `shop_webhooks`, or see why its runs fail." in str(silent)
+    extract("inbox", "audit", "shop")
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"shop: {told}")
+    assert line.endswith("Until then what they tell of counts as missed.")
+    for other in (webhook_audit.silence(play.conn, WHOSE, ["other"]), _with_later_webhooks(play)):
+        assert other == webhook_audit.Silence(None, 5)
+
+
+def _with_later_webhooks(play: Hooked) -> webhook_audit.Silence | None:
+    play.conn.execute("update extract.inbox set received_at = clock_timestamp()")
+    return webhook_audit.silence(play.conn, WHOSE)
 
 
 def test_a_webhook_of_an_older_version_is_none_of_the_change(play: Hooked) -> None:

@@ -480,3 +480,23 @@ def test_an_address_that_was_taken_out_of_the_file(play: Hooked, caplog: pytest.
     drained = play.drain()
     assert (drained.counts["applied"], drained.waiting) == (1, 0)
     assert "2 webhooks at addresses that the source file does not describe" in caplog.text
+
+
+def test_what_waits_for_a_person_is_told_by_each_run(play: Hooked) -> None:
+    """Also by one in which none of it is due; as an error, or in the result of who has more to do first."""
+    play.hook()
+    play.api.update(3, value=61)
+    play.put(*play.bodies(latest(play)))
+    play.conn.execute("create table aside as table shop.things")
+    play.conn.execute("truncate shop.things")
+    for _ in range(2):
+        with pytest.raises(PositionMismatchError):
+            play.drain()
+    assert play.count("extract.inbox_parked", "due_at > clock_timestamp()") == 1
+    assert {name: type(why) for name, why in play.drain(raises=False).broken.items()} == {
+        "things": PositionMismatchError
+    }
+    play.conn.execute("insert into shop.things select * from aside")
+    play.conn.execute("update extract.inbox_parked set due_at = clock_timestamp()")
+    drained = play.drain()
+    assert (drained.counts["updated"], drained.broken) == (1, {})

@@ -76,7 +76,7 @@ def test_one_ends_and_another_one_begins(play: Hooked, limit: int) -> None:
 def test_one_that_cannot_be_folded_leaves_the_order(play: Hooked) -> None:
     """It is found in parts, each folded by itself, and the last of the others stays."""
     hook(play)
-    play.put(*(changed(play, key, told) for key, told in ((9, 1), (2, 2), (5, 3), (8, 4), (1, 5), (7, 6), (3, 66))))
+    play.put(*(changed(play, key, told) for key, told in ((9, 1), (8, 2), (7, 3), (5, 4), (2, 5), (1, 6), (3, 66))))
     drained = play.drain()
     assert (drained.counts["updated"], drained.counts["parked"]) == (6, 1)
     assert value(play) == "6"

@@ -83,10 +83,12 @@ class Claims:
         """Bound how long this transaction may stand still, and wait for a lock."""
         self._run("limits", idle=f"{idle.total_seconds() * 1000:.0f}ms")
 
-    def claim(self, limit: int, most_bytes: int, *, in_order: bool) -> list[tuple[Any, ...]]:
+    def claim(self, limit: int, most_bytes: int, *, in_order: bool, after: int = 0) -> list[tuple[Any, ...]]:
         """The oldest deliveries that wait, at most so many and so large (one at least), as (place, headers, body,
-        received). ``in_order``: not past those that another run has claimed."""
-        found = self._run("claim_in_order" if in_order else "claim", limit=limit)
+        received). ``in_order``: not past those that another run has claimed. ``after``: the last place that this run
+        has taken; what stands before it is looked at only if nothing does behind it, unless ``in_order``.
+        """
+        found = self._claimed(limit, after, in_order=in_order)
         places: list[int] = []
         size = 0
         for place, length in found:
@@ -96,12 +98,20 @@ class Claims:
             size += length
         return self.fetch(places)
 
+    def _claimed(self, limit: int, after: int, *, in_order: bool) -> list[tuple[Any, ...]]:
+        if in_order:
+            return self._run("claim_in_order", limit=limit)
+        # While somebody holds an old snapshot, the front is full of what was done: each look there reads all of it. But
+        # what others had claimed and gave back stands there, and what was committed late.
+        found = self._run("claim", limit=limit, after=after)
+        return found if found or not after else self._run("claim", limit=limit, after=0)
+
     def fetch(self, places: Sequence[int]) -> list[tuple[Any, ...]]:
         """Deliveries by their places."""
         return self._run("fetch", places=list(places)) if places else []
 
     def due(self, limit: int, most_bytes: int) -> list[Due]:
-        """The parked messages that are due, the oldest first, and some that stand behind them; so many as fit, one at
+        """The parked messages that are due, the longest due, and some that stand behind them; so many as fit, one at
         least."""
         heads = [Due(*row) for row in self._run("due", limit=limit)]
         keyed = [each for each in heads if each.key]

@@ -4,17 +4,21 @@ select set_config('idle_in_transaction_session_timeout', %(idle)s, true), set_co
 
 -- name: claim
 -- Without the bodies: only so many of those are fetched as fit. What another run has claimed is left to it.
+-- Statistics are old whenever a crowd has just come. So that no plan depends on them, statements here ask for keys as
+-- ranges, and in the order of the one index that they are meant for: no other has it.
 select place, octet_length(body) from {extract}.inbox
-where source = %(source)s and endpoint = %(endpoint)s and done_at is null
-order by place limit %(limit)s
+where source = %(source)s and (endpoint, place) > (%(endpoint)s, %(after)s::bigint) and endpoint <= %(endpoint)s
+  and done_at is null
+order by endpoint, place limit %(limit)s
 for update skip locked;
 
 -- name: claim_in_order
 -- Waits for another run's claim instead of passing it: where no version tells which message is newer, none is taken
--- while an older one is under way.
+-- while an older one is under way. Always from the front: a delivery whose place is lower may have been committed since
+-- the last claim, and answered before its sender sent what stands behind it.
 select place, octet_length(body) from {extract}.inbox
-where source = %(source)s and endpoint = %(endpoint)s and done_at is null
-order by place limit %(limit)s
+where source = %(source)s and endpoint >= %(endpoint)s and endpoint <= %(endpoint)s and done_at is null
+order by endpoint, place limit %(limit)s
 for update;
 
 -- name: fetch
@@ -25,18 +29,18 @@ update {extract}.inbox set done_at = clock_timestamp() where place = any(%(place
 
 -- name: due
 -- The first of its key only. What stands behind it comes with it; a body that cannot be read has no key, and waits for
--- nobody.
+-- nobody. The longest due first: who is not due is not read.
 select place, nth, tries, object, key,
        (select octet_length(body) from {extract}.inbox where inbox.place = parked.place) as size
 from {extract}.inbox_parked as parked
 where source = %(source)s and endpoint = %(endpoint)s and not dead and due_at <= clock_timestamp()
-  and (key = '' or not exists (
-      select from {extract}.inbox_parked as before
-      where before.source = parked.source and before.object = parked.object and before.key = parked.key
-        and before.endpoint = parked.endpoint and not before.dead
-        and (before.place, before.nth) < (parked.place, parked.nth)
-  ))
-order by place, nth limit %(limit)s
+  and case when parked.key = '' then true else (parked.place, parked.nth) = (
+      select before.place, before.nth from {extract}.inbox_parked as before
+      where before.source = parked.source and before.endpoint = parked.endpoint and not before.dead
+        and (before.object, before.key) >= (parked.object, parked.key)
+      order by before.object, before.key, before.place, before.nth limit 1
+  ) end
+order by due_at limit %(limit)s
 for update skip locked;
 
 -- name: behind
@@ -47,22 +51,26 @@ from unnest(%(objects)b::text[], %(keys)b::text[], %(places)b::bigint[], %(nths)
      as head (object, key, place, nth)
 cross join lateral (
     select place, nth, tries, object, key from {extract}.inbox_parked as parked
-    where parked.source = %(source)s and parked.endpoint = %(endpoint)s and parked.object = head.object
-      and parked.key = head.key and not parked.dead and (parked.place, parked.nth) > (head.place, head.nth)
-    order by place, nth limit %(each)s
+    where parked.source = %(source)s and parked.endpoint = %(endpoint)s and not parked.dead
+      and (parked.object, parked.key, parked.place, parked.nth) > (head.object, head.key, head.place, head.nth)
+      and (parked.object, parked.key) <= (head.object, head.key)
+    order by object, key, place, nth limit %(each)s
 ) as run
 order by run.place, run.nth;
 
 -- name: blocked
--- Keys of which an older message is parked. Locked: whoever is about to apply it is waited for, or what is parked behind
--- it now would be woken by nobody.
-select parked.object, parked.key
+-- Keys of which an older message is parked. Locked: whoever is about to apply it is waited for, or what is parked
+-- behind it now would be woken by nobody.
+select held.object, held.key
 from unnest(%(objects)b::text[], %(keys)b::text[]) as given (object, key)
-join {extract}.inbox_parked as parked
-  on parked.source = %(source)s and parked.endpoint = %(endpoint)s and parked.object = given.object
- and parked.key = given.key and not parked.dead
-order by parked.place, parked.nth
-for key share of parked;
+cross join lateral (
+    select object, key from {extract}.inbox_parked as parked
+    where parked.source = %(source)s and parked.endpoint = %(endpoint)s and not parked.dead
+      and (parked.object, parked.key) >= (given.object, given.key)
+      and (parked.object, parked.key) <= (given.object, given.key)
+    order by object, key, place, nth
+    for key share
+) as held;
 
 -- name: park
 -- Waits differ a little, so that what failed together is not tried together.
@@ -78,34 +86,41 @@ on conflict (place, nth) do update
         due_at = excluded.due_at, dead = excluded.dead;
 
 -- name: unpark
-delete from {extract}.inbox_parked as parked
-using unnest(%(places)b::bigint[], %(nths)b::int[]) as given (place, nth)
-where parked.place = given.place and parked.nth = given.nth;
+-- By the primary key in any case, as below: `is true` keeps the pairs from being joined, in whatever order.
+with given as materialized (
+    select place, nth from unnest(%(places)b::bigint[], %(nths)b::int[]) as given (place, nth)
+)
+delete from {extract}.inbox_parked
+where place = any(array(select place from given)) and ((place, nth) in (select place, nth from given)) is true;
 
 -- name: wake
 -- Whoever waits and is now the first of its key.
-with first as (
-    select distinct on (object, key) place, nth, due_at from {extract}.inbox_parked
-    where source = %(source)s and endpoint = %(endpoint)s and not dead
-    order by object, key, place, nth
+with first as materialized (
+    select place, nth from (
+        select distinct on (object, key) place, nth, due_at from {extract}.inbox_parked
+        where source = %(source)s and endpoint = %(endpoint)s and not dead
+        order by object, key, place, nth
+    ) as head where due_at is null
 )
-update {extract}.inbox_parked as parked set due_at = clock_timestamp() from first
-where parked.place = first.place and parked.nth = first.nth and first.due_at is null;
+update {extract}.inbox_parked set due_at = clock_timestamp()
+where place = any(array(select place from first)) and ((place, nth) in (select place, nth from first)) is true;
 
 -- name: wake_keys
 -- The same of some keys.
-with first as (
-    select next.place, next.nth, next.due_at
+with first as materialized (
+    select next.place, next.nth
     from unnest(%(objects)b::text[], %(keys)b::text[]) as given (object, key)
     cross join lateral (
         select place, nth, due_at from {extract}.inbox_parked as parked
-        where parked.source = %(source)s and parked.endpoint = %(endpoint)s and parked.object = given.object
-          and parked.key = given.key and not parked.dead
-        order by place, nth limit 1
+        where parked.source = %(source)s and parked.endpoint = %(endpoint)s and not parked.dead
+          and (parked.object, parked.key) >= (given.object, given.key)
+          and (parked.object, parked.key) <= (given.object, given.key)
+        order by object, key, place, nth limit 1
     ) as next
+    where next.due_at is null
 )
-update {extract}.inbox_parked as parked set due_at = clock_timestamp() from first
-where parked.place = first.place and parked.nth = first.nth and first.due_at is null;
+update {extract}.inbox_parked set due_at = clock_timestamp()
+where place = any(array(select place from first)) and ((place, nth) in (select place, nth from first)) is true;
 
 -- name: see
 -- In the order of the ids, so that two runs cannot wait for each other.
@@ -154,25 +169,57 @@ select (select count(*) from {extract}.inbox
 from {extract}.inbox_parked where source = %(source)s;
 
 -- name: waiting
--- Cheap, since it is asked again and again. What is new shows by the newest place, and by the newest that became due.
--- Only what a run would take: of parked messages the first of its key. Null: at any address.
-select exists (
-           select from {extract}.inbox
-           where source = %(source)s and done_at is null
-             and (%(endpoints)b::text[] is null or endpoint = any(%(endpoints)b::text[]))
-       ) or due.at is not null,
-       coalesce((select max(place) from {extract}.inbox
-                 where source = %(source)s and done_at is null
-                   and (%(endpoints)b::text[] is null or endpoint = any(%(endpoints)b::text[]))), 0),
-       due.at
-from (
-    select max(due_at) as at from {extract}.inbox_parked as parked
-    where source = %(source)s and not dead and due_at <= statement_timestamp()
-      and (%(endpoints)b::text[] is null or endpoint = any(%(endpoints)b::text[]))
-      and (key = '' or not exists (
-          select from {extract}.inbox_parked as before
-          where before.source = parked.source and before.object = parked.object and before.key = parked.key
-            and before.endpoint = parked.endpoint and not before.dead
-            and (before.place, before.nth) < (parked.place, parked.nth)
-      ))
-) as due;
+-- Cheap, since it is asked again and again. What is new shows by the newest place, and by the newest that became due;
+-- each is found from its end, address by address. Only what a run would take: of parked messages the first of its key.
+-- Null: at any address, of which an index tells one after the other.
+with recursive of_inbox (endpoint) as (
+    (
+        select endpoint from {extract}.inbox
+        where %(endpoints)b::text[] is null and source = %(source)s and done_at is null order by endpoint, place limit 1
+    )
+    union all
+    select (
+        select inbox.endpoint from {extract}.inbox
+        where inbox.source = %(source)s and inbox.done_at is null and inbox.endpoint > of_inbox.endpoint
+        order by inbox.endpoint, inbox.place limit 1
+    ) from of_inbox where of_inbox.endpoint is not null
+), of_parked (endpoint) as (
+    (
+        select endpoint from {extract}.inbox_parked
+        where %(endpoints)b::text[] is null and source = %(source)s and not dead and due_at is not null
+        order by endpoint, due_at limit 1
+    )
+    union all
+    select (
+        select parked.endpoint from {extract}.inbox_parked as parked
+        where parked.source = %(source)s and not parked.dead and parked.due_at is not null
+          and parked.endpoint > of_parked.endpoint
+        order by parked.endpoint, parked.due_at limit 1
+    ) from of_parked where of_parked.endpoint is not null
+), address as (
+    select unnest(%(endpoints)b::text[]) as endpoint
+    union select endpoint from of_inbox
+    union select endpoint from of_parked
+), found as (
+    select max(latest.place) as place, max(due.at) as due_at
+    from address
+    left join lateral (
+        select place from {extract}.inbox
+        where source = %(source)s and done_at is null
+          and inbox.endpoint >= address.endpoint and inbox.endpoint <= address.endpoint
+        order by inbox.endpoint desc, place desc limit 1
+    ) as latest on true
+    left join lateral (
+        select parked.due_at as at from {extract}.inbox_parked as parked
+        where source = %(source)s and parked.endpoint = address.endpoint and not dead
+          and due_at <= statement_timestamp()
+          and case when parked.key = '' then true else (parked.place, parked.nth) = (
+              select before.place, before.nth from {extract}.inbox_parked as before
+              where before.source = parked.source and before.endpoint = parked.endpoint and not before.dead
+                and (before.object, before.key) >= (parked.object, parked.key)
+              order by before.object, before.key, before.place, before.nth limit 1
+          ) end
+        order by due_at desc limit 1
+    ) as due on true
+)
+select place is not null or due_at is not null, coalesce(place, 0), due_at from found;

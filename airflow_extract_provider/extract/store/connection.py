@@ -149,6 +149,9 @@ def _operational(exc: psycopg.Error) -> str:
         "timeout expired",
         "could not translate host name",
         "password authentication failed",
+        "is not permitted to log in",
+        "no pg_hba.conf entry",
+        "too many connections",
     ):
         if sign in text:
             return sign.lower()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import statement
 
-__all__ = ["BURIED", "DeadMessage", "bury", "dead", "drop", "replay"]
+__all__ = ["BURIED", "DeadMessage", "bury", "dead", "drop", "elsewhere", "replay"]
 
 _FILE = "dead.sql"
 BURIED = "-"
@@ -47,11 +47,24 @@ def bury(conn: Connection, schema: str, endpoint: str, reasons: Mapping[uuid.UUI
         conn.execute(statement(_FILE, "bury", schema), asked)
 
 
-def replay(conn: Connection, schema: str, source: str, places: Sequence[int] | None = None) -> Mapping[str, int]:
+def replay(
+    conn: Connection, schema: str, source: str, places: Sequence[int] | None = None, *, run: str = ""
+) -> Mapping[str, int]:
     """Put dead messages of a source back, those of the deliveries at these places or all: due now, with all their
     tries. Returns how many of each object. What came later of their records was applied without them; an older version
-    is then passed over."""
-    return _changed(conn, schema, "replay", source, places)
+    is then passed over. ``run``: who asks, in each of its tries and slices; what it has put back it does not put back
+    again. Nothing: whoever asks means it."""
+    return _changed(conn, schema, "replay", source, places, run)
+
+
+def elsewhere(
+    conn: Connection, schema: str, source: str, endpoints: Iterable[str], places: Sequence[int] | None = None
+) -> Mapping[str, int]:
+    """Of what was put back, at these places or all: how many messages came to other addresses than these, by address.
+    No run that knows these alone takes them."""
+    asked: dict[str, object] = {"source": source, "endpoints": [*endpoints]}
+    asked["places"] = None if places is None else list(places)
+    return dict(conn.execute(statement(_FILE, "elsewhere", schema), asked).fetchall())
 
 
 def drop(conn: Connection, schema: str, source: str, places: Sequence[int] | None = None) -> Mapping[str, int]:
@@ -60,6 +73,8 @@ def drop(conn: Connection, schema: str, source: str, places: Sequence[int] | Non
     return _changed(conn, schema, "drop", source, places)
 
 
-def _changed(conn: Connection, schema: str, name: str, source: str, places: Sequence[int] | None) -> Mapping[str, int]:
-    asked = {"source": source, "places": None if places is None else list(places)}
+def _changed(
+    conn: Connection, schema: str, name: str, source: str, places: Sequence[int] | None, run: str = ""
+) -> Mapping[str, int]:
+    asked = {"source": source, "places": None if places is None else list(places), "run": run}
     return dict(conn.execute(statement(_FILE, name, schema), asked).fetchall())

@@ -7,13 +7,22 @@ where parked.dead and parked.source = coalesce(%(source)s, parked.source)
 order by parked.place, parked.nth limit %(limit)s;
 
 -- name: replay
--- As if it had not been tried.
+-- As if it had not been tried. A run puts it back once: what has died again since stays dead.
 with back as (
-    update {extract}.inbox_parked set dead = false, tries = 0, due_at = clock_timestamp(), reason = ''
+    update {extract}.inbox_parked
+    set dead = false, tries = 0, due_at = clock_timestamp(), reason = '', replayed_by = %(run)s
     where source = %(source)s and dead and (%(places)b::bigint[] is null or place = any(%(places)b::bigint[]))
+      and (%(run)s = '' or replayed_by <> %(run)s)
     returning object
 )
 select object, count(*) from back group by object order by object;
+
+-- name: elsewhere
+-- What was put back and came to other addresses than these, by address.
+select endpoint, count(*) from {extract}.inbox_parked
+where source = %(source)s and not dead and endpoint <> all(%(endpoints)b::text[])
+  and (%(places)b::bigint[] is null or place = any(%(places)b::bigint[]))
+group by endpoint order by endpoint;
 
 -- name: drop
 with gone as (

@@ -45,7 +45,7 @@ _FOLLOWS = (
     "fence",
 )
 """What follows an object, in this order, by the statement that moves it."""
-_OF_SOURCE = ("inbox_left", "brought_left", "inbox_seen", "inbox_count", "quota")
+_OF_SOURCE = ("inbox_left", "brought_left", "inbox_seen", "inbox_count", "inbox_report", "quota")
 """What follows a source, behind its objects."""
 
 

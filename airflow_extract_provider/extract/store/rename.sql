@@ -166,6 +166,13 @@ select %(to_source)s, endpoint, day, kind, count, last_at from own
 on conflict (source, endpoint, day, kind) do update
     set count = known.count + excluded.count, last_at = greatest(known.last_at, excluded.last_at);
 
+-- name: inbox_report
+with own as (
+    delete from {extract}.inbox_report where source = %(source)s returning since
+)
+insert into {extract}.inbox_report as known (source, since) select %(to_source)s, since from own
+on conflict (source) do update set number = known.number + 1, since = least(known.since, excluded.since);
+
 -- name: forget_inbox
 -- Before all else, as above.
 delete from {extract}.inbox where source = %(source)s;
@@ -177,6 +184,8 @@ with parked as (
     delete from {extract}.inbox_seen where source = %(source)s
 ), counted as (
     delete from {extract}.inbox_count where source = %(source)s
+), unreported as (
+    delete from {extract}.inbox_report where source = %(source)s
 )
 delete from {extract}.brought where source = %(source)s;
 

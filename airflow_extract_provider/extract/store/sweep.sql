@@ -3,15 +3,20 @@ insert into {extract}.sweep (number, source, object, cause, complete_to)
 values (%(number)s, %(source)s, %(object)s, %(cause)s, %(complete_to)s);
 
 -- name: give_up
--- Whatever it had not seen may have been seen by the one that comes: those notes must not be taken for its own.
+-- Whatever it had not seen may have been seen by the one that comes: those notes must not be taken for its own. What a
+-- webhook has asked for, before or since, is to be read all the same.
 with given_up as (
     update {extract}.sweep set ended_at = clock_timestamp(), given_up = true
     where source = %(source)s and object = %(object)s and ended_at is null
     returning number
 ), dropped as (
     delete from {extract}.sweep_seen using given_up where sweep = given_up.number
+), kept as (
+    update {extract}.refetch set reason = 'webhook'
+    where source = %(source)s and object = %(object)s and reason = 'absent' and told_at is not null
 )
-delete from {extract}.refetch where source = %(source)s and object = %(object)s and reason = 'absent';
+delete from {extract}.refetch
+where source = %(source)s and object = %(object)s and reason = 'absent' and told_at is null;
 
 -- name: open
 select number, began_at, looked_at, complete_to, judged_at from {extract}.sweep
@@ -39,9 +44,15 @@ select %(sweep)s, %(own)s, array_agg({extract}.digest(key)) from unnest(%(keys)b
 having count(*) > 0;
 
 -- name: strike
--- Seen after all, by another walk.
+-- Seen after all, by another walk, which may have looked before the webhook came that has asked for it too.
+with kept as (
+    update {extract}.refetch set reason = 'webhook'
+    where source = %(source)s and object = %(object)s and key = any(%(keys)b::text[]) and reason = 'absent'
+      and told_at is not null
+)
 delete from {extract}.refetch
-where source = %(source)s and object = %(object)s and key = any(%(keys)b::text[]) and reason = 'absent';
+where source = %(source)s and object = %(object)s and key = any(%(keys)b::text[]) and reason = 'absent'
+  and told_at is null;
 
 -- name: looked
 update {extract}.sweep set looked_at = least(looked_at, %(looked_at)s) where number = %(sweep)s;

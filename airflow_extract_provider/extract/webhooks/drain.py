@@ -16,25 +16,26 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import psycopg
 import tenacity
 
-from airflow_extract_provider.extract.errors import ExtractError, LeftBehindError, SchemaMissingError, SourceError
+from airflow_extract_provider.extract.errors import ExtractError, SourceError
 from airflow_extract_provider.extract.progress import counted
 from airflow_extract_provider.extract.receiving import Endpoint
 from airflow_extract_provider.extract.settings import Settings
 from airflow_extract_provider.extract.sinks.sink import Sink, check_sink
 from airflow_extract_provider.extract.source import ApiObject, Source
-from airflow_extract_provider.extract.store import inbox, outbox
+from airflow_extract_provider.extract.store import inbox, inbox_run, outbox
 from airflow_extract_provider.extract.store.claims import Claims, left
 from airflow_extract_provider.extract.store.connection import CROSSED, Connect, Connection, named_errors
-from airflow_extract_provider.extract.store.migrate import check_books, check_table
+from airflow_extract_provider.extract.store.migrate import check_books
 from airflow_extract_provider.extract.store.storable import may_blame_a_row
 from airflow_extract_provider.extract.webhooks.bringing import Targets
+from airflow_extract_provider.extract.webhooks.fitting import kept_waiting, unfit
 from airflow_extract_provider.extract.webhooks.messages import Delivery
 from airflow_extract_provider.extract.webhooks.turn import Turn
 
@@ -47,6 +48,8 @@ SinkOf = Callable[[ApiObject], Sink | None]
 
 _SECONDS_BETWEEN_ANNOUNCEMENTS = 0.2
 _PRUNED_PER_RUN = 1_000
+_FROM_THE_FRONT = 50
+"""So many batches later deliveries are looked for from the front again: another run may have given some back."""
 _BROUGHT_FOR = timedelta(days=90)
 """How long it is kept at least what brought a change: the audit looks back as far."""
 
@@ -55,7 +58,8 @@ _BROUGHT_FOR = timedelta(days=90)
 class Drained:
     """What a run did. ``counts``: the ``messages`` by what became of them (see docs/webhooks.md), changes by kind and
     ``events``. ``noted`` are the objects of which records must be read by key. ``waiting`` are the deliveries and
-    messages that wait still, ``dead`` the dead letters. ``changed``: changes and events by object."""
+    messages that wait still, ``dead`` the dead letters. ``changed``: changes and events by object. ``broken``: the
+    objects whose messages wait for a person, and the errors that tell why."""
 
     source: str
     deliveries: int
@@ -65,6 +69,7 @@ class Drained:
     dead: int
     seconds: float
     changed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    broken: Mapping[str, ExtractError] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as JSON values, small enough for XCom."""
@@ -85,6 +90,7 @@ def drain(
     stop: threading.Event | None = None,
     settings: Settings | None = None,
     keep_for: timedelta | None = timedelta(days=30),
+    raises: bool = True,
 ) -> Drained:
     """Apply the webhooks of a source that wait, until none is left or for a while.
 
@@ -95,35 +101,29 @@ def drain(
 
     Raises SourceError: the source has no webhooks. Raises SchemaMissingError: the store is older than this version.
     Raises SchemaMissingError, PositionMismatchError, LeftBehindError at the end: a record table is missing, or a copy
-    is not what the source file describes; what tells of it waits, and the rest is applied.
-    Raises StoreUnavailableError, StoreRightsError, and what a sink raises that is away. What was committed before stays
-    so.
+    is not what the source file describes; what tells of it waits, and the rest is applied. Not with ``raises`` false:
+    they are ``broken`` in the result, for who has more to do first. Raises StoreUnavailableError, StoreRightsError, and
+    what a sink raises that is away. What was committed before stays so.
     """
     if not source.webhooks:
-        raise SourceError(
-            "the source declares no `webhooks`.", source=source.source, todo="Declare where they come in, and as what."
-        )
+        raise SourceError("the source declares no `webhooks`.", source=source.source, todo="Declare what comes in.")
     settings = settings or Settings()
     with _told(source), _connected(postgres) as conn:
-        check_books(conn, settings.schema)
-        for name in source.told_of:
-            check_sink(source.object(name), sink_of(source.object(name)), within=settings.idle_timeout)
-        targets = Targets(source, settings.schema, sink_of, _unfit(conn, settings.schema, source))
+        _check(conn, source, settings, sink_of)
+        targets = Targets(source, settings.schema, sink_of, unfit(conn, settings.schema, source))
         run = _Run(source, conn, settings, targets, limit, most_bytes, tries, backoff)
         drained = run.run(run_for, stop or threading.Event())
-        run.finish(keep_for)
-        return drained
+        broken = {name: _placed(source, exc) for name, exc in run.finish(keep_for).items()}
+    for exc in broken.values() if raises else ():
+        raise exc
+    return replace(drained, broken=broken)
 
 
-def _unfit(conn: Connection, schema: str, source: Source) -> dict[str, ExtractError]:
-    """The objects that have no table as the source file describes it, and why: the others need not wait for it."""
-    found: dict[str, ExtractError] = {}
-    for name in source.told_of:
-        try:
-            check_table(conn, schema, source, name)
-        except (SchemaMissingError, LeftBehindError) as exc:
-            found[name] = exc.at(object=name)
-    return found
+def _check(conn: Connection, source: Source, settings: Settings, sink_of: SinkOf) -> None:
+    """See that the store and the sinks can take what comes."""
+    check_books(conn, settings.schema)
+    for object in map(source.object, source.told_of):
+        check_sink(object, sink_of(object), within=settings.idle_timeout)
 
 
 @contextmanager
@@ -132,9 +132,13 @@ def _told(source: Source) -> Iterator[None]:
         with named_errors():
             yield
     except ExtractError as exc:
-        kept = "what was committed; all other webhooks wait in the inbox."
-        private = any(each.private for name, each in source.objects.items() if exc.object in (None, name))
-        raise (exc.without_key() if private else exc).at(kept=kept, source=source.source) from None
+        raise _placed(source, exc) from None
+
+
+def _placed(source: Source, exc: ExtractError) -> ExtractError:
+    kept = "what was committed; all other webhooks wait in the inbox."
+    private = any(each.private for name, each in source.objects.items() if exc.object in (None, name))
+    return (exc.without_key() if private else exc).at(kept=kept, source=source.source)
 
 
 @contextmanager
@@ -151,7 +155,7 @@ def _connected(postgres: Connect) -> Iterator[Connection]:
 @dataclass(slots=True)
 class _Run:
     """One run, from :meth:`run` down. ``unknown`` are types that nothing is said about; ``limits`` tell how many
-    deliveries of an address are claimed next."""
+    deliveries of an address are claimed next, and ``after`` behind which place."""
 
     source: Source
     conn: Connection
@@ -167,6 +171,8 @@ class _Run:
     changed: dict[str, Counter[str]] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)
     limits: dict[str, int] = field(default_factory=dict)
+    after: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
     reason: str = ""
     broken: dict[str, ExtractError] = field(default_factory=dict)
     announced: float = 0.0
@@ -190,14 +196,17 @@ class _Run:
             _log.warning("%s: nothing is said about webhooks of the types: %s", self.source.source, named)
         return self._drained(time.monotonic() - began)
 
-    def finish(self, keep_for: timedelta | None) -> None:
-        """Delete old webhooks: more than were applied, otherwise a busy inbox would grow for ever. Raises
-        SchemaMissingError, PositionMismatchError, LeftBehindError: what could not be applied for that."""
+    def finish(self, keep_for: timedelta | None) -> Mapping[str, ExtractError]:
+        """Delete old webhooks: more than were applied, otherwise a busy inbox would grow for ever. Returns the objects
+        of which something waits for a person, met in this run or not, and why."""
         if keep_for is not None:
             most = max(_PRUNED_PER_RUN, 2 * self.deliveries)
             inbox.prune(self.conn, self.settings.schema, keep_for, most, brought_for=max(keep_for, _BROUGHT_FOR))
-        for exc in {**self.targets.unfit, **self.broken}.values():
-            raise exc
+        known = {**self.targets.unfit, **self.broken}
+        claims = self._claims(next(iter(self.source.webhooks)))
+        with self.conn.transaction():
+            claims.limit(self.settings.idle_timeout)
+            return {**known, **kept_waiting(claims, self.source, known)}
 
     def _claims(self, endpoint: str) -> Claims:
         return Claims(self.conn, self.settings.schema, self.source.source, endpoint)
@@ -241,9 +250,14 @@ class _Run:
             turn = Turn(self.source, endpoint, claims, self.targets, self.tries, self.backoff, at_once)
             turn.retry(claims.due(self.limit, self.most_bytes))
             limit = self.limits.get(endpoint, self.limit)
-            rows = claims.claim(limit, self.most_bytes, in_order=_in_order(self.source, spec))
+            after = self.after.get(endpoint, 0) if self.steps % _FROM_THE_FRONT else 0
+            rows = claims.claim(limit, self.most_bytes, in_order=_in_order(self.source, spec), after=after)
             turn.take([_delivery(row) for row in rows])
             turn.settle()
+            if any(turn.changed.values()):
+                inbox_run.opened(self.conn, self.settings.schema, self.source.source)
+        self.steps += 1
+        self.after[endpoint] = rows[turn.taken - 1][0] if turn.taken else 0
         # Where not all of them went into one transaction, the next one's need not be fetched for nothing.
         self.limits[endpoint] = max(turn.taken, 1) if turn.taken < len(rows) else min(2 * limit, self.limit)
         return turn

@@ -22,17 +22,15 @@ from airflow_extract_provider.extract.errors import (
     EventRepeatedError,
     ExtractError,
     FoldError,
-    LeftBehindError,
-    PositionMismatchError,
 )
 from airflow_extract_provider.extract.events.event import Event
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.store import outbox
 from airflow_extract_provider.extract.store.claims import Claims, Due, Parked, Whose
-from airflow_extract_provider.extract.store.filled import check_filled
 from airflow_extract_provider.extract.store.storable import may_blame_a_row
 from airflow_extract_provider.extract.store.target import Target
 from airflow_extract_provider.extract.webhooks.bringing import Bringing, Targets
+from airflow_extract_provider.extract.webhooks.fitting import misfit
 from airflow_extract_provider.extract.webhooks.messages import Delivery, Message, Unreadable, split
 
 __all__ = ["Turn"]
@@ -197,9 +195,11 @@ class Turn:
         objects = {each.object for each in self._waiting if each.does != "nothing"}
         standing = self.claims.standing(objects) if objects else {}
         for object, (begun, table) in standing.items():
-            unfit = self.targets.unfit.get(object) or (self._misfit(object, table) if begun else None)
-            if unfit is not None:
-                self.broken[object] = unfit
+            why = self.targets.unfit.get(object)
+            if why is None and begun:
+                why = misfit(self.claims, self.source, object, table)
+            if why is not None:
+                self.broken[object] = why
         for each in self._waiting:
             if each.does != "nothing" and each.object in self.broken:
                 wait = max(self.backoff, _PERSON_WAIT)
@@ -209,21 +209,6 @@ class Turn:
         self.counts["before"] += len(passed)
         self._waiting = [each.bare if each.at in passed else each for each in self._waiting]
         self._before = passed
-
-    def _misfit(self, object: str, table: tuple[str, str] | None) -> ExtractError | None:
-        """Why a copy is not what the source file describes, if it is not."""
-        if table not in (None, self.source.table(object)):
-            return LeftBehindError(
-                "the object's table was renamed, or its copy is in another one.",
-                todo="Let the source file and the store agree: `airflow extract rename`.",
-                source=self.source.source,
-                object=object,
-            )
-        try:
-            check_filled(self.claims.conn, self.claims.schema, self.source, object)
-        except PositionMismatchError as exc:
-            return exc
-        return None
 
     def _apply(self, messages: Sequence[Message], work: Callable[[Sequence[Message]], Mapping[str, int]]) -> None:
         """Apply messages together; if that fails, in halves, until it is known which of them cannot be."""

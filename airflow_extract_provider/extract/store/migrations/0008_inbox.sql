@@ -29,11 +29,20 @@ create table {extract}.inbox_parked (
     reason    text not null default '',
     dead      boolean not null default false,              -- tried in vain; waits for a person
     parked_at timestamptz not null default clock_timestamp(),
+    replayed_by text not null default '',                  -- the run that has put it back last; '': a command, or none
     primary key (place, nth)
 );
-create index inbox_parked_key on {extract}.inbox_parked (source, object, key, place, nth) where not dead;
-create index inbox_parked_due on {extract}.inbox_parked (source, endpoint, place, nth) where not dead;
+create index inbox_parked_key on {extract}.inbox_parked (source, endpoint, object, key, place, nth) where not dead;
+create index inbox_parked_due on {extract}.inbox_parked (source, endpoint, due_at) where not dead and due_at is not null;
 comment on table {extract}.inbox_parked is 'Messages that could not be applied yet, and those that wait behind them.';
+
+create table {extract}.inbox_report (
+    source text collate "C" primary key,
+    number bigint not null default 0,                      -- raised by each transaction that may have changed something
+    since  timestamptz                                     -- of the oldest of them; null: all was reported
+);
+comment on table {extract}.inbox_report is
+    'Since when webhooks have changed what no asset event has told of yet.';
 
 create table {extract}.inbox_seen (
     source   text collate "C" not null,
