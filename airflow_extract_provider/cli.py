@@ -34,12 +34,14 @@ _GRANTS = ActionCommand(
     name="grants",
     help="Print the rights of a role that only runs",
     description="Prints the SQL that gives a role the rights which the sources need to run, and no other; or those of "
-    "a webhook receiver. The owner of the tables runs it, after each migration that has made new ones.",
+    "a webhook receiver, or of who brings webhooks from Kafka. The owner of the tables runs it, after each migration "
+    "that has made new ones.",
     func=lazy_load_command("airflow_extract_provider.commands.store.grants"),
     args=(
         _argument("role", help="the role of the store's connection"),
-        _argument("--sources", help="the folder with the sources' YAML files; required without --receiver"),
+        _argument("--sources", help="the folder with the sources' YAML files; required for a role that runs them"),
         _argument("--receiver", action="store_true", help="of a role that only receives webhooks"),
+        _argument("--from-kafka", action="store_true", help="of a role that only brings webhooks from Kafka"),
         _SCHEMA,
     ),
 )

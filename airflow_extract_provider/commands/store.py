@@ -62,10 +62,13 @@ def fold(args: Namespace) -> Iterator[str]:
 @command
 def grants(args: Namespace) -> Iterator[str]:
     """`airflow extract grants`."""
-    if args.receiver:
-        yield store_grants.receiver_grants(args.role, args.schema).rstrip()
+    if args.receiver and args.from_kafka:
+        raise NotUnderstood("Say --receiver or --from-kafka: a role of each has its own rights.")
+    if args.receiver or args.from_kafka:
+        printed = store_grants.receiver_grants if args.receiver else store_grants.from_kafka_grants
+        yield printed(args.role, args.schema).rstrip()
         return
     if args.sources is None:
-        raise NotUnderstood("Name the folder with the sources' files by --sources, or say --receiver.")
+        raise NotUnderstood("Name the folder with the sources' files by --sources, or say --receiver or --from-kafka.")
     sources = load_sources(Path(args.sources)).values()
     yield store_grants.grants(args.role, sources, args.schema).rstrip()

@@ -58,8 +58,14 @@ def _header(name: str) -> str:
     return name.lower()
 
 
+def _of_header(text: str) -> str:
+    if not text.isascii():
+        raise ValueError(f"{text!r} is not ASCII: no header has it")
+    return text
+
+
 _Header: TypeAlias = Annotated[str, AfterValidator(_header)]
-_Mark: TypeAlias = Annotated[str, StringConstraints(strip_whitespace=False, max_length=100)]
+_Mark: TypeAlias = Annotated[str, StringConstraints(strip_whitespace=False, max_length=100), AfterValidator(_of_header)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,6 +27,10 @@ Find: TypeAlias = Callable[[str, str], "Connection"]
 ConnectionMissingError."""
 
 _ENVIRONMENT = "airflow.secrets.environment_variables.EnvironmentVariablesBackend"
+_PATIENCE = 5.0
+"""Seconds that those behind it wait for a connection that does not come."""
+_LONG, _LOOK = 60.0, 5.0
+"""Seconds after which it is said that one does not come, and between two looks whether that is so."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +73,8 @@ def _missing(conn_id: str, what: str) -> ConnectionMissingError:
 class Secrets(Unshown):
     """The secrets of all endpoints, by the ids of their connections.
 
-    They are read when it is made, and anew by :meth:`refresh`. What cannot be read then stays as it was last.
+    They are read when it is made, and anew by :meth:`refresh`. What cannot be read then stays as it was last; each
+    connection by itself, whatever becomes of another.
     """
 
     def __init__(
@@ -87,6 +93,8 @@ class Secrets(Unshown):
         for conn_id, scheme in uses:
             self._schemes[conn_id].append(scheme)
         self._failing: set[str] = set()
+        self._asked: dict[str, float] = {}
+        self._lock = threading.Lock()
         self._known: Mapping[str, tuple[str, ...]] = (
             {each: self._read(each) for each in sorted(self._schemes)} if known is None else known
         )
@@ -101,32 +109,60 @@ class Secrets(Unshown):
         return lambda: self._known[conn_id]
 
     def refresh(self) -> None:
-        """Read all anew."""
-        known = dict(self._known)
-        for conn_id in known:
+        """Read all anew. One that does not come in time is not waited for, nor asked for again until it has come."""
+        for conn_id in self._schemes:
+            if conn_id in self._asked:
+                continue
+            # Not by this thread: it would stand still with it, and the others' secrets grow old.
+            reading = threading.Thread(target=self._reread, args=(conn_id,), name="secret", daemon=True)
+            self._asked[conn_id] = time.monotonic()
             try:
-                known[conn_id] = self._read(conn_id)
-            except ExtractError as exc:
-                if conn_id not in self._failing:
-                    _log.warning("%s The secrets that were last read stay.", exc.what)
-                self._failing.add(conn_id)
-            else:
-                self._failing.discard(conn_id)
-        # At once: who asks meanwhile sees the old ones or the new ones.
-        self._known = known
+                reading.start()
+            except RuntimeError:  # there may be no more threads now: the next time
+                del self._asked[conn_id]
+                continue
+            reading.join(_PATIENCE)
 
     def refreshing(self, every: float, *, now: bool = False) -> threading.Event:
         """Read all anew every so many seconds, and ``now``, in a thread, until the event is set."""
         ended = threading.Event()
 
         def work() -> None:
-            if now:
-                self.refresh()
-            while not ended.wait(every):
-                self.refresh()
+            due = time.monotonic() + (0.0 if now else every)
+            while not ended.wait(max(0.0, min(due - time.monotonic(), _LOOK))):
+                if time.monotonic() >= due:
+                    self.refresh()
+                    due = time.monotonic() + every
+                self._complain()
 
         threading.Thread(target=work, name="secrets", daemon=True).start()
         return ended
+
+    def _reread(self, conn_id: str) -> None:
+        """Read one, whatever becomes of it."""
+        try:
+            found = self._read(conn_id)
+        except Exception as exc:  # any backend's own; its words may hold what it was asked with
+            own = f"the connection {conn_id!r} cannot be read ({type(exc).__name__})."
+            self._fails(conn_id, exc.what if isinstance(exc, ExtractError) else own)
+        else:
+            with self._lock:
+                # At once: who asks meanwhile sees the old ones or the new ones.
+                self._known = {**self._known, conn_id: found}
+            self._failing.discard(conn_id)
+        finally:
+            del self._asked[conn_id]
+
+    def _complain(self) -> None:
+        """Say which ones have not come for long."""
+        for conn_id, at in self._asked.copy().items():
+            if time.monotonic() - at >= _LONG:
+                self._fails(conn_id, f"the connection {conn_id!r} is waited for: its secrets backend does not answer.")
+
+    def _fails(self, conn_id: str, what: str) -> None:
+        if conn_id not in self._failing:
+            _log.warning("%s The secrets that were last read stay.", what)
+        self._failing.add(conn_id)
 
     def _read(self, conn_id: str) -> tuple[str, ...]:
         conn = self._find(conn_id, EXAMPLE)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from airflow_extract_provider.extract.errors import ConnectionMissingError, StoreUnavailableError
+from airflow_extract_provider.extract.errors import StoreUnavailableError
 from airflow_extract_provider.extract.unshown import Unshown
 
 if TYPE_CHECKING:
@@ -29,19 +29,19 @@ class Lookup(Unshown):
         self._asked: asyncio.Future[Connection] | None = None
 
     async def __call__(self) -> Connection:
-        """Ask, for a moment. Raises ConnectionMissingError, StoreUnavailableError: it was never known."""
+        """Ask, for a moment. Raises StoreUnavailableError, or what ``find`` does: it was never known."""
         if self._asked is None or self._asked.done():
             self._asked = self._begun()
         try:
             # One who hangs is not asked a second time meanwhile: each would be a thread that stays.
             async with asyncio.timeout(_PATIENCE):
                 self._known = await asyncio.shield(self._asked)
-        except ConnectionMissingError:
-            if self._known is None:
-                raise
         except TimeoutError:
             if self._known is None:
                 raise StoreUnavailableError("the secrets backend does not tell in time where the store is.") from None
+        except Exception:  # whatever ails the backend: the store is where it was
+            if self._known is None:
+                raise
         return self._known
 
     def _begun(self) -> asyncio.Future[Connection]:

@@ -17,11 +17,13 @@ __all__ = ["arguments", "run"]
 
 _EXTRA = ("httptools", "prometheus_client", "starlette", "uvicorn", "uvloop")
 
+_DIGITS = 9
 
-def _at_least(least: int) -> Callable[[str], int]:
+
+def _at_least(least: int, most: int = 10**9 - 1) -> Callable[[str], int]:
     def number(text: str) -> int:
-        if not text.isascii() or not text.isdecimal() or int(text) < least:
-            raise ArgumentTypeError(f"{text!r} is no number from {least}")
+        if not text.isascii() or not text.isdecimal() or len(text) > _DIGITS or not least <= int(text) <= most:
+            raise ArgumentTypeError(f"{text!r} is no number from {least} to {most}")
         return int(text)
 
     return number
@@ -44,7 +46,7 @@ _ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
         "help": "the folder with the sources' YAML files",
     },
     "--host": {"default": "127.0.0.1", "help": "the address to listen on; 0.0.0.0: all of them"},
-    "--port": {"type": _at_least(0), "default": 8766, "help": "the port to listen on; 0: any that is free"},
+    "--port": {"type": _at_least(0, 65_535), "default": 8766, "help": "the port to listen on; 0: any that is free"},
     "--workers": {
         "type": _at_least(1),
         "default": 2,

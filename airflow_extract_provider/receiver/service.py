@@ -17,6 +17,7 @@ from airflow_extract_provider.extract.signing import Scheme
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.sourcefile import load_sources
 from airflow_extract_provider.extract.webhooks.answers import ANSWERS
+from airflow_extract_provider.extract.webhooks.deadline import Deadline
 from airflow_extract_provider.extract.webhooks.keeping import AsyncConnect, AsyncConnection, Commit, PostgresKeep
 from airflow_extract_provider.extract.webhooks.receiver import Door, Receiver
 from airflow_extract_provider.hooks import kafka
@@ -114,6 +115,7 @@ class Service:
         self.receive = Receiver(doors, self._keep, self._tally, public_url=settings.public_url)
         self._ending: list[Callable[[], None]] = []
         self._busy: list[asyncio.Task[None]] = []
+        self._told_to_end = asyncio.Event()
 
     async def start(self) -> None:
         """Open the keep, and begin to look after secrets and counts. The store may be away: it is looked for; and if
@@ -132,8 +134,8 @@ class Service:
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSING):
                 await self._keep.close()
-        for task in self._busy:
-            task.cancel()
+        # Who writes is not cancelled: psycopg might wait without end for a server that does not answer.
+        self._told_to_end.set()
         await asyncio.gather(*self._busy, return_exceptions=True)
         await self._put_away()
 
@@ -159,40 +161,48 @@ class Service:
         return Numbers(self._tally.counted, self._totals, self._keep.ready, self._refused)
 
     async def _showing(self) -> None:
-        """Let the other workers see the numbers, until it is cancelled."""
-        said = ""
-        try:
-            while True:
-                self._tally.take()
-                try:
-                    self._shared.show(self._numbers())
-                    said = ""
-                except OSError as exc:  # a full disk, which may have room again
-                    if said != (said := type(exc).__name__):
-                        _log.warning("the numbers are not shared with the other workers now (%s)", said)
-                await asyncio.sleep(_SHOWN_EVERY)
-        finally:
-            with suppress(OSError):
+        """Let the other workers see the numbers, until the end is told, and then a last time."""
+        said, ended = "", False
+        while not ended:
+            ended = self._told_to_end.is_set()
+            self._tally.take()
+            try:
                 self._shared.show(self._numbers())
+                said = ""
+            except OSError as exc:  # a full disk, which may have room again
+                if said != (said := type(exc).__name__):
+                    _log.warning("the numbers are not shared with the other workers now (%s)", said)
+            await self._ends_within(_SHOWN_EVERY)
 
     async def _writing(self) -> None:
-        """Write the counts into the table, until it is cancelled, and then a last time."""
-        while True:
-            try:
-                await asyncio.sleep(_WRITTEN_EVERY)
-            finally:
-                await self._written()
+        """Write the counts into the table, until the end is told, and then a last time; not where the store is away."""
+        ended = False
+        while not ended:
+            ended = await self._ends_within(_WRITTEN_EVERY)
+            if not await self._written():
+                ended = self._told_to_end.is_set()
 
-    async def _written(self) -> None:
+    async def _ends_within(self, seconds: float) -> bool:
+        """Rest; whether the end was told."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._told_to_end.wait()
+        return self._told_to_end.is_set()
+
+    async def _written(self) -> bool:
+        """Whether nothing is left to be written."""
         if not self._tally.unwritten:
-            return
+            return True
         try:
-            async with asyncio.timeout(_CLOSING / 2):
-                if self._books is None:
+            if self._books is None:
+                async with asyncio.timeout(_CLOSING / 2):
                     self._books = await self._connect()
+            with Deadline(self._books, _CLOSING / 2):
                 await self._tally.write(self._books, self._settings.schema)
         except (psycopg.Error, ExtractError, OSError, TimeoutError):  # they are kept for the next time
             await self._put_away()
+            return False
+        return True
 
     async def _put_away(self) -> None:
         books, self._books = self._books, None

@@ -8,7 +8,8 @@ import resource
 import shutil
 import socket
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,10 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from airflow_extract_provider.extract.errors import ExtractError, FixConfig, StoreUnavailableError
-from airflow_extract_provider.extract.store import inbox, inbox_count
-from airflow_extract_provider.extract.store.connection import named_errors
 from airflow_extract_provider.extract.webhooks.protocol import GuardedProtocol, Guards
-from airflow_extract_provider.hooks.store import StoreHook
 from airflow_extract_provider.receiver.app import App
 from airflow_extract_provider.receiver.connections import beside_airflow
+from airflow_extract_provider.receiver.reaching import reach
 from airflow_extract_provider.receiver.service import Loaded, Service, kept_in_kafka, loaded
 from airflow_extract_provider.receiver.settings import Settings
 from airflow_extract_provider.receiver.workers import supervisor
@@ -78,18 +77,19 @@ def serve(settings: Settings, listen: Listen) -> int:
 def _checked(settings: Settings) -> Loaded:
     """Read what is needed, and see that it is good. A store that is away is waited for."""
     known = loaded(settings, beside_airflow())
+    try:
+        _prove(settings, known)
+    except StoreUnavailableError as exc:
+        _log.warning("%s Webhooks are refused until it is there.", exc.what)
+    return known
+
+
+def _prove(settings: Settings, known: Loaded) -> None:
+    """See that webhooks can be kept by what was read. Raises ExtractError."""
     if settings.keep == "kafka":
         kept_in_kafka(settings, known.store)
     else:
-        hook = StoreHook(settings.store_conn_id, connection=known.store)
-        try:
-            with named_errors(), hook.connect() as conn:
-                # The very statements, with nothing to store: tables and rights are as they need them.
-                inbox.put(conn, settings.schema, [])
-                inbox_count.add(conn, settings.schema, {})
-        except StoreUnavailableError as exc:
-            _log.warning("%s Webhooks are refused until it is there.", exc.what)
-    return known
+        reach(settings, known.store)
 
 
 def _bound(listen: Listen) -> socket.socket:
@@ -128,13 +128,24 @@ def _config(worker: _Worker, listen: Listen) -> uvicorn.Config:
 
 def _run(config: uvicorn.Config, bound: socket.socket, worker: _Worker) -> int:
     if config.workers == 1:
-        server = uvicorn.Server(config)
-        with suppress(KeyboardInterrupt):
-            server.run(sockets=[bound])
+        server = _Server(config)
+        server.run(sockets=[bound])
         return 0 if server.started else 1
-    parent = supervisor(config, [bound], worker.read_anew)
+    parent = supervisor(config, [bound], worker.read_anew, worker.put_back)
     parent.run()
     return 1 if any(each.exitcode == STARTUP_FAILURE for each in parent.processes) else 0
+
+
+class _Server(uvicorn.Server):
+    """One that has no parent: a signal ends it in order, and it is told by no second one that it was."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Meanwhile they are told to the server."""
+        with super().capture_signals():
+            yield
+            # Or each would be raised again, and the process be ended before its folder is away.
+            self._captured_signals.clear()
 
 
 @dataclass(slots=True)
@@ -145,6 +156,7 @@ class _Worker:
     settings: Settings
     connections: int
     known: Loaded | None = field(repr=False)
+    before: Loaded | None = field(default=None, repr=False)
 
     def __call__(self) -> App:
         GuardedProtocol.guards = Guards(connections=self.connections)
@@ -159,13 +171,21 @@ class _Worker:
         return type(self), (self.settings, self.connections, None)
 
     def read_anew(self) -> bool:
-        """Read all again, in the parent; if it is not good, that is said, and what was known stays."""
+        """Read all again, in the parent; if it is not good, that is said, and what was known stays. Nor does a store
+        pass that is away: there may be one where it was before."""
         try:
-            self.known = loaded(self.settings, beside_airflow())
-        except ExtractError as exc:
-            _log.error("%s What was read before stays.", exc.what)
+            known = loaded(self.settings, beside_airflow())
+            _prove(self.settings, known)
+        except Exception as exc:  # nothing that somebody has written somewhere may end the parent
+            what = exc.what if isinstance(exc, ExtractError) else f"Reading all anew has failed ({type(exc).__name__})."
+            _log.error("%s What was read before stays.", what)
             return False
+        self.known, self.before = known, self.known
         return True
+
+    def put_back(self) -> None:
+        """Know again what was known before it was read anew."""
+        self.known = self.before
 
 
 _LOGGING: dict[str, Any] = {

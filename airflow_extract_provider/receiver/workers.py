@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -17,30 +18,64 @@ from uvicorn.supervisors import Multiprocess, multiprocess
 
 __all__ = ["supervisor"]
 
+_log = logging.getLogger(__name__)
+
 _LOOK = 0.5
 """Seconds between two looks for the parent."""
 _SIGNALS = {signal.Signals(each) for each in multiprocess.SIGNALS}
 
 
-def supervisor(config: uvicorn.Config, sockets: Sequence[socket.socket], read_anew: Callable[[], bool]) -> Multiprocess:
+def supervisor(
+    config: uvicorn.Config,
+    sockets: Sequence[socket.socket],
+    read_anew: Callable[[], bool],
+    put_back: Callable[[], None],
+) -> Multiprocess:
     """The parent of workers: replaces one that dies, and on SIGHUP all, one after the other, if all could be read
-    anew."""
+    anew; if then one does not begin, what was known before is ``put_back``."""
     # It makes its workers by this name.
     multiprocess.Process = _Worker  # type: ignore[misc]
-    return _Parent(config, [*sockets], read_anew)
+    return _Parent(config, [*sockets], read_anew, put_back)
 
 
 class _Parent(Multiprocess):
     """Reads before its workers do: what is wrong then keeps none from going on."""
 
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], read_anew: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        sockets: list[socket.socket],
+        read_anew: Callable[[], bool],
+        put_back: Callable[[], None],
+    ) -> None:
         super().__init__(config, sockets)
-        self._read_anew = read_anew
+        self._read_anew, self._put_back = read_anew, put_back
 
     def handle_hup(self) -> None:
-        """Replace the workers."""
-        if self._read_anew():
-            super().handle_hup()
+        """Replace the workers by some that know what is new. Should one of them not begin, all know the old again."""
+        if not self._read_anew():
+            return
+        _log.info("all was read anew, and each worker is replaced")
+        for done in range(len(self.processes)):
+            if not self._replaced(done):
+                _log.error("a worker does not begin with what was read anew. What was read before stays.")
+                self._put_back()
+                for each in range(done):
+                    self._replaced(each)
+                return
+
+    def _replaced(self, place: int) -> bool:
+        """Replace a worker as soon as the new one receives; whether it does."""
+        new = _Worker(self.config, self.sockets)
+        new.start()
+        if not new.wait_until_ready(self.config.timeout_worker_healthcheck, self.should_exit):
+            new.kill()
+            new.join()
+            return False
+        old, self.processes[place] = self.processes[place], new
+        old.terminate()
+        old.join()
+        return True
 
 
 class _Worker(multiprocess.Process):

@@ -95,6 +95,7 @@ def test_who_needs_the_public_url() -> None:
         ),
         ("{}", "say which `header` holds the signature, or which `scheme` it is"),
         ("{header: 'a b'}", "`webhooks.events.verify.header`: 'a b' is no header's name"),
+        (f"{{{OWN}, prefix: 'é='}}", "`webhooks.events.verify.prefix`: 'é=' is not ASCII: no header has it"),
         (f"{{{OWN}, algorithm: md5}}", "`webhooks.events.verify.algorithm`: Input should be 'sha256', 'sha1'"),
         (f"{{{OWN}, template: '{{body'}}", "the template '{body' has a brace without its other"),
         (

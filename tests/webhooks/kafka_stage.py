@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import psycopg
+import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from airflow_extract_provider.extract.incoming import Incoming
 from airflow_extract_provider.extract.store.connection import Connect
 from airflow_extract_provider.extract.webhooks.kafka_inbox import Consumed, consume
 from airflow_extract_provider.extract.webhooks.kafka_keep import Bounds, KafkaKeep
+from airflow_extract_provider.extract.webhooks.kafka_store import DEADLINE
 from tests.broker import Broker
 from tests.store.applier import in_thread
 
-__all__ = ["ROOMY", "Consuming", "held", "keeping", "lag", "put_all", "rows", "some"]
+__all__ = ["ROOMY", "Consuming", "held", "keeping", "lag", "put_all", "put_named", "rows", "some"]
 
 ROOMY = Bounds()
 Within = Callable[[KafkaKeep], Awaitable[None]]
@@ -53,6 +58,27 @@ def put_all(config: Mapping[str, Any], topic: str, incoming: list[Incoming]) -> 
         await asyncio.gather(*(one_after_the_other() for _ in range(50)))
 
     keeping(config, topic, work)
+
+
+def put_named(broker: Broker, topic: str, value: bytes, name: bytes) -> None:
+    """One message with a header of that name, which may be no text: Python's client takes none but text."""
+    found = [*Path(confluent_kafka.__file__).parents[1].glob("confluent_kafka.libs/librdkafka*.so*")]
+    if not found:
+        pytest.skip("confluent-kafka comes without a librdkafka of its own")
+    lib = ctypes.CDLL(str(found[0]))
+    lib.rd_kafka_conf_new.restype = lib.rd_kafka_new.restype = ctypes.c_void_p
+    said = ctypes.create_string_buffer(500)
+    conf = ctypes.c_void_p(lib.rd_kafka_conf_new())
+    for key, setting in broker.config.items():
+        lib.rd_kafka_conf_set(conf, key.encode(), str(setting).encode(), said, ctypes.c_size_t(len(said)))
+    producer = ctypes.c_void_p(lib.rd_kafka_new(0, conf, said, ctypes.c_size_t(len(said))))
+    assert producer.value, said.value
+    # Its own kinds of arguments: topic 1, flags 7 (copy: 2), value 4, header 9, end 0.
+    at, what = (1, topic.encode(), 7, ctypes.c_int(2)), (4, value, ctypes.c_size_t(len(value)))
+    header = (9, name, b"x", ctypes.c_ssize_t(1))
+    assert lib.rd_kafka_producev(producer, *at, *what, *header, ctypes.c_int(0)) == 0
+    assert lib.rd_kafka_flush(producer, 30_000) == 0
+    lib.rd_kafka_destroy(producer)
 
 
 def some(count: int, *, dedupe: bool = False, endpoint: str = "main") -> list[Incoming]:
@@ -97,6 +123,7 @@ class Consuming:
     def __init__(self, broker: Broker, topic: str, connect: Connect) -> None:
         self.broker, self.topic, self.connect = broker, topic, connect
         self.group = f"group-{topic}"
+        self.deadline = DEADLINE
         self.begun: list[tuple[threading.Event, Future[Consumed]]] = []
 
     def begin(self, **config: Any) -> tuple[threading.Event, Future[Consumed]]:
@@ -104,7 +131,7 @@ class Consuming:
         stop = threading.Event()
         given = {**self.broker.config, "group.id": self.group, **config}
         self.begun.append(
-            (stop, in_thread(lambda: consume(given, self.topic, self.connect, "extract", stop))),
+            (stop, in_thread(lambda: consume(given, self.topic, self.connect, "extract", stop, self.deadline))),
         )
         return self.begun[-1]
 

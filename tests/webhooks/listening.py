@@ -273,6 +273,10 @@ class Talk:
                 sent += len(part)
         return sent
 
+    def end(self) -> None:
+        """Say that no more will be sent; what comes is still read."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def hang_up(self) -> None:
         """Close it."""
         self._socket.close()

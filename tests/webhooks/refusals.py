@@ -22,6 +22,12 @@ END = "<!-- The end of that. -->"
 
 _CUT = "Cut off"
 _BODY = b'{"id": 1, "state": "paid"}'
+_ADDRESSES = {
+    "an address without a path": b"http://x",
+    "an address with a port beyond all numbers": b"http://x:99999999/webhooks/shop/once",
+    "an address with a port that is no number": b"http://x:y/",
+    "an address that is no ASCII": b"/webhooks/shop/\xff",
+}
 _Send: TypeAlias = Callable[[Talk], object]
 Server: TypeAlias = Literal["usual", "away", "full", "refusing"]
 """As it is; its store is away; as much as may be held in memory is; its store refuses the delivery."""
@@ -104,6 +110,17 @@ def _genuine() -> Iterator[Case]:
         (200, 200),
         2,
     )
+    yield Case(
+        group, "the sender closes his side of the connection behind it", _ends(request("once", _BODY)), (200,), 1, True
+    )
+
+
+def _ends(whole: bytes) -> _Send:
+    def send(talk: Talk) -> None:
+        talk.say(whole)
+        talk.end()
+
+    return send
 
 
 def _repeated() -> Iterator[Case]:
@@ -241,11 +258,21 @@ def _ambiguous() -> Iterator[Case]:
     yield Case(group, "a chunk without a size", _says(head("once", *signed, chunked) + b"x\r\n"), (400,), closed=True)
     yield Case(group, "CONNECT", _says(b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n"), (400,), closed=True)
     yield Case(group, "HTTP/2", _says(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), (400,), closed=True)
+    for what, address in _ADDRESSES.items():
+        line = b"POST " + address + b" HTTP/1.1\r\nhost: x\r\n\r\n"
+        yield Case(group, what, _says(line), (400,), closed=True)
     yield Case(group, "TLS", _says(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"), (400,), closed=True)
     yield Case(
         group,
         "nonsense behind a webhook that waits for its answer: both are dropped, it is sent again",
         _says(request("once", _BODY, signed=signed) + b"nonsense\r\n\r\n"),
+        (),
+        closed=True,
+    )
+    yield Case(
+        group,
+        "an address that is none behind a webhook that waits for its answer: the same",
+        _says(request("once", _BODY, signed=signed) + b"POST http://x:99999999/ HTTP/1.1\r\nhost: x\r\n\r\n"),
         (),
         closed=True,
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,12 +15,34 @@ from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
 
 from airflow_extract_provider.extract.errors import ConnectionMissingError
 from airflow_extract_provider.extract.signing import SCHEMES
+from airflow_extract_provider.receiver import connections
 from airflow_extract_provider.receiver.connections import Secrets, beside_airflow
 
 SECRET = "marked-secret-4711"
 GITHUB = SCHEMES["github"]
 TOLD: dict[str, Any] = {}
 """What the secrets backend below holds; an exception is raised."""
+
+
+class Hanging:
+    """A secret that comes when it is released."""
+
+    def __init__(self) -> None:
+        self.released, self.asked = threading.Event(), 0
+
+    def waited(self) -> str:
+        """It, at last."""
+        self.asked += 1
+        self.released.wait(60)
+        return "late"
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    """Return when something is so."""
+    until = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 class Vault:
@@ -30,6 +54,8 @@ class Vault:
     def get_connection(self, conn_id: str) -> Connection | None:
         """What it holds."""
         found = TOLD.get(conn_id)
+        if isinstance(found, Hanging):
+            found = found.waited()
         if isinstance(found, Exception):
             raise found
         return None if found is None else Connection(conn_id=conn_id, conn_type="webhook", password=found)
@@ -130,6 +156,51 @@ def test_a_rotation_needs_no_restart(vault: dict[str, Any]) -> None:
         time.sleep(0.01)
     ended.set()
     assert asked() == ("new",)
+
+
+def test_one_that_hangs_keeps_none_of_the_others(vault: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said once, and it is not asked again; when it comes at last it counts."""
+    vault |= {"a": "one", "b": "one"}
+    secrets = Secrets(beside_airflow(), [("a", GITHUB), ("b", GITHUB)])
+    said: list[str] = []
+    monkeypatch.setattr(connections, "_PATIENCE", 0.1)
+    monkeypatch.setattr(connections, "_LONG", 0.5)
+    monkeypatch.setattr(connections, "_LOOK", 0.05)
+    monkeypatch.setattr(connections._log, "warning", lambda text, what: said.append(text % what))
+    vault |= {"a": Hanging(), "b": "two"}
+    ended = secrets.refreshing(0.05)
+    eventually(lambda: secrets.of("b")() == ("two",) and said != [])
+    vault["b"] = "three"
+    eventually(lambda: secrets.of("b")() == ("three",))
+    assert vault["a"].asked == 1
+    assert secrets.of("a")() == ("one",)
+    assert len(said) == 1
+    assert "'a' is waited for" in said[0]
+    vault["a"].released.set()
+    eventually(lambda: secrets.of("a")() == ("late",))
+    ended.set()
+
+
+def test_whatever_a_backend_raises(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The last ones stay, and the next time they are read."""
+    in_environment(monkeypatch, "shop", "one")
+    find, broken = beside_airflow(), [False]
+
+    def found(conn_id: str, example: str) -> Connection:
+        if broken[0]:
+            raise ZeroDivisionError(SECRET)
+        return find(conn_id, example)
+
+    secrets = Secrets(found, [("shop", GITHUB)])
+    broken[0] = True
+    ended = secrets.refreshing(0.05)
+    with caplog.at_level(logging.WARNING, logger="airflow_extract_provider"):
+        eventually(lambda: "ZeroDivisionError" in caplog.text)
+    assert SECRET not in caplog.text
+    in_environment(monkeypatch, "shop", "two")
+    broken[0] = False
+    eventually(lambda: secrets.of("shop")() == ("two",))
+    ended.set()
 
 
 def test_the_last_good_ones_stay(vault: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:

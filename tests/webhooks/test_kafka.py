@@ -42,7 +42,7 @@ from tests.broker import GUEST, Broker
 from tests.databases import room
 from tests.sinks.topics import allow, create, unused_name
 from tests.store.applier import in_thread
-from tests.webhooks.kafka_stage import Consuming, held, keeping, lag, put_all, rows, some
+from tests.webhooks.kafka_stage import Consuming, held, keeping, lag, put_all, put_named, rows, some
 
 SECRET = "hunter2-is-a-secret"
 SHORT = Bounds(deadline=2.0, look=0.5)
@@ -434,6 +434,28 @@ def test_the_store_is_away(broker: Broker, topic: str, caplog: pytest.LogCapture
     assert caplog.text.count("the store is away") <= 3
 
 
+def test_the_broker_goes_away_before_the_offsets_are_committed(
+    mortal: Broker, topic: str, consuming: Consuming, dsn: str
+) -> None:
+    """Nobody waits for it: what was read is stored, and a stop ends within some seconds."""
+    put_all(mortal.config, topic, some(1))
+    consuming.begin()
+    consuming.until(lambda: lag(mortal, topic, consuming.group) == 0)
+    with psycopg.connect(dsn) as conn:
+        conn.execute("lock table extract.inbox in access exclusive mode")
+        put_all(mortal.config, topic, some(1))
+        waits = "select count(*) from pg_locks where relation = 'extract.inbox'::regclass and not granted"
+        consuming.until(lambda: rows(dsn, waits) == [(1,)])
+        mortal.kill()
+        conn.rollback()
+    consuming.until(lambda: rows(dsn, "select count(*) from extract.inbox") == [(2,)])
+    begun = time.monotonic()
+    (done,) = consuming.end()
+    assert time.monotonic() - begun < 10
+    assert done.stored == 2
+    mortal.start()
+
+
 def test_messages_that_nobody_can_read(
     broker: Broker, topic: str, consuming: Consuming, dsn: str, conn: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -472,6 +494,21 @@ def test_messages_that_nobody_can_read(
     assert again == Consumed(read=10, duplicate=10)
     assert len(dead.dead(conn, "extract")) == 9
     assert rows(dsn, "select kind, count from extract.inbox_count") == [("received", 1)]
+
+
+def test_a_header_whose_name_is_no_text(
+    broker: Broker, consuming: Consuming, dsn: str, conn: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client cannot even tell it: dead as the others that nobody can read, and in nobody's way. Behind many others:
+    Python looks less closely after a line that has run often."""
+    consuming.topic = one = create(broker, unused_name(), 1)
+    put_all(broker.config, one, some(300))
+    put_named(broker, one, b"poison", b"h:\xff\xfe")
+    put_all(broker.config, one, some(2))
+    assert consuming.all_of(303, dsn) == Consumed(read=303, stored=302, unreadable=1)
+    (buried,) = dead.dead(conn, "extract")
+    assert buried.reason == f"{one}, partition 0, offset 300: the name of one of its headers is no UTF-8"
+    assert rows(dsn, "select body from extract.inbox where done_at is not null") == [(b"poison",)]
 
 
 def test_the_same_delivery_twice(broker: Broker, topic: str, consuming: Consuming, dsn: str) -> None:

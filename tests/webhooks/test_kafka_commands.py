@@ -8,18 +8,30 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # comes with Airflow, without types
+import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
+from airflow.sdk import Connection
+from psycopg.conninfo import make_conninfo
 
+from airflow_extract_provider.extract.errors import ConnectionMissingError
+from airflow_extract_provider.extract.store.connection import connecting
+from airflow_extract_provider.extract.store.migrate import migrate
+from airflow_extract_provider.receiver.reopening import reopening
+from airflow_extract_provider.testing.postgres import EmbeddedPostgres
 from tests.broker import Broker
+from tests.databases import room
 from tests.webhooks.kafka_stage import Consuming, lag, put_all, rows, some
-from tests.webhooks.receiving import Process, Sender, deliveries
+from tests.webhooks.receiving import Process, Sender, connection, deliveries
 
 NO_STORE = "host=127.0.0.1 port=1 user=nobody dbname=nowhere"
 
@@ -28,17 +40,35 @@ def _connection(broker: Broker, **config: str) -> str:
     return json.dumps({"conn_type": "kafka", "extra": json.dumps({**broker.config, **config})})
 
 
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedPostgres]:
+    """A server that may be stopped, and whose logins may be changed."""
+    with tempfile.TemporaryDirectory(prefix="extract-tests-", dir=room()) as folder:
+        Path(folder).chmod(0o755)
+        with EmbeddedPostgres(folder, {"fsync": "off"}) as server:
+            yield server
+
+
+@pytest.fixture
+def own_dsn(own_server: EmbeddedPostgres) -> str:
+    """The books, on it."""
+    dsn = own_server.create_database("books")
+    migrate(connecting(dsn), [])
+    return dsn
+
+
 @contextmanager
-def _command(broker: Broker, topic: str, dsn: str, *arguments: str, **config: str) -> Iterator[subprocess.Popen[str]]:
-    """The command, beside no Airflow."""
-    parts = conninfo_to_dict(dsn)
-    store = {"conn_type": "postgres", "host": parts["host"], "login": parts["user"], "schema": parts["dbname"]}
-    store["port"] = int(str(parts["port"]))
-    environment = {
-        **os.environ,
-        "AIRFLOW_CONN_EXTRACT_STORE": json.dumps(store),
-        "AIRFLOW_CONN_KAFKA_DEFAULT": _connection(broker, **config),
-    }
+def _command(
+    broker: Broker, topic: str, store: str | Path, *arguments: str, **config: str
+) -> Iterator[subprocess.Popen[str]]:
+    """The command, beside no Airflow; what leads to the store is in its environment, or in a file of secrets."""
+    environment = {**os.environ, "AIRFLOW_CONN_KAFKA_DEFAULT": _connection(broker, **config)}
+    if isinstance(store, str):
+        environment["AIRFLOW_CONN_EXTRACT_STORE"] = connection(store)
+    else:
+        backend = "airflow.secrets.local_filesystem.LocalFilesystemBackend"
+        environment["AIRFLOW__SECRETS__BACKEND"] = backend
+        environment["AIRFLOW__SECRETS__BACKEND_KWARGS"] = json.dumps({"connections_file_path": str(store)})
     with subprocess.Popen(
         [sys.executable, "-m", "airflow_extract_provider.receiver.main", "from-kafka", "--topic", topic, *arguments],
         cwd=Path(__file__).parents[2],
@@ -72,6 +102,103 @@ def test_the_command_says_what_is_wrong(broker: Broker, dsn: str) -> None:
     assert started.returncode == 1
     assert "SinkRefusedError: the topic `no-such-topic` does not exist" in err
     assert "Traceback" not in err
+
+
+def test_a_stop_ends_in_time_whatever_hangs(
+    broker: Broker, topic: str, consuming: Consuming, own_server: EmbeddedPostgres, own_dsn: str
+) -> None:
+    """All of Postgres is stopped, while it writes and before: the command ends in good order within some seconds."""
+    put_all(broker.config, topic, some(1))
+    with _command(broker, topic, own_dsn, "--group", consuming.group) as started:
+        consuming.until(lambda: rows(own_dsn, "select count(*) from extract.inbox") == [(1,)])
+        assert own_server.pid is not None
+        whole = psutil.Process(own_server.pid)
+        stopped = [whole, *whole.children(recursive=True)]
+        for each in stopped:
+            each.suspend()
+        try:
+            put_all(broker.config, topic, some(1))
+            time.sleep(2)
+            begun = time.monotonic()
+            started.terminate()
+            out, err = started.communicate(timeout=60)
+            assert time.monotonic() - begun < 12
+        finally:
+            for each in stopped:
+                each.resume()
+    assert started.returncode == 0, err
+    assert "the store is away: Postgres does not answer" in err
+    assert out.splitlines()[-1].startswith("Stopped: 1 read, 1 stored")
+
+
+def test_a_password_that_is_changed(
+    broker: Broker, topic: str, consuming: Consuming, own_server: EmbeddedPostgres, own_dsn: str, tmp_path: Path
+) -> None:
+    """The log says that the login is refused; as soon as the secrets backend has the new one, all goes on."""
+    secrets, told = tmp_path / "secrets.json", list[str]()
+
+    def know(password: str) -> None:
+        dsn = make_conninfo(own_dsn, user="reader", password=password)
+        secrets.write_text(json.dumps({"extract_store": json.loads(connection(dsn))}), encoding="utf-8")
+
+    with psycopg.connect(own_dsn, autocommit=True) as conn:
+        conn.execute("create role reader login superuser password 'the-old-one'")
+        row = conn.execute("select setting from pg_settings where name = 'hba_file'").fetchone()
+        assert row is not None
+        rules = Path(row[0])
+        rules.write_text("host all reader 127.0.0.1/32 scram-sha-256\n" + rules.read_text(), encoding="utf-8")
+        conn.execute("select pg_reload_conf()")
+        know("the-old-one")
+        with _command(broker, topic, secrets, "--group", consuming.group) as started:
+            assert started.stderr is not None
+            reading = threading.Thread(target=told.extend, args=(started.stderr,))
+            reading.start()
+            put_all(broker.config, topic, some(1))
+            consuming.until(lambda: rows(own_dsn, "select count(*) from extract.inbox") == [(1,)])
+            conn.execute("alter role reader password 'the-new-one'")
+            conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'reader'")
+            consuming.until(lambda: any("password authentication failed" in each for each in told))
+            know("the-new-one")
+            put_all(broker.config, topic, some(1))
+            consuming.until(lambda: rows(own_dsn, "select count(*) from extract.inbox") == [(2,)])
+            started.terminate()
+            assert started.wait(60) == 0
+            reading.join()
+    assert not any("the-old-one" in each or "the-new-one" in each for each in told)
+
+
+def test_where_the_store_is_now(dsn: str) -> None:
+    """Asked at each opening; where that fails, or lasts, it is where it was last. What a firewall cuts is found by the
+    kernel, unless the connection says otherwise."""
+    known = json.loads(connection(dsn))
+    asked, ended = list[str](), threading.Event()
+
+    def find() -> Connection:
+        asked.append("")
+        if len(asked) == 2:
+            raise ConnectionMissingError("the connection cannot be read.")
+        if len(asked) == 4:
+            ended.wait(60)
+        extra = json.dumps({"keepalives_idle": 7} if len(asked) == 3 else {})
+        return Connection(
+            conn_id="extract_store",
+            conn_type="postgres",
+            host=known["host"],
+            login=known["login"],
+            schema=known["schema"],
+            port=known["port"],
+            extra=extra,
+        )
+
+    connect, found = reopening("extract_store", find), []
+    try:
+        for _ in range(4):
+            with connect() as conn:
+                found.append(conn.info.get_parameters())
+    finally:
+        ended.set()
+    assert [each.get("keepalives_idle") for each in found] == ["10", "7", "7", "7"]
+    assert {each.get("tcp_user_timeout") for each in found} == {"20000"}
 
 
 def _answered(consuming: Consuming, sender: Sender, least: int) -> None:

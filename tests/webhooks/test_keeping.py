@@ -21,6 +21,7 @@ from airflow_extract_provider.extract.errors import ExtractError, SchemaMissingE
 from airflow_extract_provider.extract.incoming import Incoming
 from airflow_extract_provider.extract.store import inbox
 from airflow_extract_provider.extract.store.connection import connecting
+from airflow_extract_provider.extract.store.grants import receiver_grants
 from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.webhooks.keeping import AsyncConnection, Bounds, Commit, PostgresKeep, opened
 from airflow_extract_provider.testing.postgres import EmbeddedPostgres, free_port
@@ -350,6 +351,32 @@ def test_who_listens_is_told_now_and_then(dsn: str) -> None:
     run(main())
 
 
+def test_stored_is_stored_though_nobody_can_be_told(dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A role that may not notify: that is said once, and no webhook is told that it is not stored."""
+
+    async def main() -> None:
+        async with keeping(dsn.replace("postgres@", f"{role}@"), Bounds(announce=0.0)) as keep:
+            for n in range(20):
+                assert await keep.put(delivery(b"%d" % n))
+                await asyncio.sleep(0.01)
+            assert keep.ready
+
+    role = f"mute_{free_port()}"
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(f"create role {role} login")
+        try:
+            conn.execute(receiver_grants(role).replace("\n", " "))
+            conn.execute("revoke execute on function pg_notify(text, text) from public")
+            with caplog.at_level("WARNING", logger="airflow_extract_provider"):
+                run(main())
+        finally:
+            conn.execute(f"drop owned by {role}")
+            conn.execute(f"drop role {role}")
+    assert len(bodies(dsn)) == 20
+    assert [each.levelname for each in caplog.records] == ["WARNING"]
+    assert "pg_notify" in caplog.text
+
+
 def test_the_last_ones_are_told_when_it_is_closed(dsn: str) -> None:
     """However long it is until the next time."""
 
@@ -530,17 +557,26 @@ def test_what_no_standby_has_is_not_told_to_be_stored(own_dsn: str) -> None:
         assert conn.execute("select count(*) from extract.inbox").fetchone() == (3,)
 
 
-def test_somebody_ends_the_wait_for_a_standby(own_dsn: str) -> None:
-    """Before the deadline: all that tells of it is a warning."""
+@pytest.mark.parametrize("heard", ["notice", "error"])
+@pytest.mark.parametrize("again", [False, True], ids=["new", "again"])
+def test_somebody_ends_the_wait_for_a_standby(own_dsn: str, heard: str, again: bool) -> None:
+    """Before the deadline: all that tells of it is a warning, which a role may ask not to be sent."""
     cancel = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'"
 
     async def main() -> None:
-        async with keeping(own_dsn) as keep, await opened(own_dsn) as other:
-            with standby_down(own_dsn):
-                await asyncio.sleep(0.5)
-                told = asyncio.create_task(keep.put(named(1)))
-                while not (await (await other.execute(cancel)).fetchall()):
-                    await asyncio.sleep(0.05)
-                assert await outcomes(told) == [StoreUnavailableError]
+        keep = PostgresKeep(lambda: opened(own_dsn, options=f"-c client_min_messages={heard}"))
+        await keep.start()
+        try:
+            if again:
+                assert await keep.put(named(1))
+            async with await opened(own_dsn) as other:
+                with standby_down(own_dsn):
+                    await asyncio.sleep(0.5)
+                    told = asyncio.create_task(keep.put(named(1)))
+                    while not (await (await other.execute(cancel)).fetchall()):
+                        await asyncio.sleep(0.05)
+                    assert await outcomes(told) == [StoreUnavailableError]
+        finally:
+            await keep.close()
 
     run(main())

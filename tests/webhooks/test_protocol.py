@@ -15,7 +15,7 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from airflow_extract_provider.extract.errors import FixConfig
-from airflow_extract_provider.extract.webhooks import protocol
+from airflow_extract_provider.extract.webhooks import inside
 from tests.databases import Databases
 from tests.webhooks.listening import LIMIT, Listening, Talk, head, request, signature
 
@@ -240,7 +240,7 @@ def test_refusals_are_counted_by_their_reason(server: Listening) -> None:
 
 def test_uvicorn_is_inside_as_it_is_known_here() -> None:
     """Or the bounds would silently not hold."""
-    protocol.check()
+    inside.check()
 
 
 @pytest.mark.parametrize("gone", ["on_header", "_unset_keepalive_if_required", "pipeline", "RequestResponseCycle"])
@@ -259,7 +259,7 @@ def test_another_uvicorn_is_refused_when_it_is_imported(gone: str, monkeypatch: 
     else:
         monkeypatch.delattr(HttpToolsProtocol, gone)
     with pytest.raises(FixConfig) as caught:
-        protocol.check(changed)
+        inside.check(changed)
     assert gone in caught.value.what or gone == "RequestResponseCycle"
     assert "uvicorn 0." in caught.value.what
 
@@ -267,7 +267,12 @@ def test_another_uvicorn_is_refused_when_it_is_imported(gone: str, monkeypatch: 
 def test_nothing_was_said(server: Listening, tmp_path: Path) -> None:
     """A stranger cannot fill the log: no line for what he does."""
     del tmp_path
-    for sent in (b"nonsense\r\n\r\n", head("once", b"connection: upgrade", b"upgrade: websocket")):
+    for sent in (
+        b"nonsense\r\n\r\n",
+        head("once", b"connection: upgrade", b"upgrade: websocket"),
+        head("once", path="http://x"),
+        head("once", path="http://x:99999999/"),
+    ):
         with Talk(server.port) as talk:
             talk.say(sent)
             talk.rest()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from airflow_extract_provider.extract.errors import EventRefusedError
+from airflow_extract_provider.extract.incoming import Incoming
+from airflow_extract_provider.extract.receiving import Endpoint
 from airflow_extract_provider.extract.store.connection import Connection
+from airflow_extract_provider.extract.webhooks.receiver import Door, Receiver
+from airflow_extract_provider.receiver.counts import Tally
 from airflow_extract_provider.testing.postgres import free_port
 from tests.databases import Databases
 from tests.webhooks.listening import Listening, Talk, head, request, signature
@@ -84,6 +91,41 @@ def _settled(server: Listening) -> None:
     with Talk(server.port) as talk:
         talk.say(request("once", b"", signed=[]))
         assert talk.statuses(1)[0] in (401, 503)
+
+
+@pytest.mark.parametrize("behind", [b"nonsense\r\n\r\n", b"POST http://x:99999999/ HTTP/1.1\r\nhost: x\r\n\r\n"])
+def test_no_answer_is_taken_for_anothers(behind: bytes, servers: Servers, conn: Connection) -> None:
+    """What cannot be read, behind a webhook that waits for its commit: it is stored, and not told that it is wrong."""
+    server = servers.of("usual")
+    waits = "select count(*) from pg_locks where relation = 'extract.inbox'::regclass and not granted"
+    with Talk(server.port) as talk:
+        with psycopg.connect(servers.dsn) as holding:
+            holding.execute("lock table extract.inbox in exclusive mode")
+            talk.say(request("once", b"{}"))
+            until = time.monotonic() + 10
+            while conn.execute(waits).fetchone() == (0,):
+                assert time.monotonic() < until
+            talk.say(behind)
+            assert talk.rest() == b""
+        while not _stored(conn):
+            assert time.monotonic() < until
+    assert server.said == ""
+
+
+def test_who_ends_his_side_is_answered(servers: Servers, conn: Connection) -> None:
+    """To all that he sent whole; then it is closed, and so it is at once where something is missing."""
+    whole = request("once", b"{}")
+    with Talk(servers.of("usual").port) as talk:
+        talk.say(whole + request("once", b"[]"))
+        talk.end()
+        assert talk.is_closed(5.0)
+        assert talk.statuses(2) == [200, 200]
+    with Talk(servers.of("usual").port) as talk:
+        talk.say(whole[:-1])
+        talk.end()
+        assert talk.is_closed(0.5)
+        assert talk.heard == b""
+    assert sorted(_stored(conn)) == [b"[]", b"{}"]
 
 
 def test_the_document_is_fresh() -> None:
@@ -173,6 +215,48 @@ def test_each_outcome_is_counted_apart(servers: Servers) -> None:
             talk.statuses(1)
     after, _ = server.counted()
     assert {kind: after[kind] - before.get(kind, 0) for kind in sent.values()} == dict.fromkeys(sent.values(), 1)
+
+
+class _Small:
+    """A keep that never takes more than so many bytes, and says why; it keeps nothing."""
+
+    async def put(self, incoming: Incoming) -> bool:
+        """Whether it is new."""
+        if len(incoming.body) > 10:
+            raise EventRefusedError(f"{len(incoming.body)} bytes are never taken.", todo="Raise what it takes.")
+        return True
+
+
+def test_what_a_keep_never_takes_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """With what to do about it, and once in a while, whatever its size; the sender is told that it is too large."""
+    door = Door("shop", "token", Endpoint(secret="shop", verify="gitlab_token"), lambda: ("secret",))  # type: ignore[arg-type]
+    receiver = Receiver([door], _Small(), Tally())
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/webhooks/shop/token",
+        "headers": [(b"x-gitlab-token", b"secret")],
+    }
+
+    async def answered(body: bytes) -> int:
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await receiver(scope, receive, send)
+        return int(sent[0]["status"])
+
+    async def main() -> list[int]:
+        return [await answered(b"x" * size) for size in (1, 11, 12, 13)]
+
+    assert asyncio.run(main()) == [200, 413, 413, 413]
+    (record,) = caplog.records
+    said = "webhooks of shop/token cannot be received: 11 bytes are never taken. Raise what it takes."
+    assert (record.levelname, record.getMessage()) == ("ERROR", said)
 
 
 def test_nothing_of_a_request_is_logged(databases: Databases, tmp_path: Path) -> None:

@@ -202,6 +202,14 @@ def test_rights_that_are_missing_are_named(told: dict[str, str], tmp_path: Path,
     assert "StoreRightsError" in words
 
 
+@pytest.mark.parametrize("port", ["65536", "99999", "9" * 30, "-1", "x"])
+def test_a_port_that_is_none(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """No other is taken in its place."""
+    with pytest.raises(SystemExit):
+        main.main(["receiver", "--sources", "nowhere", f"--port={port}"])
+    assert "is no number from 0 to 65535" in capsys.readouterr().err
+
+
 def test_a_missing_dependency_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """With what to install."""
     for name in [

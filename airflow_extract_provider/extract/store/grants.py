@@ -10,7 +10,7 @@ from psycopg import sql
 from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.storing import Fold
 
-__all__ = ["RIGHTS", "grants", "receiver_grants"]
+__all__ = ["RIGHTS", "from_kafka_grants", "grants", "receiver_grants"]
 
 RIGHTS: Mapping[str, Sequence[str]] = {
     "birth": ("select", "insert", "update"),
@@ -25,6 +25,7 @@ RIGHTS: Mapping[str, Sequence[str]] = {
     "inbox": ("select", "insert", "update", "delete"),
     "inbox_count": ("select", "insert", "update", "delete"),
     "inbox_parked": ("select", "insert", "update", "delete"),
+    "inbox_report": ("select", "insert", "update"),
     "inbox_seen": ("select", "insert", "delete"),
     "ledger": ("select", "insert", "update"),
     "migration": ("select",),
@@ -77,6 +78,18 @@ def receiver_grants(role: str, schema: str = "extract") -> str:
     text = sql.SQL(
         "grant usage on schema {schema} to {role};\n"
         "grant insert, select (source, endpoint, dedupe) on {schema}.inbox to {role};\n"
+        "grant select, insert, update on {schema}.inbox_count to {role};\n"
+    )
+    return text.format(schema=sql.Identifier(schema), role=sql.Identifier(role)).as_string()
+
+
+def from_kafka_grants(role: str, schema: str = "extract") -> str:
+    """The same for a role that brings webhooks from Kafka: it can also mark one as done, and store why nobody can read
+    it."""
+    text = sql.SQL(
+        "grant usage on schema {schema} to {role};\n"
+        "grant insert, select (place, source, endpoint, dedupe), update (done_at) on {schema}.inbox to {role};\n"
+        "grant insert on {schema}.inbox_parked to {role};\n"
         "grant select, insert, update on {schema}.inbox_count to {role};\n"
     )
     return text.format(schema=sql.Identifier(schema), role=sql.Identifier(role)).as_string()

@@ -10,12 +10,15 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
+from psycopg.errors import Diagnostic
 
 from airflow_extract_provider.extract.incoming import Incoming
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import sparse, statement
 
-__all__ = ["Pruned", "announce", "channel", "new", "parameters", "prune", "put"]
+__all__ = ["Pruned", "announce", "channel", "ended_waiting", "new", "parameters", "prune", "put"]
+
+_WAITS_FOR_STANDBY, _ADMIN_SHUTDOWN = "SyncRepWaitForLSN", "57P01"
 
 _FILE = "inbox.sql"
 _STORABLE = dict.fromkeys((0, *range(0xD800, 0xE000)), "\ufffd")
@@ -149,3 +152,9 @@ def _prune_brought(conn: Connection, schema: str, keep_for: timedelta, limit: in
         asked = {"keep_for": keep_for, "source": source, "object": object}
         pruned += _prune_rows(conn, schema, "prune_brought", asked, limit - pruned)
     return pruned
+
+
+def ended_waiting(notice: Diagnostic) -> bool:
+    """Whether a warning of the server's says that a commit has not waited for its standby to the end: then what was
+    stored is on one disk only. By the server's function, since its words are translated."""
+    return notice.source_function == _WAITS_FOR_STANDBY or notice.sqlstate == _ADMIN_SHUTDOWN

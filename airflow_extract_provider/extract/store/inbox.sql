@@ -3,13 +3,15 @@
 -- body, is passed over: the one that is there is not touched.
 -- It waits for the disk, whatever the role, the database or the server says, since who was answered 2xx was promised
 -- that; said in the same statement, for the transaction it is in, it costs no round trip. What is stricter stays.
+-- That the wait for a standby was given up is told by a warning alone: it is sent, whatever they say.
 -- A source and an endpoint that are the same for all are told once: each element that is sent costs.
 with stored as (
 insert into {extract}.inbox (source, endpoint, dedupe, headers, body, received_at)
 select coalesce(given.source, %(source)s), coalesce(given.endpoint, %(endpoint)s), dedupe,
        coalesce(headers::jsonb, '{{}}'), body, least(given.received_at, clock_timestamp())
 from (select set_config('synchronous_commit', case when current_setting('synchronous_commit') = 'remote_apply'
-                                                   then 'remote_apply' else 'on' end, true) offset 0) as durable,
+                                                   then 'remote_apply' else 'on' end, true),
+             set_config('client_min_messages', 'warning', true) offset 0) as durable,
      unnest(%(sources)b::text[], %(endpoints)b::text[], %(dedupes)b::uuid[], %(headers)b::text[], %(bodies)b::bytea[],
             %(received)b::timestamptz[])
      with ordinality as given (source, endpoint, dedupe, headers, body, received_at, nth)
@@ -24,7 +26,8 @@ select dedupe from stored where dedupe is not null;
 -- for them was given up, and who only finds it there writes nothing, so waits for nothing. Says nothing to anybody.
 select pg_logical_emit_message(true, 'extract', '')
 from (select set_config('synchronous_commit', case when current_setting('synchronous_commit') = 'remote_apply'
-                                                   then 'remote_apply' else 'on' end, true) offset 0) as durable
+                                                   then 'remote_apply' else 'on' end, true),
+             set_config('client_min_messages', 'warning', true) offset 0) as durable
 where current_setting('synchronous_standby_names') <> '';
 
 -- name: reach

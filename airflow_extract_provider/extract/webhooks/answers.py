@@ -52,7 +52,7 @@ _ALL = (
     Outcome("unknown", "there is no endpoint at this path", _start(404, _CLOSE)),
     Outcome("method", "another method than POST", _start(405, (b"allow", b"POST"), _CLOSE)),
     Outcome("slow", "its body did not come in time", _start(408, _CLOSE)),
-    Outcome("large", "its body is larger than `max_bytes`", _start(413, _CLOSE)),
+    Outcome("large", "its body is larger than `max_bytes`, or than the Kafka topic takes", _start(413, _CLOSE)),
     Outcome("encoded", "its body is compressed", _start(415, (b"accept-encoding", b"identity"), _CLOSE)),
     Outcome("failed", "a fault of the receiver's, which its log names", _start(500, _CLOSE)),
     Outcome("transfer", "it is transferred in another way than in chunks", _start(501, _CLOSE)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_extract_provider.extract.errors import SinkRefusedError
@@ -15,7 +15,7 @@ from airflow_extract_provider.extract.sinks.librdkafka import (
 )
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, KafkaError
+    from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 __all__ = ["GROUP", "Reading", "opened"]
 
@@ -34,11 +34,13 @@ _PROMISED: Mapping[str, tuple[Any, tuple[str, ...]]] = {
 
 
 class Reading:
-    """A consumer, and what it tells of its connections."""
+    """A consumer, and what it tells of its connections; ``told`` is called, in a poll, when it has committed offsets or
+    could not."""
 
     consumer: Consumer
     login: KafkaError | None = None
     away: KafkaError | None = None
+    told: Callable[[KafkaError | None, Sequence[TopicPartition]], None] | None = None
 
     def troubled(self, error: KafkaError) -> None:
         """Take what librdkafka tells of them."""
@@ -46,6 +48,11 @@ class Reading:
             self.login = error
         elif error.name() == "_ALL_BROKERS_DOWN":
             self.away = error
+
+    def committed(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+        """Take that offsets were committed, or why not."""
+        if self.told is not None:
+            self.told(error, partitions)
 
 
 def opened(config: Mapping[str, Any]) -> Reading:
@@ -62,7 +69,8 @@ def opened(config: Mapping[str, Any]) -> Reading:
     if not config.get("bootstrap.servers") and not config.get("metadata.broker.list"):
         raise SinkRefusedError("the Kafka connection names no broker.", todo="Set `bootstrap.servers`.")
     found = Reading()
-    ours = {**{name: value for name, (value, _) in _PROMISED.items()}, "error_cb": found.troubled, "logger": _log}
+    ours: dict[str, Any] = {name: value for name, (value, _) in _PROMISED.items()}
+    ours |= {"error_cb": found.troubled, "on_commit": found.committed, "logger": _log}
     made = consumer_class()
     try:
         found.consumer = made({"group.id": GROUP, "reconnect.backoff.max.ms": 1000, **config, **ours})

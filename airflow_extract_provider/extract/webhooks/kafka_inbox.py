@@ -15,30 +15,24 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import date, datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from airflow_extract_provider.extract.errors import (
-    ExtractError,
-    FixConfig,
-    SinkUnavailableError,
-    StoreUnavailableError,
-    TryAgain,
-)
+from airflow_extract_provider.extract.errors import SinkUnavailableError, StoreUnavailableError
 from airflow_extract_provider.extract.sinks.librdkafka import (
     NO_TOPIC,
     kafka_exception,
     sink_refused,
     words,
 )
-from airflow_extract_provider.extract.store import dead, inbox, inbox_count
-from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
-from airflow_extract_provider.extract.store.statements import statement
+from airflow_extract_provider.extract.store.connection import Connect
+from airflow_extract_provider.extract.webhooks.giving_up import begun
 from airflow_extract_provider.extract.webhooks.kafka_client import Reading, opened
 from airflow_extract_provider.extract.webhooks.kafka_read import Read, read_of
+from airflow_extract_provider.extract.webhooks.kafka_store import DEADLINE, KafkaStore
 from airflow_extract_provider.extract.webhooks.kafka_topic import TopicCheck
 
 if TYPE_CHECKING:
@@ -51,11 +45,14 @@ _log = logging.getLogger(__name__)
 _MOST, _MOST_BYTES = 1_000, 8 << 20
 _PATIENCE = 0.5
 """Seconds to wait for a message before it is looked whether to stop."""
-_UNKNOWN_SECONDS, _ASKED_SECONDS = 3.0, 10.0
+_UNKNOWN_SECONDS, _ASKED_SECONDS = 3.0, 5.0
 """How long a topic must stay unknown; how long an answer about it is waited for."""
+_ENDING_SECONDS = 6.0
+"""How long Kafka has at the end, for the last offsets and to let us out of the group."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 """Seconds between two tries to reach the store."""
 _ANNOUNCED_EVERY = 0.1
+_AWAY = "the store is away"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +74,22 @@ def consume(
     connect: Connect,
     schema: str = "extract",
     stop: threading.Event | None = None,
+    deadline: float = DEADLINE,
 ) -> Consumed:
     """Store what is in a topic and what comes, until ``stop`` is set. Several may do so at once, as one group.
 
     ``config`` is what librdkafka takes. When the store is away nothing is committed, and it is tried again and again;
-    so it is with Kafka. In the log is what was deleted from the topic before it was read.
+    so it is with Kafka. In the log is what was deleted from the topic before it was read. ``deadline`` is for what the
+    store does, in seconds: what takes longer is given up, and tried again. After a stop it ends within some seconds,
+    whatever hangs.
 
     Raises SinkRefusedError: the topic does not exist, or something must be allowed or corrected first. Raises
     SchemaMissingError, StoreRightsError. Raises SinkUnavailableError: the client has ended for good; begun anew, all
     goes on where it stood.
     """
-    run = _Run(opened(config), topic, connect, schema, stop or threading.Event(), TopicCheck(config, topic))
+    stop = stop or threading.Event()
+    store = KafkaStore(connect, schema, topic, stop, deadline)
+    run = _Run(opened(config), topic, store, stop, TopicCheck(config, topic))
     try:
         return run.run()
     finally:
@@ -100,41 +102,55 @@ class _Run:
 
     client: Reading
     topic: str
-    connect: Connect
-    schema: str
+    store: KafkaStore
     stop: threading.Event
     check: TopicCheck
-    conn: Connection | None = None
     batch: list[Read] = field(default_factory=list)
     bytes: int = 0
     stored: dict[int, int] = field(default_factory=dict)
     """By partition the offset up to which all is stored, and that is not committed."""
+    under_way: dict[int, int] = field(default_factory=dict)
+    """By partition the offset that is being committed."""
     expected: dict[int, int] = field(default_factory=dict)
     """By partition the offset of the next message."""
     done: Counter[str] = field(default_factory=Counter)
     said: str = ""
+    uncommitted: str = ""
     announced: float = float("-inf")
     unannounced: bool = False
 
     def run(self) -> Consumed:
+        self.client.told = self._committed
         self._look_up()
-        self._reach()
+        self._look(now=True)
         self._consumer.subscribe([self.topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
         while not self.stop.is_set():
             self._gather()
             idle = not self.batch
             if not idle and self._stored():
                 self._commit()
+            if idle:
+                self._look()
             self._announce(now=idle)
         return Consumed(**self.done)
 
     def close(self) -> None:
-        with suppress(kafka_exception()):
-            self._commit()
+        # In a thread: where Kafka is away, its client waits for as long as a session lasts.
+        ending = begun(self._end)
         self._announce(now=True)
-        if self.conn is not None:
-            self.conn.close()
-        self._consumer.close()
+        self.store.let_go()
+        if not wait([ending], _ENDING_SECONDS).done:
+            _log.warning("webhooks: Kafka does not answer: what was not committed there is read again, and stored once")
+
+    def _end(self) -> None:
+        """Commit the last offsets, and leave the group."""
+        try:
+            if left := {**self.under_way, **self.stored}:
+                self._consumer.commit(offsets=self._offsets(left), asynchronous=False)
+        except kafka_exception() as failed:
+            self._say_uncommitted(failed.args[0])
+        finally:
+            self._consumer.close()
 
     @property
     def _consumer(self) -> Consumer:
@@ -235,7 +251,9 @@ class _Run:
         gone = {each.partition for each in partitions}
         self.batch = [each for each in self.batch if each.place.partition not in gone]
         self.bytes = sum(len(each.incoming.body) for each in self.batch)
-        self.stored = {partition: offset for partition, offset in self.stored.items() if partition not in gone}
+        for left in (self.stored, self.under_way):
+            for partition in gone:
+                left.pop(partition, None)
 
     # --- storing
 
@@ -244,64 +262,28 @@ class _Run:
         pause = _FIRST_PAUSE
         while True:
             try:
-                self._put()
+                batch = self.batch
+                self._note(batch, self.store.put(batch))
                 self._tell("")
                 return True
             except StoreUnavailableError as exc:
-                self._tell(f"the store is away: {exc.what.rstrip('.')}")
-                self._let_go()
+                self._lose(exc)
             if not self._waited(pause):
                 return False
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _reach(self) -> None:
-        """Before anything is read: a store that is not set up is an error, one that is away is not."""
+    def _look(self, *, now: bool = False) -> None:
+        """A store that is not set up is an error, before anything is read; one that is away is not, and it is seen
+        before the next message."""
         try:
-            with named_errors():
-                self._opened().execute(statement("inbox.sql", "reach", self.schema))
+            if self.store.look(now=now) and self.said.startswith(_AWAY):
+                self._tell("")
         except StoreUnavailableError as exc:
-            self._tell(f"the store is away: {exc.what.rstrip('.')}")
-            self._let_go()
+            self._lose(exc)
 
-    def _opened(self) -> Connection:
-        if self.conn is None:
-            self.conn = self.connect()
-            self.conn.autocommit = True
-        return self.conn
-
-    def _put(self) -> None:
-        """Store what was gathered."""
-        batch = self.batch
-        self._note(batch, self._halved(batch))
-
-    def _halved(self, batch: Sequence[Read]) -> list[Read]:
-        """Store messages; returns those that are new. What Postgres refuses is looked for, half by half, and stored as
-        dead with its reason: it would be in the way of all that come after it, for ever."""
-        try:
-            return self._in_one(batch)
-        except (TryAgain, FixConfig):
-            raise
-        except ExtractError as exc:
-            if len(batch) > 1:
-                half = len(batch) // 2
-                return self._halved(batch[:half]) + self._halved(batch[half:])
-            try:
-                return self._in_one([batch[0].buried(exc.what, whole=True)])
-            except (TryAgain, FixConfig):
-                raise
-            except ExtractError:
-                return self._in_one([batch[0].buried(exc.what, whole=False)])
-
-    def _in_one(self, batch: Sequence[Read]) -> list[Read]:
-        with named_errors():
-            conn = self._opened()
-            with conn.transaction():
-                new = inbox.put(conn, self.schema, [each.incoming for each in batch])
-                fresh = [each for each, is_new in zip(batch, new, strict=True) if is_new]
-                strange = {each.digest: f"{each.place}: {each.why}" for each in fresh if each.why}
-                dead.bury(conn, self.schema, self.topic, strange)
-                inbox_count.add(conn, self.schema, _sums(batch, new))
-        return fresh
+    def _lose(self, exc: StoreUnavailableError) -> None:
+        self._tell(f"{_AWAY}: {exc.what.rstrip('.')}")
+        self.store.let_go()
 
     def _note(self, batch: Sequence[Read], fresh: Sequence[Read]) -> None:
         strange = [each for each in fresh if each.why]
@@ -318,11 +300,6 @@ class _Run:
             self.stored[each.place.partition] = each.place.offset + 1
         self.batch, self.bytes, self.unannounced = [], 0, True
 
-    def _let_go(self) -> None:
-        conn, self.conn = self.conn, None
-        if conn is not None:
-            conn.close()
-
     def _waited(self, seconds: float) -> bool:
         """Wait, and stay a member of the group meanwhile; False: it is to stop, or nothing is left to be stored."""
         until = time.monotonic() + seconds
@@ -336,27 +313,51 @@ class _Run:
             self._consumer.resume(self._consumer.assignment())
         return bool(self.batch) and not self.stop.is_set()
 
-    def _commit(self) -> None:
-        """Commit in Kafka what is stored. If that fails, what was read is read again, some time, and stored once."""
-        from confluent_kafka import TopicPartition
+    # --- what is committed
 
+    def _commit(self) -> None:
+        """Have committed in Kafka what is stored, and do not wait for it. If that fails, what was read is read again,
+        some time, and stored once."""
         if not self.stored:
             return
-        offsets = [TopicPartition(self.topic, partition, offset) for partition, offset in self.stored.items()]
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
-            self.stored = {}
+            self._consumer.commit(offsets=self._offsets(self.stored), asynchronous=True)
         except kafka_exception() as failed:
-            _log.info("webhooks: the offsets are committed later (%s)", words(failed.args[0]))
+            self._say_uncommitted(failed.args[0])
+        else:
+            self.under_way.update(self.stored)
+            self.stored = {}
+
+    def _committed(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+        """What was being committed is, or is to be committed again, unless more is meanwhile."""
+        for each in partitions:
+            failed = error or each.error
+            if failed is not None:
+                self._say_uncommitted(failed)
+            else:
+                self.uncommitted = ""
+            if self.under_way.get(each.partition) == each.offset:
+                del self.under_way[each.partition]
+                if failed is not None:
+                    self.stored.setdefault(each.partition, each.offset)
+
+    def _offsets(self, of: Mapping[int, int]) -> list[TopicPartition]:
+        from confluent_kafka import TopicPartition
+
+        return [TopicPartition(self.topic, partition, offset) for partition, offset in of.items()]
+
+    def _say_uncommitted(self, error: KafkaError) -> None:
+        if self.uncommitted != (why := words(error)):
+            _log.warning("webhooks: the offsets are committed later (%s)", why)
+        self.uncommitted = why
+
+    # --- what is told
 
     def _announce(self, *, now: bool) -> None:
         """Wake whoever waits for webhooks; not at each batch while many come."""
-        if self.conn is None or not self.unannounced:
-            return
-        if now or time.monotonic() - self.announced >= _ANNOUNCED_EVERY:
-            self.announced, self.unannounced = time.monotonic(), False
-            with suppress(ExtractError), named_errors():
-                inbox.announce(self.conn, self.schema)
+        if self.unannounced and (now or time.monotonic() - self.announced >= _ANNOUNCED_EVERY):
+            self.announced = time.monotonic()
+            self.unannounced = not self.store.announce()
 
     def _tell(self, what: str) -> None:
         """Say once what is the matter, and once that nothing is any more."""
@@ -365,14 +366,3 @@ class _Run:
         elif not what and self.said:
             _log.warning("webhooks: they are stored again")
         self.said = what
-
-
-def _sums(batch: Sequence[Read], new: Iterable[bool]) -> inbox_count.Sums:
-    """What is counted: deliveries that are new, and those that were sent twice; what we have read twice is neither."""
-    today = datetime.now(timezone.utc).date()
-    found: Counter[tuple[str, str, date, str]] = Counter()
-    for each, is_new in zip(batch, new, strict=True):
-        if not each.why and (is_new or each.incoming.dedupe != each.digest):
-            kind = "received" if is_new else "duplicate"
-            found[each.incoming.source, each.incoming.endpoint, today, kind] += 1
-    return found

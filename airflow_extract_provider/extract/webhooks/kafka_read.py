@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from operator import methodcaller
+from typing import TYPE_CHECKING, Any
 
 from airflow_extract_provider.extract.incoming import Incoming
 from airflow_extract_provider.extract.store import dead
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 __all__ = ["Read", "read_of"]
+
+_HEADERS: Callable[[Message], Any] = methodcaller("headers")
+"""Not `message.headers()`, and once for a message. Where a name is no UTF-8, confluent-kafka (2.16) returns a list with
+a hole in it, and leaves the error behind. Called so, Python sees that and raises SystemError; in a line that has run
+often it does not look (since 3.11), and who reads the list then crashes the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,5 +62,8 @@ def read_of(message: Message) -> Read:
 
 
 def _pairs(message: Message) -> Headers:
-    found = message.headers() or ()
+    try:
+        found = _HEADERS(message) or ()
+    except (SystemError, UnicodeDecodeError):
+        raise UnreadableError("the name of one of its headers is no UTF-8") from None
     return list(found.items() if isinstance(found, dict) else found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,18 +19,18 @@ from airflow_extract_provider.extract.incoming import Incoming
 from airflow_extract_provider.extract.store import inbox
 from airflow_extract_provider.extract.store.connection import BACKEND, CROSSED, named_errors
 from airflow_extract_provider.extract.store.statements import statement
+from airflow_extract_provider.extract.webhooks.deadline import CANCEL_SECONDS, Deadline
 
 __all__ = ["AsyncConnect", "AsyncConnection", "Bounds", "Commit", "PostgresKeep", "opened"]
 
 _log = logging.getLogger(__name__)
 
 _FILE = "inbox.sql"
-_CANCEL_SECONDS = 2.0
-"""How long a server may take to give up a statement before the connection is cut."""
+_OPENING = 10.0
+"""How long a new session may take to say its number."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 """Seconds between two tries to reach the store."""
 _CROSSED_PAUSES = (0.1, 0.3, 0.9)
-_WAITS_FOR_STANDBY, _ADMIN_SHUTDOWN = "SyncRepWaitForLSN", "57P01"
 
 AsyncConnection: TypeAlias = psycopg.AsyncConnection[tuple[Any, ...]]
 AsyncConnect: TypeAlias = Callable[[], Awaitable[AsyncConnection]]
@@ -49,7 +48,8 @@ async def opened(conninfo: str = "", **options: Any) -> AsyncConnection:
         return conn
     try:
         # A pooler gives its clients numbers of its own: no other sign of it is common to all of them.
-        session = await (await conn.execute(BACKEND)).fetchone()
+        with Deadline(conn, _OPENING):
+            session = await (await conn.execute(BACKEND)).fetchone()
         if session != (conn.info.backend_pid,):
             conn.prepare_threshold = None
     except BaseException:
@@ -118,6 +118,7 @@ class PostgresKeep:
         self._bytes = 0
         self._conn: AsyncConnection | None = None
         self._why = "it was not asked yet"
+        self._unheard = ""
         self._closing = False
         self._resting: asyncio.Future[None] | None = None
         self._writer: asyncio.Task[None] | None = None
@@ -148,7 +149,7 @@ class PostgresKeep:
         self._closing = True
         self._wake()
         if self._writer is not None:
-            await asyncio.wait([self._writer], timeout=self._bounds.deadline + 3 * _CANCEL_SECONDS)
+            await asyncio.wait([self._writer], timeout=self._bounds.deadline + 3 * CANCEL_SECONDS)
             self._writer.cancel()
             await asyncio.wait([self._writer])
         self._why = "the receiver stops"
@@ -205,12 +206,30 @@ class PostgresKeep:
         if self._unannounced and (self._closing or time.monotonic() - self._announced >= bounds.announce):
             # After the commit, and not at each: in it, all commits that announce something would wait for each other.
             self._announced, self._unannounced = time.monotonic(), False
-            await self._ask(conn, "announce", {"channel": inbox.channel(self._schema)})
+            await self._announce(conn)
         elif not self._queue and now - self._asked_at >= bounds.look:
             await self._look(conn)
         elif not self._queue:
             due = self._announced + bounds.announce if self._unannounced else self._asked_at + bounds.look
             await self._rest(max(0.0, due - time.monotonic()))
+
+    async def _announce(self, conn: AsyncConnection) -> None:
+        """Tell those who listen. Where Postgres refuses just that, webhooks are stored all the same: it is said once.
+
+        Raises StoreUnavailableError: the connection is lost.
+        """
+        try:
+            await self._ask(conn, "announce", {"channel": inbox.channel(self._schema)})
+        except StoreUnavailableError:
+            raise
+        except ExtractError as exc:
+            if conn.closed:
+                raise
+            if exc.what != self._unheard:
+                _log.warning("webhooks: they are stored, but nobody is told that they have come: %s", exc.what)
+            self._unheard = exc.what
+        else:
+            self._unheard = ""
 
     def _taken(self) -> list[_Waiting]:
         """What goes into one commit: what has arrived, as much of it as may."""
@@ -279,19 +298,10 @@ class PostgresKeep:
         Raises StoreUnavailableError for what seems to have worked, too, where the wait for a standby was given up: the
         server then tells no error, but the row is on one disk only, and is lost in a failover.
         """
-        cut: list[asyncio.Task[None]] = []
         self._unconfirmed = False
-        timer = asyncio.get_running_loop().call_later(
-            self._bounds.deadline, lambda: cut.append(asyncio.create_task(_cut(conn)))
-        )
-        try:
-            with named_errors():
-                found = await self._run(conn, name, asked)
-        finally:
-            timer.cancel()
-            for each in cut:
-                each.cancel()
-        if cut or self._unconfirmed:
+        with Deadline(conn, self._bounds.deadline) as deadline, named_errors():
+            found = await self._run(conn, name, asked)
+        if deadline.is_over or self._unconfirmed:
             raise StoreUnavailableError("Postgres does not answer in time, or a synchronous standby does not.")
         self._asked_at = time.monotonic()
         return found
@@ -323,9 +333,7 @@ class PostgresKeep:
         return conn
 
     def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
-        """Take a warning that the wait for a standby was ended; by the server's function, its words are translated."""
-        if notice.source_function == _WAITS_FOR_STANDBY or notice.sqlstate == _ADMIN_SHUTDOWN:
-            self._unconfirmed = True
+        self._unconfirmed = self._unconfirmed or inbox.ended_waiting(notice)
 
     async def _lose(self) -> None:
         """Let the connection go, and tell all who wait."""
@@ -364,18 +372,3 @@ def _fail(batch: Sequence[_Waiting], exc: ExtractError) -> None:
         if not each.told.done():
             # A copy for each: whoever raises it adds where.
             each.told.set_exception(exc.at())
-
-
-async def _cut(conn: AsyncConnection) -> None:
-    """Have a statement given up; the connection as well, if the server does not answer to that.
-
-    The task that waits for the statement is not cancelled: psycopg would wait for such a server once more.
-    """
-    with suppress(Exception):
-        await conn.cancel_safe(timeout=_CANCEL_SECONDS)
-    await asyncio.sleep(_CANCEL_SECONDS)
-    with suppress(Exception), socket.socket(fileno=conn.pgconn.socket) as raw:
-        try:
-            raw.shutdown(socket.SHUT_RDWR)
-        finally:
-            raw.detach()

@@ -17,59 +17,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import httptools
-import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from airflow_extract_provider.extract.errors import FixConfig
 from airflow_extract_provider.extract.webhooks.crowd import Crowd
+from airflow_extract_provider.extract.webhooks.inside import check
 
-__all__ = ["GuardedProtocol", "Guards", "check"]
-
-_METHODS = (
-    "connection_lost",
-    "connection_made",
-    "data_received",
-    "eof_received",
-    "on_body",
-    "on_header",
-    "on_headers_complete",
-    "on_message_begin",
-    "on_message_complete",
-    "on_response_complete",
-    "pause_writing",
-    "resume_writing",
-    "shutdown",
-    "_unset_keepalive_if_required",
-)
-_ATTRIBUTES = (
-    "cycle",
-    "expect_100_continue",
-    "headers",
-    "loop",
-    "parser",
-    "pipeline",
-    "server_state",
-    "timeout_keep_alive",
-    "transport",
-)
-_OF_CYCLE = ("disconnected", "message_event", "response_complete", "response_started", "scope")
-
-
-def check(protocol: type[Any] = HttpToolsProtocol) -> None:
-    """See that uvicorn is inside as it is known here. Raises FixConfig: it is not, and the bounds might not hold."""
-    here = {*protocol.__init__.__code__.co_names}
-    cycle = getattr(__import__(protocol.__module__, fromlist=["x"]), "RequestResponseCycle", None)
-    of_cycle = set() if cycle is None else {*cycle.__init__.__code__.co_names}
-    missing = [each for each in _METHODS if not callable(getattr(protocol, each, None))]
-    missing += [each for each in _ATTRIBUTES if each not in here]
-    missing += [each for each in _OF_CYCLE if each not in of_cycle]
-    if missing:
-        raise FixConfig(
-            f"uvicorn {uvicorn.__version__} has changed inside ({', '.join(missing)}): what strangers send would not "
-            f"be bounded.",
-            todo="Install a version that this package was tested with, such as uvicorn 0.54.",
-        )
-
+__all__ = ["GuardedProtocol", "Guards"]
 
 check()
 
@@ -156,6 +109,14 @@ class GuardedProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's is None: then the connection is closed
+        """Nothing more comes. Who has said all that he had to say may wait for his answer: then it is closed."""
+        cycle: Any = self.cycle
+        waits = self._phase == _IDLE and cycle is not None and not cycle.response_complete
+        if waits:
+            cycle.keep_alive = False
+        return waits
 
     def shutdown(self) -> None:
         """The server stops: who is answered already is not waited for."""
@@ -278,9 +239,10 @@ class GuardedProtocol(HttpToolsProtocol):
             raise _Refused(400, "upgrade")
         if len(self.pipeline) >= self.guards.pipelined:
             raise _Refused(400, "pipelined")
+        # It fails where the address is none: then there is no request, and what is answered is still the head.
+        super().on_headers_complete()
         self._phase = _BODY
         self._got = self._around = 0
-        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""

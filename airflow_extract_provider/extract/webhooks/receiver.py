@@ -191,13 +191,19 @@ class Receiver:
         if isinstance(exc, TryAgain | FixConfig):
             return _AWAY  # the keep itself says what is the matter, once
         if isinstance(exc, EventRefusedError):
+            # Its size is in what it says: by that, each would be another fault.
+            self._log(way, "too large", f"{exc.what} {exc.todo}")
             return _LARGE
         what = exc.what if isinstance(exc, ExtractError) else _where(exc)
-        about, now = (way.source, way.endpoint, what), time.monotonic()
+        self._log(way, what, what)
+        return _FAILED
+
+    def _log(self, way: _Way, fault: str, what: str) -> None:
+        """Say what is the matter, once in a while for each fault."""
+        about, now = (way.source, way.endpoint, fault), time.monotonic()
         if now - self._logged.get(about, float("-inf")) >= _LOGGED_EVERY:
             self._logged[about] = now
-            _log.error("webhooks of %s/%s cannot be received: %s", *about)
-        return _FAILED
+            _log.error("webhooks of %s/%s cannot be received: %s", way.source, way.endpoint, what)
 
 
 class _Way:

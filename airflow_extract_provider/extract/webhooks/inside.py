@@ -1,0 +1,57 @@
+"""uvicorn from the inside: what is reached into here is seen to be there, or the bounds would silently not hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from airflow_extract_provider.extract.errors import FixConfig
+
+__all__ = ["check"]
+
+_METHODS = (
+    "connection_lost",
+    "connection_made",
+    "data_received",
+    "eof_received",
+    "on_body",
+    "on_header",
+    "on_headers_complete",
+    "on_message_begin",
+    "on_message_complete",
+    "on_response_complete",
+    "pause_writing",
+    "resume_writing",
+    "shutdown",
+    "_unset_keepalive_if_required",
+)
+_ATTRIBUTES = (
+    "cycle",
+    "expect_100_continue",
+    "headers",
+    "loop",
+    "parser",
+    "pipeline",
+    "server_state",
+    "timeout_keep_alive",
+    "transport",
+)
+_OF_CYCLE = ("disconnected", "keep_alive", "message_event", "response_complete", "response_started", "scope")
+
+
+def check(protocol: type[Any] = HttpToolsProtocol) -> None:
+    """See that uvicorn is inside as it is known here. Raises FixConfig: it is not, and the bounds might not hold."""
+    here = {*protocol.__init__.__code__.co_names}
+    cycle = getattr(__import__(protocol.__module__, fromlist=["x"]), "RequestResponseCycle", None)
+    of_cycle = set() if cycle is None else {*cycle.__init__.__code__.co_names}
+    missing = [each for each in _METHODS if not callable(getattr(protocol, each, None))]
+    missing += [each for each in _ATTRIBUTES if each not in here]
+    missing += [each for each in _OF_CYCLE if each not in of_cycle]
+    if missing:
+        raise FixConfig(
+            f"uvicorn {uvicorn.__version__} has changed inside ({', '.join(missing)}): what strangers send would not "
+            f"be bounded.",
+            todo="Install a version that this package was tested with, such as uvicorn 0.54.",
+        )
