@@ -122,7 +122,7 @@ def test_a_stop_ends_in_time_whatever_hangs(
             begun = time.monotonic()
             started.terminate()
             out, err = started.communicate(timeout=60)
-            assert time.monotonic() - begun < 12
+            assert time.monotonic() - begun < 30
         finally:
             for each in stopped:
                 each.resume()

@@ -136,7 +136,7 @@ def test_a_stop_does_not_wait_for_a_server_that_hangs(
         time.sleep(1)
         begun = time.monotonic()
         assert consuming.end() == [Consumed(read=1, stored=1)]
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 25
     finally:
         os.kill(pid, signal.SIGCONT)
     assert lag(broker, topic, consuming.group) == 1
