@@ -126,11 +126,12 @@ class AirflowApi:
         return int(self._call("POST", "/backfills", body)["id"])
 
     def end_backfill(self, backfill: int) -> None:
-        """Have a backfill be over, so that the next may begin: Airflow finds that out only after half a minute.
+        """Have a backfill be over, so that the next may begin: Airflow finds that out only after half a minute; it may
+        just have done so.
 
         None of its runs begins any more: those that are cleared stay queued.
         """
-        self._call("PUT", f"/backfills/{backfill}/cancel")
+        self._call("PUT", f"/backfills/{backfill}/cancel", passed_over=requests.codes.conflict)
 
     def clear(self, dag: str, run: str, tasks: list[str] | None = None) -> None:
         """Clear tasks of a run (all of them if none are named), so that they run again."""
@@ -209,11 +210,13 @@ class AirflowApi:
         """Return what there is at a place below the API's own path, decoded and otherwise as it is."""
         return self._call("GET", place)
 
-    def _call(self, method: str, place: str, body: Any = None, missing_ok: bool = False) -> Any:
+    def _call(
+        self, method: str, place: str, body: Any = None, missing_ok: bool = False, passed_over: int | None = None
+    ) -> Any:
         if "Authorization" not in self._session.headers:
             self._log_in()
         answer = self._session.request(method, f"{self.url}/api/v2{place}", json=body, timeout=60)
-        if missing_ok and answer.status_code == requests.codes.not_found:
+        if answer.status_code == (requests.codes.not_found if missing_ok else passed_over):
             return None
         if not answer.ok:
             raise AirflowApiError(f"{method} {place}: {answer.status_code} {answer.text[:1000]}")
