@@ -4,8 +4,6 @@ triggers there are."""
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
@@ -247,12 +245,11 @@ async def _answered(conn: _Connection, job: _Job) -> Any:
 
 async def _cut(conn: _Connection, working: asyncio.Future[Any]) -> None:
     """Shut a connection down below the driver, so that the job that waits for it ends; nothing more is asked of it."""
-    import psycopg
+    from airflow_extract_provider.extract.store.connection import cut
 
     _abandoned.add(working)
     working.add_done_callback(_forsake)
-    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as wire:
-        wire.shutdown(socket.SHUT_RDWR)
+    cut(conn)
     await asyncio.wait({working}, timeout=_END)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 import psycopg
@@ -16,7 +18,7 @@ from airflow_extract_provider.extract.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["BACKEND", "CROSSED", "Connect", "Connection", "check_rules", "connecting", "named_errors", "opened"]
+__all__ = ["BACKEND", "CROSSED", "Connect", "Connection", "check_rules", "connecting", "cut", "named_errors", "opened"]
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 Connect: TypeAlias = Callable[[], Connection]
@@ -66,6 +68,13 @@ def check_rules(conn: Connection) -> None:
     too late for events that have gone out until then. Raises psycopg's own errors."""
     conn.execute("set constraints all immediate")
     conn.execute("set constraints all deferred")
+
+
+def cut(conn: psycopg.BaseConnection[Any]) -> None:
+    """Shut a connection down below the driver: who waits for its server reads the end at once, and the server, which may
+    not answer, is asked nothing more. It is still to be closed. Harmless if it is."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as wire:
+        wire.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

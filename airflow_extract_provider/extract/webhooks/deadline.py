@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import suppress
 from typing import Any
 
 import psycopg
+
+from airflow_extract_provider.extract.store.connection import cut
 
 __all__ = ["CANCEL_SECONDS", "Deadline"]
 
@@ -51,8 +52,4 @@ async def _cut(conn: psycopg.AsyncConnection[Any]) -> None:
     with suppress(Exception):
         await conn.cancel_safe(timeout=CANCEL_SECONDS)
     await asyncio.sleep(CANCEL_SECONDS)
-    with suppress(Exception), socket.socket(fileno=conn.pgconn.socket) as raw:
-        try:
-            raw.shutdown(socket.SHUT_RDWR)
-        finally:
-            raw.detach()
+    cut(conn)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TypeVar
 
-from airflow_extract_provider.extract.store.connection import Connection
+from airflow_extract_provider.extract.store.connection import Connection, cut
 from airflow_extract_provider.extract.webhooks.deadline import CANCEL_SECONDS
 
 __all__ = ["GivingUp", "Until", "begun"]
@@ -98,8 +97,4 @@ class GivingUp:
         with self._lock:
             if self._ended.is_set():
                 return
-            with suppress(Exception), socket.socket(fileno=self._conn.pgconn.socket) as raw:
-                try:
-                    raw.shutdown(socket.SHUT_RDWR)
-                finally:
-                    raw.detach()
+            cut(self._conn)
