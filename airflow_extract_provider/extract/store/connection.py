@@ -71,7 +71,7 @@ def check_rules(conn: Connection) -> None:
 
 
 def cut(conn: psycopg.BaseConnection[Any]) -> None:
-    """Shut a connection down below the driver: who waits for its server reads the end at once, and the server, which may
+    """Shut a connection down below the driver: who waits for its server reads the end at once, and the server, that may
     not answer, is asked nothing more. It is still to be closed. Harmless if it is."""
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as wire:
         wire.shutdown(socket.SHUT_RDWR)
