@@ -43,7 +43,7 @@ from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.store.statements import statement
 from airflow_extract_provider.testing.postgres import ends_with_starter, free_port, postgres_or_embedded
 
-TURNS, SECONDS, CONNECTIONS, SIZE = 7, 1.5, 50, 1000
+TURNS, SECONDS, CONNECTIONS, SIZE = 21, 0.7, 50, 1000
 OF_BARE, OF_FASTAPI = 0.85, 3.0
 SECRET = b"it signs what the shop sends"
 PATH = "/webhooks/shop/all"
@@ -299,7 +299,7 @@ def load(told: Pipe) -> None:
     while True:
         port, number = told.recv()
         # Signed before the clock runs.
-        ready = [signed(number, nth) for nth in range(int(SECONDS * 50_000))]
+        ready = [signed(number, nth) for nth in range(int(SECONDS * 30_000))]
         told.send(uvloop.run(send(port, ready)))
 
 

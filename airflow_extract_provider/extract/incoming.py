@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
+
+import msgspec
 
 __all__ = ["Incoming", "Keep"]
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(msgspec.Struct, frozen=True):
     """A verified delivery: its body as it came, and the headers that its endpoint keeps (their names in lower case).
 
     ``dedupe`` is a digest of the endpoint, the delivery's id and the body; None: whatever comes is stored.
@@ -22,7 +22,7 @@ class Incoming:
     source: str
     endpoint: str
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     dedupe: uuid.UUID | None = None
     received_at: datetime | None = None
 

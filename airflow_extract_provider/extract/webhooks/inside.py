@@ -25,20 +25,45 @@ _METHODS = (
     "pause_writing",
     "resume_writing",
     "shutdown",
-    "_unset_keepalive_if_required",
+    "_start_asgi_task",
 )
 _ATTRIBUTES = (
+    "access_logger",
+    "app",
+    "app_state",
+    "client",
     "cycle",
-    "expect_100_continue",
+    "flow",
     "headers",
+    "logger",
     "loop",
     "parser",
     "pipeline",
+    "root_path",
+    "scheme",
+    "server",
     "server_state",
     "timeout_keep_alive",
     "transport",
 )
-_OF_CYCLE = ("disconnected", "keep_alive", "message_event", "response_complete", "response_started", "scope")
+_METHODS_OF_CYCLE = ("receive", "run_asgi", "send")
+_OF_CYCLE = (
+    "body",
+    "chunked_encoding",
+    "default_headers",
+    "disconnected",
+    "expected_content_length",
+    "flow",
+    "keep_alive",
+    "message_event",
+    "more_body",
+    "on_response",
+    "response_complete",
+    "response_started",
+    "scope",
+    "transport",
+    "waiting_for_100_continue",
+)
 
 
 def check(protocol: type[Any] = HttpToolsProtocol) -> None:
@@ -49,6 +74,7 @@ def check(protocol: type[Any] = HttpToolsProtocol) -> None:
     missing = [each for each in _METHODS if not callable(getattr(protocol, each, None))]
     missing += [each for each in _ATTRIBUTES if each not in here]
     missing += [each for each in _OF_CYCLE if each not in of_cycle]
+    missing += [each for each in _METHODS_OF_CYCLE if not callable(getattr(cycle, each, None))]
     if missing:
         raise FixConfig(
             f"uvicorn {uvicorn.__version__} has changed inside ({', '.join(missing)}): what strangers send would not "

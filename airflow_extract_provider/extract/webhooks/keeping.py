@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import msgspec
 import psycopg
 
 from airflow_extract_provider.extract.errors import ExtractError, FixConfig, StoreUnavailableError, TryAgain
@@ -85,8 +86,7 @@ class Commit:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(msgspec.Struct, frozen=True):
     incoming: Incoming
     told: asyncio.Future[bool]
 
@@ -116,6 +116,7 @@ class PostgresKeep:
         }
         self._queue: deque[_Waiting] = deque()
         self._bytes = 0
+        self._loop: asyncio.AbstractEventLoop
         self._conn: AsyncConnection | None = None
         self._why = "it was not asked yet"
         self._unheard = ""
@@ -136,6 +137,7 @@ class PostgresKeep:
         Raises FixConfig, unless it is to begin ``anyway``: a person has to change something first. Raises what else the
         opening of the connection does.
         """
+        self._loop = asyncio.get_running_loop()
         try:
             self._conn = await self._opened()
         except (TryAgain, FixConfig) as exc:
@@ -166,7 +168,7 @@ class PostgresKeep:
         bounds = self._bounds
         if self._queue and (len(self._queue) >= bounds.waiting or self._bytes + size > bounds.waiting_bytes):
             raise StoreUnavailableError("more webhooks come than Postgres stores: as many as may wait do so.")
-        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        told: asyncio.Future[bool] = self._loop.create_future()
         self._queue.append(_Waiting(incoming, told))
         self._bytes += size
         if self._resting is not None:
@@ -234,7 +236,11 @@ class PostgresKeep:
     def _taken(self) -> list[_Waiting]:
         """What goes into one commit: what has arrived, as much of it as may."""
         queue, bounds = self._queue, self._bounds
-        taken: list[_Waiting] = []
+        if len(queue) <= bounds.batch and self._bytes <= bounds.batch_bytes:
+            taken, self._bytes = [*queue], 0
+            queue.clear()
+            return taken
+        taken = []
         size = 0
         while queue and len(taken) < bounds.batch:
             size += len(queue[0].incoming.body)

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT as _HIGH
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from airflow_extract_provider.extract.webhooks.crowd import Crowd
+from airflow_extract_provider.extract.webhooks.exchange import Exchange
 from airflow_extract_provider.extract.webhooks.inside import check
 
 __all__ = ["GuardedProtocol", "Guards"]
@@ -161,12 +163,19 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """It rests from now on, unless the next request is there already."""
+        self.server_state.total_requests += 1
         self.rests_since = self.loop.time()
-        if not self._known and self._phase != _OVER:
+        if self._phase == _OVER or self.transport.is_closing():
+            return
+        if not self._known:
             self.crowd.rests(self)
             crowded = 2 * len(self.crowd) > self.guards.connections
             self.timeout_keep_alive = min(self._rests, self.guards.stranger_rests) if crowded else self._rests
-        super().on_response_complete()
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._phase == _IDLE:
+            self._expect(self.rests_since + self.timeout_keep_alive)
 
     def write_as_stranger(self, data: bytes) -> None:
         """Write an answer, and see whether it tells that a delivery was taken; once one was, no answer is looked at."""
@@ -198,7 +207,6 @@ class GuardedProtocol(HttpToolsProtocol):
         phase, messages, got = self._phase, self._messages, self._got
         if phase == _OVER:
             return
-        self._unset_keepalive_if_required()
         self._fed = len(data) + (self._fed if phase == _HEAD else 0)
         try:
             self.parser.feed_data(data)
@@ -216,23 +224,16 @@ class GuardedProtocol(HttpToolsProtocol):
         """A request's first byte."""
         self._phase = _HEAD
         self._messages += 1
-        super().on_message_begin()
+        self.url, self.headers = b"", []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A trailer is not for the application: it would take it for a header that was there, and checked, before.
-        Raises _Refused: there are too many; the smallest take forty times their room on the wire."""
+        """A trailer is not for the application: it would take it for a header that was there, and checked, before."""
         if self._phase == _HEAD:
-            # As uvicorn does it: a call more for each header would be felt.
-            name = name.lower()
-            if name == b"expect" and value.lower() == b"100-continue":
-                self.expect_100_continue = True
-            self.headers.append((name, value))
-            if len(self.headers) > self.guards.headers:
-                raise _Refused(431, "head")
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head is whole. Raises _Refused."""
-        if self._fed > self.guards.head:
+        if self._fed > self.guards.head or len(self.headers) > self.guards.headers:
             self._measure()
         # The parser would take what follows for something else than a body.
         if self.parser.should_upgrade():
@@ -240,20 +241,38 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= self.guards.pipelined:
             raise _Refused(400, "pipelined")
         # It fails where the address is none: then there is no request, and what is answered is still the head.
-        super().on_headers_complete()
+        self._begin(Exchange.of(self))
         self._phase = _BODY
         self._got = self._around = 0
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
         self._got += len(body)
-        super().on_body(body)
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > _HIGH:
+                self.flow.pause_reading()
+            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """The request is whole: from here on it is the application's time."""
         self._phase = _IDLE
         self._due = _NEVER
-        super().on_message_complete()
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
+
+    def _begin(self, exchange: Exchange) -> None:
+        """Hand a request to the application; not before an earlier one was answered."""
+        before: Any = self.cycle
+        self.cycle = exchange
+        if before is None or before.response_complete:
+            self._start_asgi_task(exchange, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, self.app))
 
     # --- bounds
 
@@ -278,6 +297,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._expect(self._begun + self.guards.head_within)
 
     def _measure(self) -> None:
+        # The smallest take forty times their room on the wire.
+        if len(self.headers) > self.guards.headers:
+            raise _Refused(431, "head")
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self.guards.head:
             raise _Refused(431, "head")
@@ -330,7 +352,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.refusals["unread"] += 1
             self.cut_off()
         elif self._phase == _IDLE:
-            self.refusals["silent"] += 1
+            self.refusals["silent"] += not self._messages
             self.close()
         else:
             self._refuse(_Refused(408, "slow"))

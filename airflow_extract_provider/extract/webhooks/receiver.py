@@ -11,12 +11,16 @@ import asyncio
 import hashlib
 import logging
 import time
+import types
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import PurePath
 from typing import Any, Protocol, TypeAlias
+
+import msgspec
 
 from airflow_extract_provider.extract.errors import EventRefusedError, ExtractError, FixConfig, TryAgain
 from airflow_extract_provider.extract.incoming import Incoming, Keep
@@ -33,6 +37,8 @@ _LOGGED_EVERY = 60.0
 """Seconds after which the same fault is logged again."""
 _DIGITS = 15
 """Of a body's declared size; one with more is too large in any case."""
+_UUID, _BINARY = msgspec.msgpack.Decoder(uuid.UUID).decode, b"\xc4\x10"
+"""Makes a UUID of sixteen bytes, in a seventh of the time that its own constructor takes."""
 _AWAY, _BUSY, _CUT, _FAILED = (ANSWERS[each] for each in ("away", "busy", "cut", "failed"))
 _LARGE, _SLOW, _UNKNOWN = (ANSWERS[each] for each in ("large", "slow", "unknown"))
 _STORED, _DUPLICATE = ANSWERS["stored"], ANSWERS["duplicate"]
@@ -89,7 +95,7 @@ class Receiver:
         room: Room = Room(),
     ) -> None:
         self._ways = {way.path: way for way in (_Way(door, public_url) for door in doors)}
-        self._keep, self._counts, self._room = keep, counts, room
+        self._put, self._count, self._room = keep.put, counts.count, room
         self._patience = Patience(patience.total_seconds())
         self._deliveries = self._bytes = 0
         self._logged: dict[tuple[str, str, str], float] = {}
@@ -100,22 +106,21 @@ class Receiver:
         if scope["type"] != "http":
             await _close(scope, send)
             return
-        path, root = scope["path"], scope.get("root_path", "")
+        path, root = scope["path"], scope.get("root_path")
         way = self._ways.get(path.removeprefix(root) if root else path)
-        if way is None:
-            source = endpoint = ""
-            answer = _UNKNOWN
-        else:
-            source, endpoint = way.source, way.endpoint
-            answer = await self._served(way, scope, receive)
-        self._counts.count(source, endpoint, answer.kind, time.perf_counter() - begun)
+        answer = _UNKNOWN if way is None else await self._served(way, scope, receive)
+        source, endpoint = ("", "") if way is None else way.place
+        self._count(source, endpoint, answer.kind, time.perf_counter() - begun)
         if answer.start is not None:
             await send(answer.start)
             await send(END)
 
     async def _served(self, way: _Way, scope: _Scope, receive: _Receive) -> Outcome:
         """What becomes of a request to an endpoint."""
-        headers = way.headers(scope["headers"])
+        given = scope["headers"]
+        headers = dict(given)
+        if len(headers) != len(given):
+            headers = _joined(given)
         refused = way.refused(scope["method"], headers)
         if refused is not None:
             return refused
@@ -129,10 +134,10 @@ class Receiver:
                 return body
             size = len(body)
             self._bytes += size
-            incoming = self._judged(way, scope, headers, body)
+            incoming = way.judged(scope, headers, body)
             if isinstance(incoming, Outcome):
                 return incoming
-            return _STORED if await self._keep.put(incoming) else _DUPLICATE
+            return _STORED if await self._put(incoming) else _DUPLICATE
         except Exception as exc:
             return self._fault(way, exc)
         finally:
@@ -140,13 +145,20 @@ class Receiver:
             self._bytes -= size
 
     async def _read(self, most: int, receive: _Receive) -> bytes | Outcome:
-        """Read a body; or what became of it, if that is not the whole one. Most come whole, in one message."""
-        self._patience.begin()
+        """Read a body; or what became of it, if that is not the whole one. Most are there already, in one message: they
+        are taken without a clock, which would cost as much as all else here."""
+        asked, waits, message = receive().__await__(), None, None
         try:
-            message = await receive()
+            waits = next(asked)
+        except StopIteration as there:
+            message = there.value
             if message["type"] == "http.request" and not message.get("more_body", False):
                 whole: bytes = message.get("body", b"")
                 return whole if len(whole) <= most else _LARGE
+        self._patience.begin()
+        try:
+            if message is None:
+                message = await _going_on(asked, waits)
             return await self._gathered(message, most, receive)
         except asyncio.CancelledError:
             if not self._patience.is_over():
@@ -179,14 +191,6 @@ class Receiver:
         finally:
             self._bytes -= size
 
-    def _judged(self, way: _Way, scope: _Scope, headers: Mapping[str, str], body: bytes) -> Incoming | Outcome:
-        """Verify a delivery."""
-        signed = Signed(scope["method"], way.url(scope, headers), headers, body, time.time())
-        refusal = way.verify(way.secrets(), signed)
-        if refusal is not None:
-            return way.refusals[refusal]
-        return Incoming(way.source, way.endpoint, body, way.kept(headers), way.dedupe(headers, body))
-
     def _fault(self, way: _Way, exc: Exception) -> Outcome:
         if isinstance(exc, TryAgain | FixConfig):
             return _AWAY  # the keep itself says what is the matter, once
@@ -211,11 +215,11 @@ class _Way:
 
     def __init__(self, door: Door, public_url: str | None) -> None:
         spec = door.spec
-        self.source, self.endpoint = door.source, door.endpoint
-        self.verify, self.secrets, self.most = Verifier(spec.verify), door.secrets, spec.max_bytes
+        self.source, self.endpoint = self.place = door.source, door.endpoint
+        self.most, self._verify, self._secrets = spec.max_bytes, Verifier(spec.verify), door.secrets
         self.path = f"/webhooks/{door.source}/{door.endpoint}"
         forged = CHALLENGE if spec.verify.algorithm == "basic" else ANSWERS["forged"]
-        self.refusals = {each: _OLD_OR_NEW.get(each, forged) for each in Refusal}
+        self._refusals = {each: _OLD_OR_NEW.get(each, forged) for each in Refusal}
         self._url = None if public_url is None else public_url.rstrip("/") + self.path
         self._signs_url = spec.verify.signs_url
         self._kept = spec.kept_headers
@@ -224,41 +228,36 @@ class _Way:
         same = (self.path, *spec.dedupe.texts) if spec.dedupe else ()
         self._seed = hashlib.blake2b(b"".join(map(_measured, same)), digest_size=16) if same else None
         read = {*spec.verify.reads, *spec.kept_headers, *self._told_apart}
-        read |= {"content-length", "content-encoding", "transfer-encoding"}
         read |= {"host"} if self._signs_url and public_url is None else set()
-        self._read = {name.encode(): name for name in read}
+        self._read = [(name.encode(), name) for name in sorted(read)]
 
-    def headers(self, given: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-        """Those that are read here; the values of one that was given twice are joined, as HTTP says."""
-        read = self._read
-        found: dict[str, str] = {}
-        for raw, value in given:
-            if raw in read:
-                name = read[raw]
-                text = value.decode("latin-1")
-                found[name] = f"{found[name]}, {text}" if name in found else text
-        return found
-
-    def refused(self, method: str, headers: Mapping[str, str]) -> Outcome | None:
+    def refused(self, method: str, headers: Mapping[bytes, bytes]) -> Outcome | None:
         """Why a request is refused before its body is read."""
         if method != "POST":
             return ANSWERS["method"]
-        transfer, encoding = headers.get("transfer-encoding"), headers.get("content-encoding")
-        if transfer is not None and transfer.lower() != "chunked":
+        if b"transfer-encoding" in headers and headers[b"transfer-encoding"].lower() != b"chunked":
             return ANSWERS["transfer"]
-        if encoding is not None and encoding.strip().lower() != "identity":
+        if b"content-encoding" in headers and headers[b"content-encoding"].strip().lower() != b"identity":
             return ANSWERS["encoded"]
-        declared = headers.get("content-length")
+        declared = headers.get(b"content-length")
         if declared is None:
             return None
-        if not (declared.isascii() and declared.isdigit()):
+        if not declared.isdigit():
             return ANSWERS["malformed"]
         return _LARGE if len(declared) > _DIGITS or int(declared) > self.most else None
 
-    def url(self, scope: _Scope, headers: Mapping[str, str]) -> str:
-        """The URL as the sender knows it; empty where it is not signed."""
-        if not self._signs_url:
-            return ""
+    def judged(self, scope: _Scope, given: Mapping[bytes, bytes], body: bytes) -> Incoming | Outcome:
+        """Verify a delivery."""
+        headers = {name: given[raw].decode("latin-1") for raw, name in self._read if raw in given}
+        url = self._url_of(scope, headers) if self._signs_url else ""
+        refusal = self._verify(self._secrets(), Signed(scope["method"], url, headers, body, time.time()))
+        if refusal is not None:
+            return self._refusals[refusal]
+        kept = {name: headers[name] for name in self._kept if name in headers} if self._kept else {}
+        return Incoming(self.source, self.endpoint, body, kept, self._dedupe(headers, body))
+
+    def _url_of(self, scope: _Scope, headers: Mapping[str, str]) -> str:
+        """The URL as the sender knows it."""
         url = self._url
         if url is None:
             path = scope.get("raw_path") or scope["path"].encode()
@@ -266,11 +265,7 @@ class _Way:
         query = scope.get("query_string", b"").decode("latin-1")
         return f"{url}?{query}" if query else url
 
-    def kept(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """The headers that are stored with the body."""
-        return {name: headers[name] for name in self._kept if name in headers}
-
-    def dedupe(self, headers: Mapping[str, str], body: bytes) -> uuid.UUID | None:
+    def _dedupe(self, headers: Mapping[str, str], body: bytes) -> uuid.UUID | None:
         """A digest of what is the same for each try of a delivery, and of the body; None where a header is missing."""
         if self._seed is None:
             return None
@@ -281,7 +276,32 @@ class _Way:
                 return None
             digest.update(_measured(value))
         digest.update(body)
-        return uuid.UUID(bytes=digest.digest())
+        return _UUID(_BINARY + digest.digest())
+
+
+def _joined(given: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Headers of which one was given twice: its values are joined, as HTTP says."""
+    found: dict[bytes, bytes] = {}
+    for name, value in given:
+        found[name] = found[name] + b", " + value if name in found else value
+    return found
+
+
+@types.coroutine
+def _going_on(begun: Generator[Any, Any, _Message], waits: Any) -> Generator[Any, Any, _Message]:
+    """The rest of what was ``begun`` by hand, up to where it ``waits`` for something."""
+    while True:
+        try:
+            given = yield waits
+        except BaseException as exc:
+            step = partial(begun.throw, exc)
+        else:
+            step = partial(begun.send, given)
+        try:
+            waits = step()
+        except StopIteration as end:
+            message: _Message = end.value
+            return message
 
 
 async def _close(scope: _Scope, send: _Send) -> None:

@@ -105,13 +105,17 @@ class Verifier:
         by_hash = scheme.signs and scheme.algorithm != "ed25519" and scheme.encoding == "hex"
         of_body = scheme.signs and scheme.parts.slots == _BODY_ALONE and not any(scheme.parts.texts)
         self._plain = alone and by_hash and of_body and not scheme.timed
+        self._secrets: Sequence[bytes | str] = ()
+        self._keys: Sequence[bytes] = ()
 
     def __call__(self, secrets: Sequence[bytes | str], signed: Signed) -> Refusal | None:
         """The same answer as that of :func:`verify`."""
         if self._plain:
             value = signed.headers.get(self._header, "")
             # What is found here is genuine; anything else is looked at in the usual way, which knows why it is not.
-            for key in _keys(self._scheme, secrets):
+            if secrets is not self._secrets:
+                self._secrets, self._keys = secrets, _keys(self._scheme, secrets)
+            for key in self._keys:
                 made = self._prefix + hmac.digest(key, signed.body, self._scheme.algorithm).hex()
                 if value.isascii() and hmac.compare_digest(made, value):
                     return None
