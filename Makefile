@@ -13,6 +13,9 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
 # An interpreter that is not on this machine is an error, nothing to be downloaded.
 export UV_PYTHON_DOWNLOADS := never
 
+# Each of the many processes that are started imports Airflow: twice as long where nobody may keep what is compiled.
+export PYTHONDONTWRITEBYTECODE :=
+
 # The tests wait for processes most of the time, so several run at once; tests/workers.py tells which ones may not.
 WORKERS ?= 2
 TESTS := $(PY) -m pytest -n $(WORKERS)

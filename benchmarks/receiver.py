@@ -43,7 +43,7 @@ from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.store.statements import statement
 from airflow_extract_provider.testing.postgres import ends_with_starter, free_port, postgres_or_embedded
 
-TURNS, SECONDS, CONNECTIONS, SIZE = 21, 0.7, 50, 1000
+TURNS, SECONDS, CONNECTIONS, SIZE = 15, 1.0, 50, 1000
 OF_BARE, OF_FASTAPI = 0.85, 3.0
 SECRET = b"it signs what the shop sends"
 PATH = "/webhooks/shop/all"

@@ -225,6 +225,11 @@ class World:
         rows = self._looking.execute("select key, data::text, revision, deleted_at is not null from history.things")
         return {key: (data and json.loads(data), revision, deleted) for key, data, revision, deleted in rows}
 
+    def noted(self) -> bool:
+        """Whether any key is to be read again."""
+        text = f"select exists (select from {BOOKS}.refetch where source = %s)"
+        return self._looking.execute(text.encode(), [self.name]).fetchone() == (True,)
+
     def closed(self, walk: WalkName) -> datetime | None:
         """Up to when a walk says that the copy is complete."""
         head = Ledger(BOOKS, self.name, "things", walk).head(self._looking)

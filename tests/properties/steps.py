@@ -125,6 +125,9 @@ class InStep(Reader):
         finally:
             self._begun.set()
 
+    def _linger(self) -> None:
+        """No further page can come along: there is nothing to wait for."""
+
     def _reply(self, then: Any) -> Any:
         self._begun.set()
         return super()._reply(then)

@@ -42,6 +42,8 @@ def check(connect: Connect, habits: Habits, events: Sequence[Event]) -> None:
                 world.change(event)
         world.settle()
         for walk in ("backfill", "incremental", "by_key") if world.object.incremental else ("backfill", "by_key"):
+            if walk == "by_key" and not world.noted():
+                continue  # it would ask for nothing; histories drawn at random run it all the same
             assert world.run(Run(walk, reset=walk == "backfill" and not world.object.incremental)) is None
             world.check()
         world.assert_exact()
@@ -102,9 +104,13 @@ def test_an_empty_answer_instead_of_the_first_page(kind: str, connect: Connect) 
         check(connect, Habits(kind), [("insert", 0, 2), ("pass", 3, 5), Run(faults=faults)])
 
 
-@pytest.mark.parametrize("past_end", ["refuse", "last"])
+SIZED, SIZELESS = ("page id", "page newest", "offset id"), ("page without size", "page alone")
+BEYOND = [*itertools.product(SIZED, ("refuse", "last")), *itertools.product(SIZELESS, ("refuse",))]
+"""Where pages have no size, none can overlap: the last page once more is an error, and never served (Habits)."""
+
+
 @pytest.mark.parametrize("page_max", [2, 3, 10])
-@pytest.mark.parametrize("kind", ["page id", "page newest", "offset id", "page without size", "page alone"])
+@pytest.mark.parametrize(("kind", "past_end"), BEYOND)
 def test_apis_that_refuse_a_page_beyond_the_end(
     kind: str, page_max: int, past_end: Literal["refuse", "last"], connect: Connect
 ) -> None:

@@ -9,13 +9,14 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import confluent_kafka
 import psycopg
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from airflow_extract_provider.extract.incoming import Incoming
 from airflow_extract_provider.extract.store.connection import Connect
@@ -29,6 +30,30 @@ __all__ = ["ROOMY", "Consuming", "held", "keeping", "lag", "put_all", "put_named
 
 ROOMY = Bounds()
 Within = Callable[[KafkaKeep], Awaitable[None]]
+T = TypeVar("T")
+
+# By their codes: KafkaError.retriable() is only about transactions.
+_PASSING = {
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.KAFKA_STORAGE_ERROR,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.REPLICA_NOT_AVAILABLE,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+    KafkaError._WAIT_COORD,
+}
+"""What a broker says, or is said of it, that was paused or killed and is back: it leads nothing for a moment."""
+_PASSES_SECONDS = 30.0
 
 
 def keeping(config: Mapping[str, Any], topic: str, work: Within, bounds: Bounds = ROOMY) -> None:
@@ -94,21 +119,58 @@ def held(broker: Broker, topic: str) -> list[bytes]:
     consumer = Consumer({**broker.config, "group.id": "nobody", "enable.auto.commit": False})
     try:
         found: list[bytes] = []
-        for partition in consumer.list_topics(topic, timeout=30).topics[topic].partitions:
-            at = TopicPartition(topic, partition)
-            _, upto = consumer.get_watermark_offsets(at, timeout=30)
-            consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
+        for at in _answered(lambda: _partitions(consumer, topic)):
+            upto = _answered(partial(_end, consumer, at))
+            consumer.assign([TopicPartition(topic, at.partition, OFFSET_BEGINNING)])
             read = 0
             while read < upto:
-                message = consumer.poll(10)
-                assert message is not None
-                assert message.error() is None
+                message = _next(consumer)
                 read, value = (message.offset() or 0) + 1, message.value()
                 assert isinstance(value, bytes)
                 found.append(value)
         return found
     finally:
         consumer.close()
+
+
+def _answered(ask: Callable[[], T]) -> T:
+    """Ask again while what is wrong passes by itself."""
+    until = time.monotonic() + _PASSES_SECONDS
+    while True:
+        try:
+            return ask()
+        except KafkaException as failed:
+            if failed.args[0].code() not in _PASSING or time.monotonic() > until:
+                raise
+        time.sleep(0.1)
+
+
+def _partitions(consumer: Consumer, topic: str) -> list[TopicPartition]:
+    found = consumer.list_topics(topic, timeout=10).topics[topic]
+    if found.error is not None:
+        raise KafkaException(found.error)
+    return [TopicPartition(topic, each) for each in found.partitions]
+
+
+def _end(consumer: Consumer, at: TopicPartition) -> int:
+    """The offset of the partition's next message."""
+    # Who leads it is asked anew: the client would go on asking the one that it knows.
+    consumer.list_topics(at.topic, timeout=10)
+    ends = consumer.get_watermark_offsets(at, timeout=10)
+    assert ends is not None
+    return ends[1]
+
+
+def _next(consumer: Consumer) -> Message:
+    """The next message; errors that pass are not it."""
+    until = time.monotonic() + _PASSES_SECONDS
+    while time.monotonic() < until:
+        message = consumer.poll(1)
+        error = None if message is None else message.error()
+        assert error is None or error.code() in _PASSING, error
+        if message is not None and error is None:
+            return message
+    raise AssertionError("a message that is there does not come")
 
 
 def rows(dsn: str, text: str = "select body from extract.inbox order by place") -> list[tuple[Any, ...]]:
@@ -164,10 +226,15 @@ class Consuming:
 def lag(broker: Broker, topic: str, group: str) -> int:
     """How many messages the group has not committed."""
     consumer = Consumer({**broker.config, "group.id": group, "enable.auto.commit": False})
+
+    def asked() -> int:
+        at = consumer.committed(_partitions(consumer, topic), timeout=10)
+        for each in at:
+            if each.error is not None:
+                raise KafkaException(each.error)
+        return sum(_end(consumer, each) - max(each.offset, 0) for each in at)
+
     try:
-        found = consumer.list_topics(topic, timeout=30).topics[topic].partitions
-        at = consumer.committed([TopicPartition(topic, each) for each in found], timeout=30)
-        ends = [consumer.get_watermark_offsets(each, timeout=30)[1] for each in at]
-        return sum(end - max(each.offset, 0) for each, end in zip(at, ends, strict=True))
+        return _answered(asked)
     finally:
         consumer.close()

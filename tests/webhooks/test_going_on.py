@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ from airflow_extract_provider.receiver import workers
 from airflow_extract_provider.testing.postgres import EmbeddedPostgres, free_port
 from tests.webhooks.listening import Talk
 from tests.webhooks.receiving import PATH, SHOP, Process, deliveries
-from tests.webhooks.test_service import eventually, send
+from tests.webhooks.test_service import eventually, outcomes, send
 
 pytestmark = pytest.mark.slow
 
@@ -38,103 +38,60 @@ class Slow:
         with open(os.environ["ASKED"], "a") as file: file.write(conn_id + chr(10))
         while os.path.exists(os.environ["HANGS"]): time.sleep(0.1)
 """
+STAYS = "What was read before stays"
 
 
-def replaced(process: Process) -> None:
-    """Kill its workers, and return when there are others."""
+def comes(process: Process, found: Callable[[], bool], seconds: float = 60) -> None:
+    """Return when something is so; the receiver runs until then."""
+    until = time.monotonic() + seconds
+    while not found():
+        assert process.running(), process.told()
+        assert time.monotonic() < until, process.told()
+        time.sleep(0.05)
+
+
+def killed(process: Process) -> None:
+    """Kill its workers, and return when there are as many others."""
     before = process.workers()
     for each in before:
         os.kill(each, signal.SIGKILL)
-    until = time.monotonic() + 60
-    while set(before) & set(process.workers()) or len(process.workers()) < len(before):
-        assert time.monotonic() < until, process.told()
-        time.sleep(0.1)
-    process.wait()
+    comes(process, lambda: replaced(process, before))
 
 
-def test_a_file_that_is_broken_meanwhile(dsn: str, tmp_path: Path) -> None:
-    """Neither a worker that replaces another nor a hangup minds it; once it is mended, a hangup reads it."""
-    with Process(tmp_path, dsn, "--workers", "2") as process:
-        file = tmp_path / "sources" / "other.yaml"
-        file.write_text(BROKEN, encoding="utf-8")
-        replaced(process)
-        assert set(send(process.port, 20)) == {200}
-        os.kill(process.pid, signal.SIGHUP)
-        until = time.monotonic() + 60
-        while "What was read before stays" not in process.told():
-            assert time.monotonic() < until, process.told()
-            time.sleep(0.1)
-        assert set(send(process.port, 20)) == {200}
-        file.write_text(SHOP.replace("source: shop", "source: other"), encoding="utf-8")
-        os.kill(process.pid, signal.SIGHUP)
-        while requests.post(f"{process.url}/webhooks/other/all", timeout=30).status_code == 404:
-            assert time.monotonic() < until, process.told()
+def replaced(process: Process, before: list[int]) -> bool:
+    """Whether it has as many workers as before, and none of those."""
+    now = process.workers()
+    return len(now) == len(before) and not set(before) & set(now)
 
 
-def test_a_store_that_refuses_a_new_worker(dsn: str, tmp_path: Path) -> None:
-    """It lives, says 503, and stores as soon as it may."""
-    with Process(tmp_path, dsn, "--workers", "2") as process, psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute("alter table extract.inbox rename to inbox_gone")
-        for each in process.workers():
-            os.kill(each, signal.SIGKILL)
-        answer, until, body = None, time.monotonic() + 60, next(deliveries(1))
-        head, _, content = body.request.partition(b"\r\n\r\n")
-        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
-        while answer is None:
-            assert time.monotonic() < until, process.told()
-            try:
-                answer = requests.post(process.url + PATH, data=content, headers=headers, timeout=20)
-            except requests.RequestException:
-                time.sleep(0.1)
-        assert answer.status_code == 503
-        assert requests.get(f"{process.url}/health", timeout=5).ok
-        conn.execute("alter table extract.inbox_gone rename to inbox")
-        process.wait()
-        eventually(process, "extract_webhook_store_up", 1)  # of both workers
-        assert set(send(process.port, 5)) == {200}
+def alive(process: Process, workers: int) -> bool:
+    """Whether it answers, with so many workers."""
+    try:
+        return requests.get(f"{process.url}/health", timeout=5).ok and len(process.workers()) == workers
+    except requests.RequestException:
+        return False
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
-    """A server that may be restarted."""
-    tmp_path.chmod(0o755)
-    with EmbeddedPostgres(tmp_path / "server") as server:
-        yield server
+def ready(process: Process) -> None:
+    """Return when it is ready to store, whichever worker is asked. The numbers would tell the same later: for seconds
+    those of a worker that has ended are among them."""
+    told: deque[bool] = deque(maxlen=8)
+
+    def all_say_so() -> bool:
+        try:
+            told.append(requests.get(f"{process.url}/ready", timeout=5).ok)
+        except requests.RequestException:
+            told.append(False)
+        return len(told) == told.maxlen and all(told)
+
+    comes(process, all_say_so)
 
 
-def test_a_secrets_backend_that_hangs(own: EmbeddedPostgres, tmp_path: Path) -> None:
-    """The store is found again where it was; who is idle asks for it no more than once in a while."""
-    dsn = own.create_database("books")
-    migrate(connecting(dsn), [])
-    asked, hangs = tmp_path / "asked", tmp_path / "hangs"
-    (tmp_path / "slow_secrets.py").write_text(BACKEND, encoding="utf-8")
-    process = Process(tmp_path, dsn, "--workers", "1")
-    process.environment |= {
-        "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-        "AIRFLOW__SECRETS__BACKEND": "slow_secrets.Slow",
-        "ASKED": str(asked),
-        "HANGS": str(hangs),
-    }
-    with process:
-        assert set(send(process.port, 5)) == {200}
-        eventually(process, "extract_webhook_store_up", 1)
-        time.sleep(6)
-        before = asked.read_text(encoding="utf-8").count("extract_store")
-        time.sleep(11)
-        assert asked.read_text(encoding="utf-8").count("extract_store") == before
-        hangs.touch()
-        own.stop()
-        own.start()
-        until, statuses = time.monotonic() + 60, [0]
-        while statuses != [200]:
-            assert time.monotonic() < until, process.told()
-            with Talk(process.port) as talk:
-                talk.say(next(deliveries(1)).request)
-                statuses = talk.statuses(1)
-        process.stop()
-
-
-# --- a hangup while something is wrong
+def hung_up(process: Process, said: str) -> None:
+    """Send SIGHUP, and return when the log says so once more."""
+    before = process.told().count(said)
+    os.kill(process.pid, signal.SIGHUP)
+    comes(process, lambda: process.told().count(said) > before, 90)
 
 
 class Told:
@@ -157,79 +114,118 @@ class Told:
         self._file.write_text(json.dumps(told), encoding="utf-8")
 
 
-def hung_up(process: Process, said: str) -> None:
-    """Send SIGHUP, and return when the log says so."""
+# --- two workers to which one thing after another happens
+
+
+def test_two_workers_go_on(dsn: str, tmp_path: Path) -> None:
+    """What each of these must not do to them is told there."""
+    endpoint = SHOP.splitlines(keepends=True)[-1]
+    more = "".join(endpoint.replace("all:", f"{each}:", 1) for each in ("unused", "file", "connection", "store"))
+    process = Process(tmp_path, dsn, "--workers", "2", sources={"shop.yaml": SHOP + more})
+    (tmp_path / "tmp").mkdir()
+    process.environment["TMPDIR"] = str(tmp_path / "tmp")
+    told = Told(process, tmp_path / "held.json")
+    with process:
+        each_outcome_is_there_from_the_beginning(process)
+        numbers_cannot_be_shared_for_a_while(process, tmp_path / "tmp")
+        a_file_is_broken_meanwhile(process, tmp_path / "sources" / "other.yaml")
+        a_hangup_while_the_stores_connection_is_wrong(process, told)
+        the_store_refuses_new_workers(process, dsn)
+
+
+def each_outcome_is_there_from_the_beginning(process: Process) -> None:
+    """As 0: an increase of what begins at 1 is none."""
+    eventually(process, outcomes("unused", stored=0, forged=0, away=0))
+
+
+def numbers_cannot_be_shared_for_a_while(process: Process, folder: Path) -> None:
+    """When the disk can be written to again, they are."""
+    eventually(process, {"extract_webhook_workers": 2})
+    (shared,) = folder.glob("airflow-extract-receiver-*")
+    away = shared.rename(folder / "away")
+    comes(process, lambda: process.told().count("not shared") >= 2)
+    away.rename(shared)
+    assert set(send(process.port, 30)) == {200}
+    eventually(process, {**outcomes(stored=30), "extract_webhook_workers": 2})
+
+
+def a_file_is_broken_meanwhile(process: Process, file: Path) -> None:
+    """Neither a worker that replaces another nor a hangup minds it; once it is mended, a hangup reads it."""
+    path = "/webhooks/shop/file"
+    file.write_text(BROKEN, encoding="utf-8")
+    killed(process)
+    process.wait()
+    assert set(send(process.port, 20, path)) == {200}
+    hung_up(process, STAYS)
+    assert set(send(process.port, 20, path)) == {200}
+    file.write_text(SHOP.replace("source: shop", "source: other"), encoding="utf-8")
+    before = process.workers()
     os.kill(process.pid, signal.SIGHUP)
-    until = time.monotonic() + 90
-    while said not in process.told():
-        assert process.running(), process.told()
-        assert time.monotonic() < until, process.told()
-        time.sleep(0.1)
+    comes(process, lambda: requests.post(f"{process.url}/webhooks/other/all", timeout=30).status_code != 404)
+    comes(process, lambda: replaced(process, before))
 
 
-def alive(process: Process, workers: int = 2) -> None:
-    """Return when it lives, with so many workers."""
-    until = time.monotonic() + 60
-    while True:
-        with contextlib.suppress(requests.RequestException):
-            if requests.get(f"{process.url}/health", timeout=5).ok and len(process.workers()) == workers:
-                return
-        assert time.monotonic() < until, process.told()
-        time.sleep(0.1)
+def a_hangup_while_the_stores_connection_is_wrong(process: Process, told: Told) -> None:
+    """Those who store go on; once it is right, they are replaced."""
+    path = "/webhooks/shop/connection"
+    ready(process)
+    before = process.workers()
+    told.tell(port=free_port())
+    hung_up(process, STAYS)
+    assert process.workers() == before
+    assert set(send(process.port, 20, path)) == {200}
+    told.tell()
+    hung_up(process, "each worker is replaced")
+    comes(process, lambda: replaced(process, before))
+    ready(process)
+    assert set(send(process.port, 20, path)) == {200}
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"acks": "1"}, {"security.protocol": "nonsense"}],
-    ids=["a promise that is not kept", "a setting that only librdkafka refuses"],
-)
-def test_a_hangup_with_a_wrong_kafka_connection(wrong: dict[str, str], tmp_path: Path) -> None:
-    """All goes on as it was, and whoever replaces a worker later does not know it either."""
+def the_store_refuses_new_workers(process: Process, dsn: str) -> None:
+    """They live, say 503, and store as soon as they may."""
+    path = "/webhooks/shop/store"
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("alter table extract.inbox rename to inbox_gone")
+        killed(process)
+        answer, until, body = None, time.monotonic() + 60, next(deliveries(1, path))
+        head, _, content = body.request.partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+        while answer is None:
+            assert time.monotonic() < until, process.told()
+            try:
+                answer = requests.post(process.url + path, data=content, headers=headers, timeout=20)
+            except requests.RequestException:
+                time.sleep(0.05)
+        assert answer.status_code == 503
+        assert requests.get(f"{process.url}/health", timeout=5).ok
+        conn.execute("alter table extract.inbox_gone rename to inbox")
+    ready(process)
+    assert set(send(process.port, 5, path)) == {200}
+    eventually(process, {"extract_webhook_store_up": 1})
+
+
+# --- a hangup while something is wrong
+
+
+def test_a_hangup_with_a_wrong_kafka_connection(tmp_path: Path) -> None:
+    """A promise that is not kept, and a setting that only librdkafka refuses: all goes on as it was, and whoever
+    replaces a worker later does not know it either."""
     process = Process(tmp_path, "host=x", "--workers", "2", "--keep", "kafka")
     extra = {"bootstrap.servers": f"127.0.0.1:{free_port()}"}
     process.environment["AIRFLOW_CONN_EXTRACT_STORE"] = json.dumps({"conn_type": "kafka", "extra": extra})
     told = Told(process, tmp_path / "held.json", "kafka_default")
     try:
         process.start()
-        alive(process)
-        before = process.workers()
-        told.tell(extra={**extra, **wrong})
-        hung_up(process, "What was read before stays")
-        assert process.workers() == before
-        for each in before:
-            os.kill(each, signal.SIGKILL)
-            alive(process)
-            until = time.monotonic() + 60
-            while each in process.workers() or len(process.workers()) < 2:
-                assert process.running(), process.told()
-                assert time.monotonic() < until, process.told()
-                time.sleep(0.1)
-        alive(process)
-        assert not set(before) & set(process.workers())
+        for wrong in ({"acks": "1"}, {"security.protocol": "nonsense"}):
+            comes(process, lambda: alive(process, 2))
+            before = process.workers()
+            told.tell(extra={**extra, **wrong})
+            hung_up(process, STAYS)
+            assert process.workers() == before, wrong
+            killed(process)
+            comes(process, lambda: alive(process, 2))
     finally:
         process.kill()
-
-
-def test_a_hangup_while_the_stores_connection_is_wrong(dsn: str, tmp_path: Path) -> None:
-    """Those who store go on; once it is right, they are replaced."""
-    process = Process(tmp_path, dsn, "--workers", "2")
-    told = Told(process, tmp_path / "held.json")
-    with process:
-        alive(process)
-        eventually(process, "extract_webhook_store_up", 1)  # of both workers
-        before = process.workers()
-        told.tell(port=free_port())
-        hung_up(process, "What was read before stays")
-        assert process.workers() == before
-        assert set(send(process.port, 20)) == {200}
-        told.tell()
-        hung_up(process, "each worker is replaced")
-        until = time.monotonic() + 60
-        while set(before) & set(process.workers()) or len(process.workers()) != 2:
-            assert time.monotonic() < until, process.told()
-            time.sleep(0.1)
-        eventually(process, "extract_webhook_store_up", 1)
-        assert set(send(process.port, 20)) == {200}
 
 
 def test_what_one_worker_cannot_begin_with_is_undone_for_all() -> None:
@@ -285,6 +281,64 @@ def test_what_one_worker_cannot_begin_with_is_undone_for_all() -> None:
 # --- a store that hangs
 
 
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+    """A server that may be restarted."""
+    tmp_path.chmod(0o755)
+    with EmbeddedPostgres(tmp_path / "server") as server:
+        yield server
+
+
+def counted(dsn: str, count: int) -> bool:
+    """Whether the table has so many: who has written them has a connection for it open."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        return conn.execute("select coalesce(sum(count), 0) from extract.inbox_count").fetchone() == (count,)
+
+
+def ends_in_order(process: Process, signalled: signal.Signals, folder: Path) -> None:
+    """On the signal its code is 0, and it leaves nothing behind in the folder for what is temporary."""
+    assert len([*folder.glob("airflow-extract-receiver-*")]) == 1
+    os.kill(process.pid, signalled)
+    assert process.ended() == 0
+    assert "The receiver has stopped." in process.told()
+    assert [*folder.glob("airflow-extract-receiver-*")] == []
+
+
+def test_a_secrets_backend_that_hangs(own: EmbeddedPostgres, tmp_path: Path) -> None:
+    """The store is found again where it was; who is idle asks for it no more than once in a while. One worker ends in
+    order all the same."""
+    dsn = own.create_database("books")
+    migrate(connecting(dsn), [])
+    asked, hangs = tmp_path / "asked", tmp_path / "hangs"
+    (tmp_path / "slow_secrets.py").write_text(BACKEND, encoding="utf-8")
+    (tmp_path / "tmp").mkdir()
+    process = Process(tmp_path, dsn, "--workers", "1")
+    process.environment |= {
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "AIRFLOW__SECRETS__BACKEND": "slow_secrets.Slow",
+        "ASKED": str(asked),
+        "HANGS": str(hangs),
+        "TMPDIR": str(tmp_path / "tmp"),
+    }
+    with process:
+        assert set(send(process.port, 5)) == {200}
+        eventually(process, {"extract_webhook_store_up": 1})
+        comes(process, lambda: counted(dsn, 5))
+        before = asked.read_text(encoding="utf-8").count("extract_store")
+        time.sleep(11)
+        assert asked.read_text(encoding="utf-8").count("extract_store") == before
+        hangs.touch()
+        own.stop()
+        own.start()
+        until, statuses = time.monotonic() + 60, [0]
+        while statuses != [200]:
+            assert time.monotonic() < until, process.told()
+            with Talk(process.port) as talk:
+                talk.say(next(deliveries(1)).request)
+                statuses = talk.statuses(1)
+        ends_in_order(process, signal.SIGTERM, tmp_path / "tmp")
+
+
 def everything(server: EmbeddedPostgres) -> list[psutil.Process]:
     """All processes of a server, the parent first: it would begin others."""
     parent = psutil.Process(server.pid)
@@ -297,12 +351,7 @@ def test_a_stop_while_postgres_hangs(own: EmbeddedPostgres, tmp_path: Path) -> N
     migrate(connecting(dsn), [])
     with Process(tmp_path, dsn, "--workers", "2") as process:
         assert set(send(process.port, 20)) == {200}
-        # The connection for the counts is open then.
-        until = time.monotonic() + 60
-        with psycopg.connect(dsn, autocommit=True) as conn:
-            while conn.execute("select coalesce(sum(count), 0) from extract.inbox_count").fetchone() != (20,):
-                assert time.monotonic() < until
-                time.sleep(0.1)
+        comes(process, lambda: counted(dsn, 20))
         for _ in range(10):
             assert requests.post(process.url + PATH, data=b"{}", timeout=5).status_code == 401
         stopped = everything(own)
@@ -315,74 +364,28 @@ def test_a_stop_while_postgres_hangs(own: EmbeddedPostgres, tmp_path: Path) -> N
                 each.resume()
 
 
-def test_a_store_that_hangs_is_waited_for(tmp_path: Path) -> None:
-    """It takes connections, and says nothing: the receiver listens all the same."""
-    with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
-        process = Process(tmp_path, f"host=127.0.0.1 port={silent.getsockname()[1]} user=x dbname=x")
-        try:
-            begun = time.monotonic()
-            process.start()
-            alive(process)
-            assert time.monotonic() - begun < 100
-            assert requests.get(f"{process.url}/ready", timeout=5).status_code == 503
-            assert "Postgres does not answer. Webhooks are refused until it is there" in process.told()
-        finally:
-            process.kill()
-
-
-def test_a_table_that_is_locked_is_waited_for(dsn: str, tmp_path: Path) -> None:
-    """Somebody changes it when the receiver starts."""
-    process = Process(tmp_path, dsn, "--workers", "1")
-    with psycopg.connect(dsn) as conn:
+def test_a_store_that_hangs_or_is_locked_is_waited_for(dsn: str, tmp_path: Path) -> None:
+    """Two receivers, since it takes long: the store of one takes connections, and says nothing; it listens all the
+    same. Somebody changes the other's table when it starts. That one has one worker, and ends in order."""
+    for each in ("silent", "locked", "tmp"):
+        (tmp_path / each).mkdir()
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server, psycopg.connect(dsn) as conn:
+        address = f"host=127.0.0.1 port={server.getsockname()[1]} user=x dbname=x"
+        silent = Process(tmp_path / "silent", address, "--workers", "2")
+        locked = Process(tmp_path / "locked", dsn, "--workers", "1")
+        locked.environment["TMPDIR"] = str(tmp_path / "tmp")
         conn.execute("lock table extract.inbox")
         try:
-            process.start()
-            until = time.monotonic() + 60
-            while "Webhooks are refused until it is there" not in process.told():
-                assert time.monotonic() < until, process.told()
-                time.sleep(0.1)
+            silent.start()
+            locked.start()
+            comes(locked, lambda: "Webhooks are refused until it is there" in locked.told())
             conn.rollback()
-            process.wait()
-            assert set(send(process.port, 5)) == {200}
+            locked.wait()
+            assert set(send(locked.port, 5)) == {200}
+            ends_in_order(locked, signal.SIGINT, tmp_path / "tmp")
+            comes(silent, lambda: alive(silent, 2))
+            assert requests.get(f"{silent.url}/ready", timeout=5).status_code == 503
+            assert "Postgres does not answer. Webhooks are refused until it is there" in silent.told()
         finally:
-            process.kill()
-
-
-@pytest.mark.parametrize("signalled", [signal.SIGTERM, signal.SIGINT])
-def test_one_worker_ends_in_order(
-    signalled: signal.Signals, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its code is 0, and it leaves nothing behind."""
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    with Process(tmp_path, dsn, "--workers", "1") as process:
-        assert set(send(process.port, 5)) == {200}
-        os.kill(process.pid, signalled)
-        assert process.ended() == 0
-        assert "The receiver has stopped." in process.told()
-    assert list((tmp_path / "tmp").glob("airflow-extract-receiver-*")) == []
-
-
-def test_numbers_that_cannot_be_shared_for_a_while(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the disk can be written to again, they are."""
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    with Process(tmp_path, dsn, "--workers", "2") as process:
-        eventually(process, "extract_webhook_workers", 2)
-        (folder,) = (tmp_path / "tmp").glob("airflow-extract-receiver-*")
-        away = folder.rename(tmp_path / "away")
-        until = time.monotonic() + 60
-        while process.told().count("not shared") < 2:
-            assert time.monotonic() < until, process.told()
-            time.sleep(0.1)
-        away.rename(folder)
-        assert set(send(process.port, 30)) == {200}
-        eventually(process, 'extract_webhooks_total{endpoint="all",outcome="stored",source="shop"}', 30)
-        eventually(process, "extract_webhook_workers", 2)
-
-
-def test_each_outcome_is_there_from_the_beginning(dsn: str, tmp_path: Path) -> None:
-    """As 0: an increase of what begins at 1 is none."""
-    with Process(tmp_path, dsn, "--workers", "1") as process:
-        for outcome in ("stored", "forged", "away"):
-            eventually(process, f'extract_webhooks_total{{endpoint="all",outcome="{outcome}",source="shop"}}', 0)
+            silent.kill()
+            locked.kill()

@@ -243,7 +243,7 @@ def test_uvicorn_is_inside_as_it_is_known_here() -> None:
     inside.check()
 
 
-@pytest.mark.parametrize("gone", ["on_header", "_unset_keepalive_if_required", "pipeline", "RequestResponseCycle"])
+@pytest.mark.parametrize("gone", ["on_header", "_start_asgi_task", "pipeline", "RequestResponseCycle"])
 def test_another_uvicorn_is_refused_when_it_is_imported(gone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says which version it is, and what has changed."""
     changed: type[HttpToolsProtocol] = HttpToolsProtocol

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,35 +55,40 @@ def metrics(receiver: Process) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
-def eventually(receiver: Process, name: str, value: float) -> None:
-    """Return when a number has this value, whichever worker is asked."""
+def eventually(receiver: Process, numbers: Mapping[str, float]) -> None:
+    """Return when the numbers have these values, all at once and whichever worker is asked."""
     until, same = time.monotonic() + 60, 0
     while same < 8:
-        found = metrics(receiver).get(name)
-        same = same + 1 if found == value else 0
-        assert time.monotonic() < until, (name, found, receiver.told())
+        told = metrics(receiver)
+        found = {name: told.get(name) for name in numbers}
+        same = same + 1 if found == numbers else 0
+        assert time.monotonic() < until, (numbers, found, receiver.told())
         time.sleep(0.1)
 
 
+def outcomes(endpoint: str = "all", **counts: float) -> dict[str, float]:
+    """The numbers that tell how often each outcome came at an endpoint of the shop."""
+    labels = f'endpoint="{endpoint}",outcome="{{}}",source="shop"'
+    return {f"extract_webhooks_total{{{labels.format(name)}}}": count for name, count in counts.items()}
+
+
 def test_webhooks_are_stored_and_counted(receiver: Process, dsn: str) -> None:
-    """In the inbox, in the metrics of all workers together, and in the table; a second try is no second one."""
+    """In the inbox, in the metrics of all workers together, and in the table; a second try is no second one. The log
+    shows no secret, nor what came."""
     assert set(send(receiver.port, 300)) == {200}
     assert set(send(receiver.port, 300)) == {200}
     refused = requests.post(receiver.url + PATH, data=b"{}", headers={"X-Hub-Signature-256": "sha256=00"}, timeout=5)
     assert (refused.status_code, refused.content) == (401, b"")
     assert "server" not in refused.headers
-    labels = 'endpoint="all",outcome="{}",source="shop"'
-    eventually(receiver, "extract_webhooks_total{" + labels.format("stored") + "}", 300)
-    eventually(receiver, "extract_webhooks_total{" + labels.format("duplicate") + "}", 300)
-    eventually(receiver, "extract_webhooks_total{" + labels.format("forged") + "}", 1)
-    eventually(receiver, 'extract_webhook_seconds_count{endpoint="all",source="shop"}', 601)
-    eventually(receiver, "extract_webhook_deliveries_total", 600)
-    eventually(receiver, "extract_webhook_workers", 2)
-    eventually(receiver, "extract_webhook_store_up", 1)
-    bodies = sum(len(each.body) for each in deliveries(300))
-    eventually(receiver, "extract_webhook_bytes_total", 2 * bodies)
-    os.kill(receiver.pid, signal.SIGTERM)
-    assert receiver.ended() == 0
+    counted = {
+        'extract_webhook_seconds_count{endpoint="all",source="shop"}': 601,
+        "extract_webhook_deliveries_total": 600,
+        "extract_webhook_workers": 2,
+        "extract_webhook_store_up": 1,
+        "extract_webhook_bytes_total": 2 * sum(len(each.body) for each in deliveries(300)),
+    }
+    eventually(receiver, {**outcomes(stored=300, duplicate=300, forged=1), **counted})
+    assert receiver.stop() == 0
     with psycopg.connect(dsn) as conn:
         assert conn.execute("select count(*) from extract.inbox").fetchone() == (300,)
         rows = conn.execute("select source, endpoint, kind, count from extract.inbox_count order by kind").fetchall()
@@ -92,20 +97,21 @@ def test_webhooks_are_stored_and_counted(receiver: Process, dsn: str) -> None:
         ("shop", "all", "forged", 1),
         ("shop", "all", "received", 300),
     ]
+    told = receiver.told()
+    assert "listening on 127.0.0.1" in told
+    assert SECRET not in told
+    assert PATH not in told
 
 
-def test_its_addresses(receiver: Process) -> None:
-    """Health, readiness, metrics; nothing else but endpoints."""
+def test_its_addresses_and_what_a_hangup_adds(receiver: Process, dsn: str, tmp_path: Path) -> None:
+    """Health, readiness, metrics; nothing else but endpoints. On a hangup the files are read anew, worker by worker,
+    so that one of them always receives."""
     assert requests.get(f"{receiver.url}/health", timeout=5).text == "alive\n"
     assert requests.get(f"{receiver.url}/ready", timeout=5).text == "ready\n"
     assert requests.get(f"{receiver.url}/metrics", timeout=5).headers["content-type"].startswith("text/plain")
     assert requests.get(f"{receiver.url}/", timeout=5).status_code == 404
     assert requests.post(f"{receiver.url}/webhooks/shop/none", timeout=5).status_code == 404
     assert requests.post(f"{receiver.url}/health", timeout=5).status_code == 405
-
-
-def test_a_hangup_reads_the_files_anew(receiver: Process, dsn: str, tmp_path: Path) -> None:
-    """Worker by worker, so that one of them always receives."""
     assert requests.post(f"{receiver.url}/webhooks/other/all", timeout=5).status_code == 404
     before = receiver.workers()
     (tmp_path / "sources" / "other.yaml").write_text(OTHER, encoding="utf-8")
@@ -122,29 +128,67 @@ def test_a_hangup_reads_the_files_anew(receiver: Process, dsn: str, tmp_path: Pa
         assert conn.execute("select count(*) from extract.inbox where source = 'other'").fetchone() == (20,)
 
 
-def test_the_log_shows_no_secret(receiver: Process) -> None:
-    """Nor what came."""
-    send(receiver.port, 5)
-    os.kill(receiver.pid, signal.SIGTERM)
-    receiver.ended()
-    told = receiver.told()
-    assert "listening on 127.0.0.1" in told
-    assert SECRET not in told
-    assert PATH not in told
-
-
 # --- what is said before it listens
 
 
-def run(tmp_path: Path, *options: str, **environment: str) -> tuple[int, str]:
-    """Exit code and messages of a receiver that must not begin to listen."""
-    port = free_port()
-    command = [sys.executable, "-m", "airflow_extract_provider.receiver.main", "receiver", "--port", str(port)]
+def asked(tmp_path: Path, *options: str, **environment: str) -> tuple[list[str], dict[str, str]]:
+    """Arguments and environment of a receiver that must not begin to listen."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_CONN_")}
-    env = {**clean, "AIRFLOW_HOME": str(tmp_path / "airflow"), **environment}
-    done = subprocess.run([*command, *options], env=env, capture_output=True, text=True, timeout=120, check=False)
-    assert "listening" not in done.stderr
-    return done.returncode, done.stderr
+    return ["receiver", "--port", str(free_port()), *options], {
+        **clean,
+        "AIRFLOW_HOME": str(tmp_path / "airflow"),
+        **environment,
+    }
+
+
+class Forking:
+    """A process that has imported the command once, which takes seconds; each time it is asked for, the command runs
+    in a child of its own, as workers are made."""
+
+    def __init__(self, folder: Path) -> None:
+        self._said = folder / "said"
+        _, environment = asked(folder)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", FORKING], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, arguments: list[str], environment: Mapping[str, str]) -> tuple[int, str]:
+        """Exit code and messages of a run; one that does not end is ended."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([arguments, environment, str(self._said)]) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline()), self._said.read_text(encoding="utf-8")
+
+    def end(self) -> None:
+        """It ends with its input."""
+        self._process.communicate(timeout=60)
+
+
+FORKING = """
+import json, os, signal, sys
+from airflow_extract_provider.receiver import main, serving
+
+for line in sys.stdin:
+    arguments, environment, said = json.loads(line)
+    if not (child := os.fork()):
+        os.environ.clear()
+        os.environ.update(environment)
+        file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        signal.alarm(120)
+        main.main(arguments)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def forking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forking]:
+    """Runs the command."""
+    made = Forking(tmp_path_factory.mktemp("forking"))
+    yield made
+    made.end()
 
 
 @pytest.fixture
@@ -168,7 +212,9 @@ def told(dsn: str, tmp_path: Path) -> dict[str, str]:
         ({"host": "192.0.2.1"}, "FixConfig: the receiver cannot listen on 192.0.2.1"),
     ],
 )
-def test_what_is_missing_is_named(told: dict[str, str], tmp_path: Path, change: dict[str, str], said: str) -> None:
+def test_what_is_missing_is_named(
+    forking: Forking, told: dict[str, str], tmp_path: Path, change: dict[str, str], said: str
+) -> None:
     """Before anything listens."""
     given = {**told, **{name: value for name, value in change.items() if name.isupper()}}
     if change.get("webhooks"):
@@ -180,14 +226,15 @@ def test_what_is_missing_is_named(told: dict[str, str], tmp_path: Path, change: 
         "--schema",
         change.get("schema", "extract"),
     ]
-    code, words = run(tmp_path, *options, "--host", change.get("host", "127.0.0.1"), **given)
+    code, words = forking.run(*asked(tmp_path, *options, "--host", change.get("host", "127.0.0.1"), **given))
     assert code == 1
+    assert "listening" not in words
     assert said in words
     assert SECRET not in words
 
 
 def test_rights_that_are_missing_are_named(told: dict[str, str], tmp_path: Path, dsn: str) -> None:
-    """The role may look, but not store."""
+    """The role may look, but not store. It is the command itself that ends."""
     role = f"looker_{free_port()}"
     with psycopg.connect(dsn, autocommit=True) as conn:
         name = sql.Identifier(role)
@@ -196,10 +243,13 @@ def test_rights_that_are_missing_are_named(told: dict[str, str], tmp_path: Path,
             sql.SQL("grant usage on schema extract to {}; grant select on extract.inbox to {}").format(name, name)
         )
         given = told | {"AIRFLOW_CONN_EXTRACT_STORE": connection(psycopg.conninfo.make_conninfo(dsn, user=role))}
-        code, words = run(tmp_path, "--sources", str(tmp_path / "sources"), **given)
+        arguments, environment = asked(tmp_path, "--sources", str(tmp_path / "sources"), **given)
+        command = [sys.executable, "-m", "airflow_extract_provider.receiver.main", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         conn.execute(sql.SQL("drop owned by {}; drop role {}").format(name, name))
-    assert code == 1
-    assert "StoreRightsError" in words
+    assert done.returncode == 1
+    assert "listening" not in done.stderr
+    assert "StoreRightsError" in done.stderr
 
 
 @pytest.mark.parametrize("port", ["65536", "99999", "9" * 30, "-1", "x"])

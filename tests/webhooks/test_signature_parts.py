@@ -15,6 +15,7 @@ from airflow_extract_provider.extract.webhooks.signatures import (
     MOST_SIGNATURES,
     Refusal,
     Signed,
+    Verifier,
     check_secret,
 )
 from tests.webhooks.signers import (
@@ -152,6 +153,14 @@ def test_two_secrets(signer: Signer) -> None:
         assert refused(signer, old, secrets) is None
         assert refused(signer, new, secrets) is None
     assert refused(signer, old, [signer.other, "third", standard_key(9)]) is Refusal.WRONG
+
+
+@every
+def test_the_secrets_are_those_of_now(signer: Signer) -> None:
+    """Who has verified by one secret takes none but those that he is given next."""
+    verifier, signed = Verifier(signer.scheme), genuine(signer)
+    given: list[tuple[str, ...]] = [(signer.secret,), (signer.other,), (signer.other, signer.secret), (signer.other,)]
+    assert [verifier(secrets, signed) is None for secrets in given] == [True, False, True, False]
 
 
 @every

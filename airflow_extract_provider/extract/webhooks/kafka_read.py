@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from airflow_extract_provider.extract.incoming import Incoming
 from airflow_extract_provider.extract.store import dead
 from airflow_extract_provider.extract.webhooks.kafka_message import (
@@ -58,7 +60,7 @@ def read_of(message: Message) -> Read:
         found = incoming_of(value, _pairs(message))
     except UnreadableError as exc:
         return Read(place, digest, Incoming(dead.BURIED, topic, value or b"", {}, digest), str(exc))
-    return Read(place, digest, found if found.dedupe is not None else replace(found, dedupe=digest))
+    return Read(place, digest, found if found.dedupe is not None else structs.replace(found, dedupe=digest))
 
 
 def _pairs(message: Message) -> Headers:

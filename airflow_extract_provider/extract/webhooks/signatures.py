@@ -109,7 +109,8 @@ class Verifier:
         self._keys: Sequence[bytes] = ()
 
     def __call__(self, secrets: Sequence[bytes | str], signed: Signed) -> Refusal | None:
-        """The same answer as that of :func:`verify`."""
+        """The same answer as that of :func:`verify`. ``secrets`` that change are another sequence: what the last one
+        spells is known."""
         if self._plain:
             value = signed.headers.get(self._header, "")
             # What is found here is genuine; anything else is looked at in the usual way, which knows why it is not.
