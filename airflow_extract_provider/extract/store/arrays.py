@@ -1,4 +1,4 @@
-"""Columns on their way to Postgres: lists of texts or bytes, in the binary form of arrays.
+"""Columns on their way to Postgres: lists of texts, bytes, numbers or instants, in the binary form of arrays.
 
 psycopg looks at each element for itself, which costs more than all else that is done to a record that has not changed.
 The form is that of `array_recv` (PostgreSQL, src/backend/utils/adt/arrayfuncs.c): dimensions, whether there are nulls,
@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from itertools import chain, repeat
 from typing import ClassVar
 
 import psycopg
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
-__all__ = ["Blobs", "Texts"]
+from airflow_extract_provider.extract.store.statements import sparse
+
+__all__ = ["Blobs", "Instants", "Numbers", "Texts", "instants"]
 
 _LENGTH = struct.Struct("!i").pack
 _HEAD = struct.Struct("!iiIii").pack
 _EMPTY = struct.Struct("!iiI").pack
+_EPOCH, _MICROSECOND = datetime(2000, 1, 1, tzinfo=timezone.utc), timedelta(microseconds=1)
+"""An instant is sent as microseconds since then."""
 
 
 class Texts(list[str]):
@@ -29,6 +35,20 @@ class Texts(list[str]):
 
 class Blobs(list[bytes]):
     """Bytes, none of them None."""
+
+
+class Numbers(list[int]):
+    """Numbers of 64 bits, none of them None."""
+
+
+class Instants(list[datetime]):
+    """Instants (aware), none of them None."""
+
+
+def instants(values: Sequence[datetime | None]) -> Sequence[datetime | None]:
+    """A column of instants, of which some may be None."""
+    known = [each for each in values if each is not None]
+    return Instants(known) if len(known) == len(values) else sparse(values)
 
 
 def _array(element: int, items: Sequence[bytes]) -> bytes:
@@ -40,6 +60,13 @@ def _array(element: int, items: Sequence[bytes]) -> bytes:
         length = _LENGTH(len(items[0]))
         return head + length + length.join(items)
     return head + b"".join([part for item in items for part in (_LENGTH(len(item)), item)])
+
+
+def _numbers(element: int, items: Sequence[int]) -> bytes:
+    if not items:
+        return _EMPTY(0, 0, element)
+    told = struct.pack("!" + "iq" * len(items), *chain.from_iterable(zip(repeat(8), items)))
+    return _HEAD(1, 0, element, len(items), 1) + told
 
 
 class _TextsDumper(Dumper):
@@ -62,5 +89,27 @@ class _BlobsDumper(Dumper):
         return _array(self.element, obj)
 
 
+class _NumbersDumper(Dumper):
+    format = Format.BINARY
+    oid = psycopg.adapters.types["int8"].array_oid
+    element: ClassVar[int] = psycopg.adapters.types["int8"].oid
+
+    def dump(self, obj: Numbers) -> bytes:
+        """The array."""
+        return _numbers(self.element, obj)
+
+
+class _InstantsDumper(Dumper):
+    format = Format.BINARY
+    oid = psycopg.adapters.types["timestamptz"].array_oid
+    element: ClassVar[int] = psycopg.adapters.types["timestamptz"].oid
+
+    def dump(self, obj: Instants) -> bytes:
+        """The array."""
+        return _numbers(self.element, [(item - _EPOCH) // _MICROSECOND for item in obj])
+
+
 psycopg.adapters.register_dumper(Texts, _TextsDumper)
 psycopg.adapters.register_dumper(Blobs, _BlobsDumper)
+psycopg.adapters.register_dumper(Numbers, _NumbersDumper)
+psycopg.adapters.register_dumper(Instants, _InstantsDumper)

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from airflow_extract_provider.extract.receiving import Grace
+from airflow_extract_provider.extract.store.arrays import Instants, Numbers, Texts, instants
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import sparse, statement
 
@@ -51,11 +52,11 @@ def note(
         "source": source,
         "object": object,
         "graces": sparse([grace.of(each.kind) for _, each in told]),
-        "keys": [each.key for _, each in told],
-        "revisions": [each.revision for _, each in told],
-        "versions": sparse([each.version for _, each in told]),
-        "kinds": [each.kind for _, each in told],
-        "by": [by for by, _ in told],
+        "keys": Texts([each.key for _, each in told]),
+        "revisions": Numbers([each.revision for _, each in told]),
+        "versions": instants([each.version for _, each in told]),
+        "kinds": Texts([each.kind for _, each in told]),
+        "by": Texts([by for by, _ in told]),
     }
     conn.execute(statement(_FILE, "note", schema), asked)
 
@@ -69,9 +70,9 @@ def tell(conn: Connection, whose: tuple[str, str, str], heard: Sequence[Heard]) 
     asked = {
         "source": source,
         "object": object,
-        "keys": [each.key for each in ordered],
-        "versions": sparse([each.version for each in ordered]),
-        "received": [each.received_at for each in ordered],
+        "keys": Texts([each.key for each in ordered]),
+        "versions": instants([each.version for each in ordered]),
+        "received": Instants([each.received_at for each in ordered]),
         "gone": sparse([each.gone for each in ordered]),
     }
     conn.execute(statement(_FILE, "tell", schema), asked)

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from psycopg import sql
 
+from airflow_extract_provider.extract.store.arrays import Numbers, Texts
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import sparse, statement
 
@@ -108,7 +109,7 @@ class Claims:
 
     def fetch(self, places: Sequence[int]) -> list[tuple[Any, ...]]:
         """Deliveries by their places."""
-        return self._run("fetch", places=list(places)) if places else []
+        return self._run("fetch", places=Numbers(places)) if places else []
 
     def due(self, limit: int, most_bytes: int) -> list[Due]:
         """The parked messages that are due, the longest due, and some that stand behind them; so many as fit, one at
@@ -145,7 +146,7 @@ class Claims:
     def done(self, places: Sequence[int]) -> None:
         """These deliveries are taken out."""
         if places:
-            self._run("done", places=list(places))
+            self._run("done", places=Numbers(places))
 
     def park(self, parked: Sequence[Parked]) -> None:
         """Let messages wait."""
@@ -175,7 +176,7 @@ class Claims:
     def see(self, ids: Iterable[str]) -> set[str]:
         """Note ids of messages; returns those that had not come before."""
         ordered = sorted(set(ids))
-        return {id for (id,) in self._run("see", ids=ordered)} if ordered else set()
+        return {id for (id,) in self._run("see", ids=Texts(ordered))} if ordered else set()
 
     def count(self, counts: Mapping[str, int]) -> None:
         """Add to the day's counts."""

@@ -22,7 +22,8 @@ order by endpoint, place limit %(limit)s
 for update;
 
 -- name: fetch
-select place, headers, body, received_at from {extract}.inbox where place = any(%(places)b::bigint[]) order by place;
+-- Headers as a text: few types are told by one, and psycopg would read them all.
+select place, headers::text, body, received_at from {extract}.inbox where place = any(%(places)b::bigint[]) order by place;
 
 -- name: done
 update {extract}.inbox set done_at = clock_timestamp() where place = any(%(places)b::bigint[]);

@@ -18,6 +18,7 @@ from psycopg import sql
 
 from airflow_extract_provider.extract.errors import EventRepeatedError
 from airflow_extract_provider.extract.events.event import Event
+from airflow_extract_provider.extract.store.arrays import Instants, Numbers, Texts
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.store.statements import sparse, statement
 
@@ -191,18 +192,19 @@ def _columns(events: Sequence[Event]) -> dict[str, Any]:
     """Events as columns. What is the same for all is told once: those of one transaction are of one object."""
     first = events[0]
     several = any(event.source != first.source or event.object != first.object for event in events)
+    data = [event.data.decode() for event in events if event.data is not None]
     return {
         "source": first.source,
         "object": first.object,
         "sources": [event.source for event in events] if several else [],
         "objects": [event.object for event in events] if several else [],
-        "ids": [event.id for event in events],
-        "keys": [event.key for event in events],
-        "types": [event.type for event in events],
-        "times": [event.time for event in events],
-        "revisions": [event.revision for event in events],
+        "ids": Texts([event.id for event in events]),
+        "keys": Texts([event.key for event in events]),
+        "types": Texts([event.type for event in events]),
+        "times": Instants([event.time for event in events]),
+        "revisions": Numbers([event.revision for event in events]),
         "baselines": sparse([event.baseline for event in events]),
-        "data": [None if event.data is None else event.data.decode() for event in events],
+        "data": Texts(data) if len(data) == len(events) else [event.data and event.data.decode() for event in events],
     }
 
 

@@ -21,7 +21,7 @@ from psycopg import sql
 from airflow_extract_provider.extract.errors import BadRecordError
 from airflow_extract_provider.extract.events.change import Change, ChangeKind
 from airflow_extract_provider.extract.events.event import Event
-from airflow_extract_provider.extract.store.arrays import Blobs, Texts
+from airflow_extract_provider.extract.store.arrays import Blobs, Texts, instants
 from airflow_extract_provider.extract.store.audit import Audit
 from airflow_extract_provider.extract.store.brought import News
 from airflow_extract_provider.extract.store.connection import Connection
@@ -145,7 +145,7 @@ def compared(found: Mapping[str, Coming], also: Iterable[str]) -> dict[str, Any]
     records = found.values()
     return {
         "keys": Texts(found),
-        "versions": sparse([record.version for record in records]),
+        "versions": instants([record.version for record in records]),
         "hashes": Blobs([record.raw_hash for record in records]),
         "deleted": sparse([record.deleted for record in records]),
         "also": Texts(also),
@@ -325,7 +325,7 @@ def _written(target: Target, records: Sequence[Coming], locked: Mapping[str, _Lo
 def _gone(records: Sequence[Coming]) -> dict[str, Any]:
     return {
         "keys": Texts([record.key for record in records]),
-        "versions": sparse([record.version for record in records]),
+        "versions": instants([record.version for record in records]),
         "hashes": Blobs([record.raw_hash for record in records]),
     }
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace as replace_struct
 from airflow_extract_provider.extract.errors import BadRecordError
 from airflow_extract_provider.extract.sinks.sink import Sink
 from airflow_extract_provider.extract.store import brought, outbox, refetch
-from airflow_extract_provider.extract.store.arrays import Blobs, Texts
+from airflow_extract_provider.extract.store.arrays import Blobs, Texts, instants
 from airflow_extract_provider.extract.store.brought import Heard, News
 from airflow_extract_provider.extract.store.connection import Connection, check_rules
 from airflow_extract_provider.extract.store.fields import fold
@@ -131,7 +131,7 @@ def _differing(work: Work, found: dict[str, Coming], also: set[str]) -> dict[str
     records = found.values()
     asked = {
         "keys": Texts(found),
-        "versions": sparse([record.version for record in records]),
+        "versions": instants([record.version for record in records]),
         "hashes": Blobs([record.raw_hash for record in records]),
         "deleted": sparse([record.deleted for record in records]),
         "also": Texts(also),

@@ -14,10 +14,10 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -36,7 +36,7 @@ from airflow_extract_provider.extract.store.migrate import check_books
 from airflow_extract_provider.extract.store.storable import may_blame_a_row
 from airflow_extract_provider.extract.webhooks.bringing import Targets
 from airflow_extract_provider.extract.webhooks.fitting import kept_waiting, unfit
-from airflow_extract_provider.extract.webhooks.messages import Delivery
+from airflow_extract_provider.extract.webhooks.messages import delivery_of
 from airflow_extract_provider.extract.webhooks.turn import Turn
 
 __all__ = ["Drained", "SinkOf", "drain"]
@@ -252,7 +252,7 @@ class _Run:
             limit = self.limits.get(endpoint, self.limit)
             after = self.after.get(endpoint, 0) if self.steps % _FROM_THE_FRONT else 0
             rows = claims.claim(limit, self.most_bytes, in_order=_in_order(self.source, spec), after=after)
-            turn.take([_delivery(row) for row in rows])
+            turn.take([delivery_of(row) for row in rows])
             turn.settle()
             if any(turn.changed.values()):
                 inbox_run.opened(self.conn, self.settings.schema, self.source.source)
@@ -300,9 +300,3 @@ class _Run:
 def _in_order(source: Source, spec: Endpoint) -> bool:
     """Whether messages of the address must not overtake each other: some of their records have no version."""
     return bool(spec.forward) or any(source.object(told.object).version is None for told in spec.types.values())
-
-
-def _delivery(row: Sequence[Any]) -> Delivery:
-    place, headers, body, received_at = row
-    at: datetime = received_at.astimezone(timezone.utc)
-    return Delivery(place, headers, bytes(body), at)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -15,7 +15,7 @@ from airflow_extract_provider.extract.page import FieldPath, Record
 from airflow_extract_provider.extract.receiving import Endpoint, Pattern, Told
 from airflow_extract_provider.extract.source import Source
 
-__all__ = ["Delivery", "Message", "Unreadable", "split"]
+__all__ = ["Delivery", "Message", "Unreadable", "delivery_of", "split"]
 
 _Members: TypeAlias = dict[str, msgspec.Raw]
 _NO_BYTES = b"null"
@@ -30,6 +30,12 @@ class Delivery(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     body: bytes
     received_at: datetime
+
+
+def delivery_of(row: Sequence[Any]) -> Delivery:
+    """A webhook of the row that holds it."""
+    place, headers, body, received_at = row
+    return Delivery(place, msgspec.json.decode(headers), bytes(body), received_at.astimezone(timezone.utc))
 
 
 class Message(msgspec.Struct, frozen=True):

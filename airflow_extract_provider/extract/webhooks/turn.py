@@ -31,7 +31,7 @@ from airflow_extract_provider.extract.store.storable import may_blame_a_row
 from airflow_extract_provider.extract.store.target import Target
 from airflow_extract_provider.extract.webhooks.bringing import Bringing, Targets
 from airflow_extract_provider.extract.webhooks.fitting import misfit
-from airflow_extract_provider.extract.webhooks.messages import Delivery, Message, Unreadable, split
+from airflow_extract_provider.extract.webhooks.messages import Delivery, Message, Unreadable, delivery_of, split
 
 __all__ = ["Turn"]
 
@@ -87,7 +87,7 @@ class Turn:
         """Take parked messages up again, as the config reads them now."""
         self._tried = {each.at: each for each in due}
         rows = self.claims.fetch(sorted({each.place for each in due}))
-        deliveries = {row[0]: Delivery(row[0], row[1], bytes(row[2]), row[3]) for row in rows}
+        deliveries = {row[0]: delivery_of(row) for row in rows}
         found: dict[int, dict[int, Message | Unreadable]] = {}
         for each in due:
             delivery = deliveries.get(each.place)
