@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -37,6 +38,7 @@ from airflow_extract_provider.extract.store.storable import may_blame_a_row
 from airflow_extract_provider.extract.webhooks.bringing import Targets
 from airflow_extract_provider.extract.webhooks.fitting import kept_waiting, unfit
 from airflow_extract_provider.extract.webhooks.messages import delivery_of
+from airflow_extract_provider.extract.webhooks.second import Second
 from airflow_extract_provider.extract.webhooks.turn import Turn
 
 __all__ = ["Drained", "SinkOf", "drain"]
@@ -96,8 +98,9 @@ def drain(
 
     At most ``limit`` deliveries, and ``most_bytes`` of bodies, are claimed at once. A message that fails is tried
     ``tries`` times in all, after ``backoff``, then twice as long, up to an hour. After ``run_for``, or once ``stop`` is
-    set, the run ends with the batch that is under way. Several runs may be at it at once. At its end some webhooks, of
-    whatever source, are deleted that were applied longer than ``keep_for`` ago; None: none.
+    set, the run ends with the batch that is under way. Several runs may be at it at once; where more than one batch
+    waits, this one takes two at a time, over two connections. At its end some webhooks, of whatever source, are deleted
+    that were applied longer than ``keep_for`` ago; None: none.
 
     Raises SourceError: the source has no webhooks. Raises SchemaMissingError: the store is older than this version.
     Raises SchemaMissingError, PositionMismatchError, LeftBehindError at the end: a record table is missing, or a copy
@@ -112,6 +115,7 @@ def drain(
         _check(conn, source, settings, sink_of)
         targets = Targets(source, settings.schema, sink_of, unfit(conn, settings.schema, source))
         run = _Run(source, conn, settings, targets, limit, most_bytes, tries, backoff)
+        run.beside = Second(run.alone, partial(_connected, postgres)) if _may_be_two(source, sink_of) else None
         drained = run.run(run_for, stop or threading.Event())
         broken = {name: _placed(source, exc) for name, exc in run.finish(keep_for).items()}
     for exc in broken.values() if raises else ():
@@ -155,7 +159,8 @@ def _connected(postgres: Connect) -> Iterator[Connection]:
 @dataclass(slots=True)
 class _Run:
     """One run, from :meth:`run` down. ``unknown`` are types that nothing is said about; ``limits`` tell how many
-    deliveries of an address are claimed next, and ``after`` behind which place."""
+    deliveries of an address are claimed next, and ``after`` behind which place. ``full``: the last batch was as large
+    as it may be. ``beside``: what goes on beside it then."""
 
     source: Source
     conn: Connection
@@ -177,24 +182,57 @@ class _Run:
     broken: dict[str, ExtractError] = field(default_factory=dict)
     announced: float = 0.0
     untold: bool = False
+    full: bool = False
+    beside: Second[_Run] | None = None
 
     def run(self, run_for: timedelta | None, stop: threading.Event) -> Drained:
         began = time.monotonic()
         until = began + run_for.total_seconds() if run_for is not None else float("inf")
         for endpoint in self.source.webhooks:
             self._claims(endpoint).wake()
-        try:
-            # In turns, so that a flood at one address does not keep the others waiting. One turn of each at least.
-            busy = True
-            while busy and not stop.is_set():
-                steps = [self._step(endpoint) for endpoint in self.source.webhooks if not stop.is_set()]
-                busy = any(steps) and time.monotonic() < until
-        finally:
-            self._announce(now=True)
+        if self.beside is None:
+            self.work(until, stop.is_set)
+        else:
+            with self.beside.around(until, stop):
+                self.work(until, stop.is_set)
+            if self.beside.run is not None:
+                self.add(self.beside.run)
         if self.unknown:
             named = ", ".join(sorted(self.unknown)[:10])
             _log.warning("%s: nothing is said about webhooks of the types: %s", self.source.source, named)
         return self._drained(time.monotonic() - began)
+
+    def work(self, until: float, stopped: Callable[[], bool]) -> None:
+        """Take one batch after the other, until nothing is left."""
+        try:
+            # In turns, so that a flood at one address does not keep the others waiting. One turn of each at least.
+            busy = True
+            while busy and not stopped():
+                steps = [self._step(endpoint) for endpoint in self.source.webhooks if not stopped()]
+                busy = any(steps) and time.monotonic() < until
+                if busy and self.full and self.beside is not None:
+                    self.beside.begin()
+        finally:
+            self._announce(now=True)
+
+    def alone(self, conn: Connection) -> _Run:
+        """Another one, over a connection of its own."""
+        targets = replace(self.targets, _made={})
+        return _Run(self.source, conn, self.settings, targets, self.limit, self.most_bytes, self.tries, self.backoff)
+
+    def add(self, other: _Run) -> None:
+        """Tell what another one has done as well."""
+        self.deliveries += other.deliveries
+        self._add(other)
+
+    def _add(self, did: _Run | Turn) -> None:
+        self.counts += did.counts
+        self.noted |= did.noted
+        for object, counts in did.changed.items():
+            self.changed.setdefault(object, Counter()).update(counts)
+        self.unknown |= did.unknown
+        self.reason = did.reason or self.reason
+        self.broken |= did.broken
 
     def finish(self, keep_for: timedelta | None) -> Mapping[str, ExtractError]:
         """Delete old webhooks: more than were applied, otherwise a busy inbox would grow for ever. Returns the objects
@@ -221,14 +259,9 @@ class _Run:
         ):
             with attempt:
                 turn = self._committed(endpoint)
+        self.full = turn.taken >= self.limit
         self.deliveries += turn.taken
-        self.counts += turn.counts
-        self.noted |= turn.noted
-        for object, counts in turn.changed.items():
-            self.changed.setdefault(object, Counter()).update(counts)
-        self.unknown |= turn.unknown
-        self.reason = turn.reason or self.reason
-        self.broken |= turn.broken
+        self._add(turn)
         self.untold = self.untold or turn.counts["events"] + turn.counts["forwarded"] > 0
         self._announce(now=False)
         return turn.busy
@@ -295,6 +328,17 @@ class _Run:
             *(said or "nothing to do", told.waiting, told.dead),
         )
         return told
+
+
+def _may_be_two(source: Source, sink_of: SinkOf) -> bool:
+    """Whether two runs gain anything, and ask nothing of others' code: not where messages must not overtake each other,
+    where several records write one row, nor where a sink or a detector would be called by two threads."""
+    told = [source.object(name) for name in source.told_of]
+    in_order = any(_in_order(source, spec) for spec in source.webhooks.values())
+    others = any(
+        each.fold or sink_of(each) is not None or any(rule.kind == "python" for rule in each.events) for each in told
+    )
+    return not in_order and not others
 
 
 def _in_order(source: Source, spec: Endpoint) -> bool:
