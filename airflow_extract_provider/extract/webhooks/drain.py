@@ -98,15 +98,14 @@ def drain(
 
     At most ``limit`` deliveries, and ``most_bytes`` of bodies, are claimed at once. A message that fails is tried
     ``tries`` times in all, after ``backoff``, then twice as long, up to an hour. After ``run_for``, or once ``stop`` is
-    set, the run ends with the batch that is under way. Several runs may be at it at once; where more than one batch
+    set, the run ends with the batch that is under way. Several runs may be at it at once; where more than a batch
     waits, this one takes two at a time, over two connections. At its end some webhooks, of whatever source, are deleted
     that were applied longer than ``keep_for`` ago; None: none.
 
-    Raises SourceError: the source has no webhooks. Raises SchemaMissingError: the store is older than this version.
-    Raises SchemaMissingError, PositionMismatchError, LeftBehindError at the end: a record table is missing, or a copy
-    is not what the source file describes; what tells of it waits, and the rest is applied. Not with ``raises`` false:
-    they are ``broken`` in the result, for who has more to do first. Raises StoreUnavailableError, StoreRightsError, and
-    what a sink raises that is away. What was committed before stays so.
+    Raises SourceError: the source has no webhooks. SchemaMissingError: the store is older than this version. At the end
+    SchemaMissingError, PositionMismatchError, LeftBehindError: a record table is missing, or a copy is not what the
+    source file describes; what tells of it waits, the rest is applied. Without ``raises`` they are ``broken`` in the
+    result. StoreUnavailableError, StoreRightsError, and what a sink raises that is away. What is committed stays so.
     """
     if not source.webhooks:
         raise SourceError("the source declares no `webhooks`.", source=source.source, todo="Declare what comes in.")
@@ -115,8 +114,7 @@ def drain(
         _check(conn, source, settings, sink_of)
         targets = Targets(source, settings.schema, sink_of, unfit(conn, settings.schema, source))
         run = _Run(source, conn, settings, targets, limit, most_bytes, tries, backoff)
-        run.beside = Second(run.alone, partial(_connected, postgres)) if _may_be_two(source, sink_of) else None
-        drained = run.run(run_for, stop or threading.Event())
+        drained = run.run(run_for, stop or threading.Event(), postgres if _may_be_two(source, sink_of) else None)
         broken = {name: _placed(source, exc) for name, exc in run.finish(keep_for).items()}
     for exc in broken.values() if raises else ():
         raise exc
@@ -185,18 +183,20 @@ class _Run:
     full: bool = False
     beside: Second[_Run] | None = None
 
-    def run(self, run_for: timedelta | None, stop: threading.Event) -> Drained:
+    def run(self, run_for: timedelta | None, stop: threading.Event, more: Connect | None) -> Drained:
+        """Take all that waits. ``more``: opens a connection for a second one; None: there is to be none."""
         began = time.monotonic()
         until = began + run_for.total_seconds() if run_for is not None else float("inf")
         for endpoint in self.source.webhooks:
             self._claims(endpoint).wake()
-        if self.beside is None:
+        if more is None:
             self.work(until, stop.is_set)
         else:
-            with self.beside.around(until, stop):
+            self.beside = second = Second(self.alone, partial(_connected, more))
+            with second.around(until, stop):
                 self.work(until, stop.is_set)
-            if self.beside.run is not None:
-                self.add(self.beside.run)
+            if second.run is not None:
+                self.add(second.run)
         if self.unknown:
             named = ", ".join(sorted(self.unknown)[:10])
             _log.warning("%s: nothing is said about webhooks of the types: %s", self.source.source, named)
