@@ -123,6 +123,7 @@ def test_its_addresses_and_what_a_hangup_adds(receiver: Process, dsn: str, tmp_p
             statuses.add(requests.get(f"{receiver.url}/health", timeout=30).status_code)
         assert time.monotonic() < until, receiver.told()
     assert statuses == {200}
+    assert metrics(receiver)["extract_webhook_store_up"] == 1, "of those that have ended nothing is expected"
     assert set(send(receiver.port, 20, "/webhooks/other/all")) == {200}
     with psycopg.connect(dsn) as conn:
         assert conn.execute("select count(*) from extract.inbox where source = 'other'").fetchone() == (20,)
