@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from airflow_extract_provider.extract.errors import FixConfig
 from airflow_extract_provider.extract.webhooks import inside
 from tests.databases import Databases
-from tests.webhooks.listening import LIMIT, Listening, Talk, head, request, signature
+from tests.webhooks.listening import GUARDS, LIMIT, Listening, Talk, head, request, signature
 
 FLOOD = 95_000_000
 MEMORY = 24 << 20
@@ -181,6 +181,24 @@ def test_a_request_may_come_in_any_two_pieces(server: Listening) -> None:
             time.sleep(0.001)
             talk.say(whole[at:])
             assert talk.statuses(at)[at - 1 :] == [200]
+
+
+def test_a_body_that_comes_behind_its_head(server: Listening) -> None:
+    """It ends a request, and begins none: who has sent it waits as long as he likes before the next one."""
+    body = b'{"two": "pieces"}'
+    whole = request("each", body)
+    with Talk(server.port) as talk:
+        for nth in (1, 2):
+            talk.say(whole[: -len(body)])
+            time.sleep(0.1)
+            talk.say(body)
+            assert talk.statuses(nth) == [200] * nth
+            time.sleep(1.5 * GUARDS.head_within)
+        talk.say(whole[: -len(body)])
+        time.sleep(0.1)
+        talk.say(body)
+        talk.end()
+        assert talk.statuses(3) == [200] * 3
 
 
 def test_the_largest_that_is_allowed_passes(server: Listening) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 
 from airflow_extract_provider.extract.errors import StoreUnavailableError
@@ -14,6 +16,7 @@ from airflow_extract_provider.extract.sinks.memory import MemorySink
 from airflow_extract_provider.extract.sourcefile import parse_source
 from airflow_extract_provider.extract.store.connection import Connection
 from airflow_extract_provider.extract.webhooks.drain import Drained, drain
+from airflow_extract_provider.extract.webhooks.second import Second
 from airflow_extract_provider.extract.webhooks.turn import Turn
 from tests.webhooks.hooked import ENDPOINT, Hooked
 
@@ -45,7 +48,7 @@ class Watched:
 
     def drain(self, **how: Any) -> Drained:
         """Apply what waits, in small batches."""
-        return drain(parse_source(self.play.source, "test"), postgres=self.connect, limit=20, **how)
+        return drain(parse_source(self.play.source, "test"), postgres=self.connect, **{"limit": 20, **how})
 
 
 @pytest.fixture
@@ -109,20 +112,90 @@ def nothing(before: object, after: object) -> None:
     """A detector that finds nothing."""
 
 
+def test_large_ones_are_many_too(play: Hooked, watched: Watched) -> None:
+    """Where a batch is as large as it may be."""
+    play.hook()
+    waiting(play, 50)
+    assert (watched.drain(limit=500, most_bytes=1_000).deliveries, watched.opened) == (50, 2)
+
+
 def test_the_second_cannot_connect(play: Hooked, watched: Watched) -> None:
-    """It is told, though the first one has applied all."""
+    """The first one does it all: the other only makes it faster."""
     play.hook()
     waiting(play)
 
     def refused() -> Connection:
         if watched.opened:
-            raise StoreUnavailableError("no room for another one.")
+            raise psycopg.OperationalError("too many connections")
         return watched.counted()
 
     watched.connect = refused
-    with pytest.raises(StoreUnavailableError, match="no room"):
-        watched.drain()
-    assert left(play) == 0
+    drained = watched.drain()
+    assert (drained.deliveries, left(play), set(watched.settled)) == (WAITING, 0, {"MainThread"})
+    play.check()
+
+
+def test_the_second_does_not_get_through(play: Hooked, watched: Watched) -> None:
+    """Nobody waits for a connection that nothing is left for."""
+    play.hook()
+    waiting(play)
+    released = threading.Event()
+
+    def late() -> Connection:
+        if watched.opened:
+            released.wait(60)
+        return watched.counted()
+
+    watched.connect = late
+    assert watched.drain().deliveries == WAITING
+    assert not released.is_set()
+    released.set()
+    over(watched)
+    assert set(watched.settled) == {"MainThread"}
+
+
+def over(watched: Watched) -> None:
+    """Wait until there is no second one."""
+    until = time.monotonic() + 30
+    while "drain" in {each.name for each in threading.enumerate()}:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert watched.settled
+
+
+def test_what_is_raised_while_the_second_is_waited_for(play: Hooked, watched: Watched) -> None:
+    """Such as by a task's time limit: it ends as well, and goes on claiming nothing."""
+    play.hook()
+    waiting(play)
+
+    class Limit(BaseException):
+        """It is over."""
+
+    def slow(_: Turn) -> None:
+        if threading.current_thread().name == "drain":
+            time.sleep(1.0)
+
+    def rings(*_: object) -> None:
+        raise Limit
+
+    watched.before = slow
+    before = signal.signal(signal.SIGALRM, rings)
+    settle = Second._join
+
+    def joined(second: Second[Any]) -> None:
+        waiting(play, 200)  # so that it would go on for long
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        settle(second)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Second, "_join", joined)
+        with pytest.raises(Limit):
+            watched.drain()
+    signal.signal(signal.SIGALRM, before)
+    over(watched)
+    assert left(play) > 0
+    watched.before = lambda _: None
+    watched.drain()
     play.check()
 
 

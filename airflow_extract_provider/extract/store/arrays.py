@@ -15,6 +15,7 @@ from itertools import chain, repeat
 from typing import ClassVar
 
 import psycopg
+from psycopg.abc import AdaptContext
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
@@ -74,9 +75,16 @@ class _TextsDumper(Dumper):
     oid = psycopg.adapters.types["text"].array_oid
     element: ClassVar[int] = psycopg.adapters.types["text"].oid
 
+    def __init__(self, cls: type, context: AdaptContext | None = None) -> None:
+        super().__init__(cls, context)
+        told = "ascii" if self.connection is None else self.connection.info.encoding
+        # A database that knows no encoding takes whatever comes.
+        self._encoding = "utf-8" if told == "ascii" else told
+
     def dump(self, obj: Texts) -> bytes:
         """The array."""
-        return _array(self.element, [item.encode() for item in obj])
+        encoding = self._encoding
+        return _array(self.element, [item.encode(encoding) for item in obj])
 
 
 class _BlobsDumper(Dumper):

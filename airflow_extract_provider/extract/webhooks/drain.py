@@ -157,8 +157,8 @@ def _connected(postgres: Connect) -> Iterator[Connection]:
 @dataclass(slots=True)
 class _Run:
     """One run, from :meth:`run` down. ``unknown`` are types that nothing is said about; ``limits`` tell how many
-    deliveries of an address are claimed next, and ``after`` behind which place. ``full``: the last batch was as large
-    as it may be. ``beside``: what goes on beside it then."""
+    deliveries of an address are claimed next, and ``after`` behind which place. ``full``: a batch of this round was as
+    large as it may be. ``beside``: what goes on beside it then."""
 
     source: Source
     conn: Connection
@@ -212,6 +212,7 @@ class _Run:
                 busy = any(steps) and time.monotonic() < until
                 if busy and self.full and self.beside is not None:
                     self.beside.begin()
+                self.full = False
         finally:
             self._announce(now=True)
 
@@ -259,7 +260,6 @@ class _Run:
         ):
             with attempt:
                 turn = self._committed(endpoint)
-        self.full = turn.taken >= self.limit
         self.deliveries += turn.taken
         self._add(turn)
         self.untold = self.untold or turn.counts["events"] + turn.counts["forwarded"] > 0
@@ -287,6 +287,8 @@ class _Run:
             rows = claims.claim(limit, self.most_bytes, in_order=_in_order(self.source, spec), after=after)
             turn.take([delivery_of(row) for row in rows])
             turn.settle()
+            size = sum(len(row[2]) for row in rows)
+            self.full = self.full or turn.taken >= self.limit or 2 * size > self.most_bytes
             if any(turn.changed.values()):
                 inbox_run.opened(self.conn, self.settings.schema, self.source.source)
         self.steps += 1

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Generator, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import unquote
 
 from httptools import parse_url
-from uvicorn._types import ASGIVersions, HTTPScope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http import httptools_impl
 
 from airflow_extract_provider.extract.webhooks.answers import ANSWERS, CHALLENGE, END, Start
+from airflow_extract_provider.extract.webhooks.inside import check
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIVersions, HTTPScope
 
 __all__ = ["Exchange"]
+
+check()
 
 _Headers = list[tuple[bytes, bytes]]
 _ASGI: ASGIVersions = {"version": "3.0", "spec_version": "2.3"}
@@ -40,8 +45,8 @@ class _Told:
 _DONE = _Told(None)
 
 
-class Exchange(RequestResponseCycle):
-    """A request that is being served."""
+class Exchange(httptools_impl.RequestResponseCycle):
+    """A request that is being served. ``receive`` and ``send`` are to be awaited at once; they are no coroutines."""
 
     # The answers as they are sent, by the message that begins each, which lives as long as the process; and the headers
     # they were made with: uvicorn makes others each second, with another date.
@@ -51,7 +56,7 @@ class Exchange(RequestResponseCycle):
     """Whether such an answer has gone out, and its end is awaited."""
 
     @classmethod
-    def of(cls, link: HttpToolsProtocol) -> Exchange:
+    def of(cls, link: httptools_impl.HttpToolsProtocol) -> Exchange:
         """The request whose head a connection has just read. Raises httptools' error: its address is none."""
         address = parse_url(link.url)
         raw_path: bytes = address.path
@@ -71,18 +76,19 @@ class Exchange(RequestResponseCycle):
             "server": link.server,
             "state": link.app_state.copy(),
         }
+        named = dict(link.headers)
         return cls(
-            scope,
-            link.transport,
-            link.flow,
-            link.logger,
-            link.access_logger,
-            False,
-            link.server_state.default_headers,
-            asyncio.Event(),
-            dict(link.headers).get(b"expect", b"").lower() == b"100-continue",
-            version != "1.0" and link.parser.should_keep_alive(),
-            link.on_response_complete,
+            scope=scope,
+            transport=link.transport,
+            flow=link.flow,
+            logger=link.logger,
+            access_logger=link.access_logger,
+            access_log=False,
+            default_headers=link.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=b"expect" in named and _is_awaited(link.headers),
+            keep_alive=version != "1.0" and link.parser.should_keep_alive(),
+            on_response=link.on_response_complete,
         )
 
     def receive(self) -> Awaitable[Any]:  # type: ignore[override]  # awaited it is the same
@@ -115,6 +121,11 @@ class Exchange(RequestResponseCycle):
         return super().send(message)
 
 
+def _is_awaited(headers: _Headers) -> bool:
+    """Whether the body comes only once it is asked for."""
+    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
+
+
 def _lines(more: _Headers) -> dict[int, bytes]:
     """The answers after which the connection stays open, written out."""
     starts = [each.start for each in (*ANSWERS.values(), CHALLENGE) if each.start is not None]
@@ -123,4 +134,4 @@ def _lines(more: _Headers) -> dict[int, bytes]:
 
 def _line(start: Start, more: Sequence[tuple[bytes, bytes]]) -> bytes:
     headers = b"".join(b"%b: %b\r\n" % each for each in (*more, *start["headers"]))
-    return STATUS_LINE[start["status"]] + headers + b"\r\n"
+    return httptools_impl.STATUS_LINE[start["status"]] + headers + b"\r\n"

@@ -65,16 +65,36 @@ _OF_CYCLE = (
     "waiting_for_100_continue",
 )
 
+_ASKED = (
+    "access_log",
+    "access_logger",
+    "default_headers",
+    "expect_100_continue",
+    "flow",
+    "keep_alive",
+    "logger",
+    "message_event",
+    "on_response",
+    "scope",
+    "self",
+    "transport",
+)
+
 
 def check(protocol: type[Any] = HttpToolsProtocol) -> None:
     """See that uvicorn is inside as it is known here. Raises FixConfig: it is not, and the bounds might not hold."""
     here = {*protocol.__init__.__code__.co_names}
-    cycle = getattr(__import__(protocol.__module__, fromlist=["x"]), "RequestResponseCycle", None)
-    of_cycle = set() if cycle is None else {*cycle.__init__.__code__.co_names}
+    module = __import__(protocol.__module__, fromlist=["x"])
+    cycle = getattr(module, "RequestResponseCycle", None)
+    code = None if cycle is None else cycle.__init__.__code__
+    of_cycle = set() if code is None else {*code.co_names}
+    asked = () if code is None else tuple(sorted(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]))
     missing = [each for each in _METHODS if not callable(getattr(protocol, each, None))]
     missing += [each for each in _ATTRIBUTES if each not in here]
     missing += [each for each in _OF_CYCLE if each not in of_cycle]
     missing += [each for each in _METHODS_OF_CYCLE if not callable(getattr(cycle, each, None))]
+    missing += [] if asked == _ASKED else ["what a RequestResponseCycle is made of"]
+    missing += [] if hasattr(module, "STATUS_LINE") else ["STATUS_LINE"]
     if missing:
         raise FixConfig(
             f"uvicorn {uvicorn.__version__} has changed inside ({', '.join(missing)}): what strangers send would not "

@@ -22,11 +22,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from airflow_extract_provider.extract.webhooks.crowd import Crowd
 from airflow_extract_provider.extract.webhooks.exchange import Exchange
-from airflow_extract_provider.extract.webhooks.inside import check
 
 __all__ = ["GuardedProtocol", "Guards"]
-
-check()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +207,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._fed = len(data) + (self._fed if phase == _HEAD else 0)
         try:
             self.parser.feed_data(data)
-            if self._phase != _IDLE or self._messages == messages:
+            # A body that has come to its end begins no head.
+            if self._phase != _IDLE or (phase == _IDLE and self._messages == messages):
                 self._look(len(data), phase, self._messages == messages, got)
         except _Refused as exc:
             self._refuse(exc)
@@ -279,6 +277,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def _look(self, size: int, phase: int, same: bool, got: int) -> None:
         """Something is unfinished after ``size`` bytes more, which came in a ``phase`` of the ``same`` request, or of
         one before it. Raises _Refused."""
+        cycle: Any = self.cycle
+        if self._phase == _IDLE and cycle is not None and not cycle.response_complete:
+            return  # an empty line, behind a request that waits for its answer
         if phase == _IDLE or not same:
             self._begun, self._later = self.loop.time(), 0
         elif phase == _HEAD:

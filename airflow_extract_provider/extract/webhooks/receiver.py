@@ -294,9 +294,11 @@ def _going_on(begun: Generator[Any, Any, _Message], waits: Any) -> Generator[Any
         try:
             given = yield waits
         except BaseException as exc:
-            step = partial(begun.throw, exc)
+            if not hasattr(begun, "throw"):  # an iterator need not have it, nor `send`
+                raise
+            step: Callable[[], Any] = partial(begun.throw, exc)
         else:
-            step = partial(begun.send, given)
+            step = partial(next, begun) if given is None else partial(begun.send, given)
         try:
             waits = step()
         except StopIteration as end:
