@@ -70,11 +70,18 @@ def _numbers(element: int, items: Sequence[int]) -> bytes:
     return _HEAD(1, 0, element, len(items), 1) + told
 
 
-class _TextsDumper(Dumper):
-    format = Format.BINARY
-    oid = psycopg.adapters.types["text"].array_oid
-    element: ClassVar[int] = psycopg.adapters.types["text"].oid
+class _ArrayDumper(Dumper):
+    """Dumps an array ``of`` a type that Postgres knows by that name."""
 
+    format = Format.BINARY
+    element: ClassVar[int]
+
+    def __init_subclass__(cls, *, of: str) -> None:
+        known = psycopg.adapters.types[of]
+        cls.oid, cls.element = known.array_oid, known.oid
+
+
+class _TextsDumper(_ArrayDumper, of="text"):
     def __init__(self, cls: type, context: AdaptContext | None = None) -> None:
         super().__init__(cls, context)
         told = "ascii" if self.connection is None else self.connection.info.encoding
@@ -87,31 +94,19 @@ class _TextsDumper(Dumper):
         return _array(self.element, [item.encode(encoding) for item in obj])
 
 
-class _BlobsDumper(Dumper):
-    format = Format.BINARY
-    oid = psycopg.adapters.types["bytea"].array_oid
-    element: ClassVar[int] = psycopg.adapters.types["bytea"].oid
-
+class _BlobsDumper(_ArrayDumper, of="bytea"):
     def dump(self, obj: Blobs) -> bytes:
         """The array."""
         return _array(self.element, obj)
 
 
-class _NumbersDumper(Dumper):
-    format = Format.BINARY
-    oid = psycopg.adapters.types["int8"].array_oid
-    element: ClassVar[int] = psycopg.adapters.types["int8"].oid
-
+class _NumbersDumper(_ArrayDumper, of="int8"):
     def dump(self, obj: Numbers) -> bytes:
         """The array."""
         return _numbers(self.element, obj)
 
 
-class _InstantsDumper(Dumper):
-    format = Format.BINARY
-    oid = psycopg.adapters.types["timestamptz"].array_oid
-    element: ClassVar[int] = psycopg.adapters.types["timestamptz"].oid
-
+class _InstantsDumper(_ArrayDumper, of="timestamptz"):
     def dump(self, obj: Instants) -> bytes:
         """The array."""
         return _numbers(self.element, [(item - _EPOCH) // _MICROSECOND for item in obj])

@@ -41,6 +41,7 @@ class Second(Generic[_Lane]):
     make: Callable[[Connection], _Lane]
     connected: Callable[[], AbstractContextManager[Connection]]
     run: _Lane | None = None
+    _begun: bool = False
     _failed: BaseException | None = None
     _work: Callable[[], None] = lambda: None
     _halted: threading.Event = field(default_factory=threading.Event)
@@ -63,14 +64,16 @@ class Second(Generic[_Lane]):
 
     def begin(self) -> None:
         """Let it begin, unless it has."""
-        if self._thread is not None:
+        if self._begun:
             return
-        self._thread = threading.Thread(target=self._work, name="drain", daemon=True)
+        self._begun = True
+        thread = threading.Thread(target=self._work, name="drain", daemon=True)
         try:
-            self._thread.start()
+            thread.start()
         except RuntimeError:
-            self._thread = threading.Thread()
             _log.info("webhooks are applied by one connection: there may be no more threads now")
+        else:
+            self._thread = thread
 
     def _run(self, until: float, stopped: Callable[[], bool]) -> None:
         with ExitStack() as opened:
