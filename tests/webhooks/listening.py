@@ -3,7 +3,8 @@ bytes.
 
 ::
 
-    python -m tests.webhooks.listening '{"dsn": "..."}'     # says its port, and listens until its input ends
+    # It says its port, and listens until its input ends.
+    python -m tests.webhooks.listening '{"dsn": "...", "keep_alive": 20}'
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def main() -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=20,
+        timeout_keep_alive=asked["keep_alive"],
         timeout_graceful_shutdown=10,
     )
     bound = socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -136,8 +137,8 @@ def main() -> None:
 class Listening:
     """That process; as a context manager it is ended. ``said`` is what it has written, once it is."""
 
-    def __init__(self, dsn: str, log: Path, **room: int) -> None:
-        self._asked = json.dumps({"dsn": dsn, "room": room})
+    def __init__(self, dsn: str, log: Path, *, keep_alive: int = 20, **room: int) -> None:
+        self._asked = json.dumps({"dsn": dsn, "keep_alive": keep_alive, "room": room})
         self._log = log
         self.port = 0
 
@@ -287,6 +288,11 @@ class Talk:
         while len(self._found()) < count and not self.closed:
             self._hear()
         return self._found()
+
+    def hear(self, text: bytes) -> None:
+        """Read until this was heard, or the connection ends."""
+        while text not in self.heard and not self.closed:
+            self._hear()
 
     def answer(self) -> bytes:
         """The head of the last final answer."""

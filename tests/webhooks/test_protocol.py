@@ -201,6 +201,39 @@ def test_a_body_that_comes_behind_its_head(server: Listening) -> None:
         assert talk.statuses(3) == [200] * 3
 
 
+def test_who_waits_to_be_asked_for_his_body_is(server: Listening) -> None:
+    """Who has begun to send it, or has sent all of it, is not."""
+    body = b'{"asked": "for"}'
+    expecting = request("each", body, b"expect: 100-continue")
+    with Talk(server.port) as talk:
+        talk.say(expecting[: -len(body)])
+        talk.hear(b"HTTP/1.1 100 Continue\r\n\r\n")
+        talk.say(body)
+        assert talk.statuses(1) == [200]
+        talk.say(expecting[:-3])
+        time.sleep(0.1)
+        talk.say(expecting[-3:])
+        assert talk.statuses(2) == [200] * 2
+        talk.say(expecting)
+        assert talk.statuses(3) == [200] * 3
+        assert talk.heard.count(b" 100 ") == 1
+
+
+def test_who_rests_is_let_go(dsn: str, tmp_path: Path) -> None:
+    """A stranger and one who is known, so many seconds after the last answer and not before."""
+    keeps = 2
+    with Listening(dsn, tmp_path / "log", keep_alive=keeps) as server:
+        ways: tuple[list[bytes] | None, ...] = (None, [])
+        for signed in ways:
+            with Talk(server.port) as talk:
+                for nth in (1, 2):
+                    talk.say(request("each", b"{}", signed=signed))
+                    talk.statuses(nth)
+                    time.sleep(0.6 * keeps)
+                assert not talk.is_closed(0.1 * keeps)
+                assert talk.is_closed(keeps)
+
+
 def test_the_largest_that_is_allowed_passes(server: Listening) -> None:
     """A head and a body at their bounds, in small chunks with extensions, behind each other on one connection."""
     body = b"x" * LIMIT

@@ -66,19 +66,20 @@ _OF_CYCLE = (
 )
 
 _ASKED = (
-    "access_log",
-    "access_logger",
-    "default_headers",
-    "expect_100_continue",
-    "flow",
-    "keep_alive",
-    "logger",
-    "message_event",
-    "on_response",
-    "scope",
     "self",
+    "scope",
     "transport",
+    "flow",
+    "logger",
+    "access_logger",
+    "access_log",
+    "default_headers",
+    "message_event",
+    "expect_100_continue",
+    "keep_alive",
+    "on_response",
 )
+"""What a cycle is made of, in its order."""
 
 
 def check(protocol: type[Any] = HttpToolsProtocol) -> None:
@@ -88,7 +89,7 @@ def check(protocol: type[Any] = HttpToolsProtocol) -> None:
     cycle = getattr(module, "RequestResponseCycle", None)
     code = None if cycle is None else cycle.__init__.__code__
     of_cycle = set() if code is None else {*code.co_names}
-    asked = () if code is None else tuple(sorted(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]))
+    asked = () if code is None else code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     missing = [each for each in _METHODS if not callable(getattr(protocol, each, None))]
     missing += [each for each in _ATTRIBUTES if each not in here]
     missing += [each for each in _OF_CYCLE if each not in of_cycle]

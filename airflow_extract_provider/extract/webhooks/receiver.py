@@ -11,12 +11,10 @@ import asyncio
 import hashlib
 import logging
 import time
-import types
 import uuid
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from pathlib import PurePath
 from typing import Any, Protocol, TypeAlias
 
@@ -26,6 +24,7 @@ from airflow_extract_provider.extract.errors import EventRefusedError, ExtractEr
 from airflow_extract_provider.extract.incoming import Incoming, Keep
 from airflow_extract_provider.extract.receiving import Endpoint
 from airflow_extract_provider.extract.webhooks.answers import ANSWERS, CHALLENGE, END, Outcome
+from airflow_extract_provider.extract.webhooks.offered import AtOnce, offered
 from airflow_extract_provider.extract.webhooks.patience import Patience
 from airflow_extract_provider.extract.webhooks.signatures import Refusal, Signed, Verifier
 
@@ -108,14 +107,15 @@ class Receiver:
             return
         path, root = scope["path"], scope.get("root_path")
         way = self._ways.get(path.removeprefix(root) if root else path)
-        answer = _UNKNOWN if way is None else await self._served(way, scope, receive)
+        at_once = offered(scope)
+        answer = _UNKNOWN if way is None else await self._served(way, scope, at_once, receive)
         source, endpoint = ("", "") if way is None else way.place
         self._count(source, endpoint, answer.kind, time.perf_counter() - begun)
-        if answer.start is not None:
+        if answer.start is not None and not at_once.answer(answer.start):
             await send(answer.start)
             await send(END)
 
-    async def _served(self, way: _Way, scope: _Scope, receive: _Receive) -> Outcome:
+    async def _served(self, way: _Way, scope: _Scope, at_once: AtOnce, receive: _Receive) -> Outcome:
         """What becomes of a request to an endpoint."""
         given = scope["headers"]
         headers = dict(given)
@@ -129,9 +129,13 @@ class Receiver:
         size = 0
         self._deliveries += 1
         try:
-            body = await self._read(way.most, receive)
+            # What is there already is taken without a clock, which would cost as much as all else here.
+            whole = at_once.whole()
+            body = await self._read(way.most, receive) if whole is None else whole
             if isinstance(body, Outcome):
                 return body
+            if len(body) > way.most:
+                return _LARGE
             size = len(body)
             self._bytes += size
             incoming = way.judged(scope, headers, body)
@@ -145,21 +149,10 @@ class Receiver:
             self._bytes -= size
 
     async def _read(self, most: int, receive: _Receive) -> bytes | Outcome:
-        """Read a body; or what became of it, if that is not the whole one. Most are there already, in one message: they
-        are taken without a clock, which would cost as much as all else here."""
-        asked, waits, message = receive().__await__(), None, None
-        try:
-            waits = next(asked)
-        except StopIteration as there:
-            message = there.value
-            if message["type"] == "http.request" and not message.get("more_body", False):
-                whole: bytes = message.get("body", b"")
-                return whole if len(whole) <= most else _LARGE
+        """Read a body within its time; or what became of it, if that is not the whole one."""
         self._patience.begin()
         try:
-            if message is None:
-                message = await _going_on(asked, waits)
-            return await self._gathered(message, most, receive)
+            return await self._gathered(most, receive)
         except asyncio.CancelledError:
             if not self._patience.is_over():
                 raise
@@ -167,7 +160,7 @@ class Receiver:
         finally:
             self._patience.end()
 
-    async def _gathered(self, message: _Message, most: int, receive: _Receive) -> bytes | Outcome:
+    async def _gathered(self, most: int, receive: _Receive) -> bytes | Outcome:
         """A body in parts.
 
         Only a message that says so itself is the end. A lost connection is another message: taken for the end, half a
@@ -175,7 +168,7 @@ class Receiver:
         """
         parts, size = [], 0
         try:
-            while message["type"] == "http.request":
+            while (message := await receive())["type"] == "http.request":
                 part = message.get("body", b"")
                 parts.append(part)
                 size += len(part)
@@ -186,7 +179,6 @@ class Receiver:
                     return b"".join(parts)
                 if self._bytes > self._room.bytes:
                     return _BUSY
-                message = await receive()
             return _CUT
         finally:
             self._bytes -= size
@@ -285,25 +277,6 @@ def _joined(given: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     for name, value in given:
         found[name] = found[name] + b", " + value if name in found else value
     return found
-
-
-@types.coroutine
-def _going_on(begun: Generator[Any, Any, _Message], waits: Any) -> Generator[Any, Any, _Message]:
-    """The rest of what was ``begun`` by hand, up to where it ``waits`` for something."""
-    while True:
-        try:
-            given = yield waits
-        except BaseException as exc:
-            if not hasattr(begun, "throw"):  # an iterator need not have it, nor `send`
-                raise
-            step: Callable[[], Any] = partial(begun.throw, exc)
-        else:
-            step = partial(next, begun) if given is None else partial(begun.send, given)
-        try:
-            waits = step()
-        except StopIteration as end:
-            message: _Message = end.value
-            return message
 
 
 async def _close(scope: _Scope, send: _Send) -> None:
