@@ -299,7 +299,7 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": {
                     "previous": {
                         "label": "Secrets that are still accepted",
-                        "description": "While a secret is changed: the ones before, with spaces between them; of basic "
+                        "description": "While a secret is changed: the one before, or several as a JSON list; of basic "
                         "each as user:password. Empty it when the API signs by the new one alone.",
                         "schema": {"type": ["string", "null"], "format": "password"},
                     },

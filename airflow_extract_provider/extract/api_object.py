@@ -48,6 +48,7 @@ AdviceName: TypeAlias = Literal[
     "changes-unseen",
     "deletes-unconfirmed",
     "deletes-unseen",
+    "deletes-unsigned",
     "deletes-withheld",
     "end-guessed",
     "events-never",

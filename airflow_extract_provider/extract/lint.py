@@ -60,6 +60,8 @@ def _advice(source: Source, requests: Mapping[str, int]) -> Iterator[Advice]:
             yield Advice(name, _TOO_OFTEN, *told)
         if (told := _shared_fold(source, object)) is not None:
             yield Advice(name, _SHARED, *told)
+        if (told := _deletes_unsigned(source, name)) is not None:
+            yield Advice(name, _UNSIGNED, *told)
 
 
 def _deletes_unseen(object: ApiObject) -> _Told:
@@ -237,7 +239,22 @@ def _shared_fold(source: Source, object: ApiObject) -> _Told:
     )
 
 
+def _deletes_unsigned(source: Source, name: str) -> _Told:
+    if source.objects[name].by_key is not None:
+        return None
+    for endpoint, spec in source.webhooks.items():
+        headers = () if spec.type is None else tuple(set(spec.type.headers) - set(spec.verify.reads))
+        if headers and any(told.object == name and told.change == "deleted" for told in spec.types.values()):
+            return (
+                f"the header {headers[0]} says which webhooks of `{endpoint}` tell of a deletion, and it is not "
+                "signed: who has recorded one webhook can send it again as another, and the record is deleted",
+                "declare `by_key`: then a deletion is asked about; or read `type` from the body, if it stands there",
+            )
+    return None
+
+
 _SHARED: AdviceName = "shared-fold"
+_UNSIGNED: AdviceName = "deletes-unsigned"
 _TOO_OFTEN: AdviceName = "sweep-too-often"
 _CHECKS: Mapping[AdviceName, Callable[[ApiObject], _Told]] = {
     "changes-unseen": _changes_unseen,
@@ -256,5 +273,5 @@ _CHECKS: Mapping[AdviceName, Callable[[ApiObject], _Told]] = {
     "ties-unsettled": _ties_unsettled,
     "undecided-stay": _undecided_stay,
 }
-ADVICE = (*_CHECKS, _SHARED, _TOO_OFTEN)
+ADVICE = (*_CHECKS, _SHARED, _TOO_OFTEN, _UNSIGNED)
 """The names of all advice."""

@@ -34,6 +34,7 @@ SchemeName: TypeAlias = Literal[
 _HEADER = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _SLOT = re.compile(r"\{([^{}]*)\}")
 _SLOTS = ("body", "id", "method", "timestamp", "url")
+_STANDARD_HMAC = "v1,"
 _USUAL = timedelta(minutes=5)
 """What vendors' own libraries take for too old."""
 _OF_SIGNATURES = (
@@ -108,7 +109,7 @@ class Scheme(Frozen):
         description="what stands between the elements of the header, where it holds several signatures or a timestamp; "
         "elements without the `prefix` are passed over",
     )
-    template: str = Field(
+    template: Annotated[str, StringConstraints(strip_whitespace=False)] = Field(
         default="{body}",
         description="what is signed: `{body}`, `{timestamp}`, `{id}`, `{method}`, `{url}` and the text around them",
     )
@@ -218,6 +219,7 @@ def _amiss_unsigned(scheme: Scheme) -> Iterator[str]:
 
 
 def _amiss_places(scheme: Scheme) -> Iterator[str]:
+    yield from _amiss_marks(scheme)
     if len(set(scheme.reads)) != len(scheme.reads):
         yield "signature, timestamp and id stand in headers of their own: two of them have one name"
     if scheme.timestamp is not None and scheme.element is not None:
@@ -228,6 +230,18 @@ def _amiss_places(scheme: Scheme) -> Iterator[str]:
         yield "`element` needs the `separator` of the header's elements"
     if scheme.prefix and (scheme.prefix.startswith(scheme.element) or scheme.element.startswith(scheme.prefix)):
         yield "`element` and `prefix` cannot be told apart"
+
+
+def _amiss_marks(scheme: Scheme) -> Iterator[str]:
+    marks = {"prefix": scheme.prefix, "element": scheme.element or ""}
+    if scheme.separator is not None:
+        for name, mark in marks.items():
+            if scheme.separator in mark:
+                yield f"`{name}` has the `separator` in it: no element of the header begins so"
+    elif scheme.prefix[:1].isspace():
+        yield "`prefix` begins with a space: no header does"
+    if scheme.algorithm == "ed25519" and scheme.prefix == _STANDARD_HMAC:
+        yield f"behind `{_STANDARD_HMAC}` stands no ed25519 signature: in Standard Webhooks its `prefix` is `v1a,`"
 
 
 def _amiss_time(scheme: Scheme, slots: tuple[str, ...]) -> Iterator[str]:
@@ -322,6 +336,8 @@ their libraries. GitHub and Shopify sign no time."""
 
 def _named(value: Any) -> Any:
     """A name alone is short for ``{scheme: name}``."""
+    if not isinstance(value, str | Mapping | Scheme):
+        raise ValueError(f"it is the name of a scheme ({', '.join(sorted(SCHEMES))}), or its parts")
     return {"scheme": value} if isinstance(value, str) else value
 
 

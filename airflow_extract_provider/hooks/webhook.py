@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
@@ -18,14 +21,15 @@ __all__ = ["EXAMPLE", "WebhookHook"]
 EXAMPLE = "--conn-type webhook --conn-password SECRET"
 """The rest of the command that makes such a connection."""
 _PREVIOUS = "previous"
+_AS_LIST = 'Enter the secrets as a list in JSON, such as ["SECRET", "ANOTHER"]'
 
 
 class WebhookHook(BaseHook):
     """The secrets behind a connection of type Webhook.
 
     Its password is the secret that signs now. `previous` in its extra holds those that are still accepted while a
-    secret is changed: a list, or a text with spaces or line ends between them. For an API that logs in by `basic` there
-    is a login too, and each of `previous` is a whole `login:password`.
+    secret is changed: one, several with line ends between them, or a list in JSON. For an API that logs in by `basic`
+    there is a login too, and each of `previous` is a whole `login:password`.
     """
 
     conn_name_attr = "webhook_conn_id"
@@ -74,11 +78,21 @@ class WebhookHook(BaseHook):
         if unknown := sorted(set(extra) - {_PREVIOUS}):
             raise self._unusable(f"has unknown keys in its extra: {', '.join(unknown)}", "Take them out")
         given = extra.get(_PREVIOUS) or []
-        # Not by lines alone: the form's field takes one line, and lets the line ends of what is pasted go.
-        found = given.split() if isinstance(given, str) else given
-        if not isinstance(found, list) or not all(isinstance(each, str) and each for each in found):
-            raise self._unusable("has a wrong `previous`", "Enter the secrets with spaces between them")
-        return found
+        found = self._listed(given) if isinstance(given, str) else given
+        if not isinstance(found, list) or not all(isinstance(each, str) and each.strip() for each in found):
+            raise self._unusable("has a wrong `previous`", _AS_LIST)
+        return [each.strip("\r\n") for each in found]
+
+    def _listed(self, text: str) -> Any:
+        with suppress(ValueError):
+            found = json.loads(text)
+            if isinstance(found, list):
+                return found
+        lines = [each for each in re.split(r"[\r\n]+", text) if each]
+        # One secret of several words, or several secrets? Taken for several, each word of it would be a key.
+        if any(sign.isspace() for each in lines for sign in each):
+            raise self._unusable("has spaces in `previous`", _AS_LIST)
+        return lines
 
     def _unusable(self, what: str, todo: str) -> ConnectionMissingError:
         return ConnectionMissingError(f"the Webhook connection {self.webhook_conn_id!r} {what}.", todo=f"{todo}.")

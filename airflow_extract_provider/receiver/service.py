@@ -67,9 +67,24 @@ def loaded(settings: Settings, find: Find) -> Loaded:
             todo="Say in a source file where its API sends them.",
         )
     secrets = Secrets(find, _uses(sources.values())).known
+    if settings.public_url is None:
+        _warn_of_urls(sources.values())
     if settings.keep == "kafka":
         return Loaded(sources, secrets, find(settings.kafka_conn_id, kafka.EXAMPLE))
     return Loaded(sources, secrets, find(settings.store_conn_id, _STORE))
+
+
+def _warn_of_urls(sources: Iterable[Source]) -> None:
+    for source in sources:
+        for endpoint, spec in source.webhooks.items():
+            if spec.verify.signs_url:
+                _log.warning(
+                    "the API of %s/%s signs the address that it sends to, and no public URL is given: the address of "
+                    "each request is taken, as it reaches this process. Behind a proxy it is most often another, and "
+                    "each webhook is refused.",
+                    source.source,
+                    endpoint,
+                )
 
 
 def kept_in_kafka(settings: Settings, connection: Connection) -> KafkaKeep:

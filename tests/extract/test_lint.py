@@ -116,7 +116,7 @@ def test_a_file_may_name_all_advice() -> None:
 
 def test_every_advice_has_its_case() -> None:
     """None is untested."""
-    assert {name for name, _, _ in CASES} | {"sweep-too-often", "shared-fold"} == set(ADVICE)
+    assert {name for name, _, _ in CASES} | {"sweep-too-often", "shared-fold", "deletes-unsigned"} == set(ADVICE)
     assert len(set(ADVICE)) == len(ADVICE)
 
 
@@ -154,3 +154,19 @@ def test_accounts_that_share_a_fold() -> None:
     assert "shared-fold" in {each.name for each in lint(parse_source(spec, "crm.yaml"))}
     alone = {**spec, "accounts": {}, "connection": "crm_api"}
     assert "shared-fold" not in {each.name for each in lint(parse_source(alone, "crm.yaml"))}
+
+
+def test_a_header_that_nothing_signs_deletes() -> None:
+    """Where nobody can be asked about it; a type that stands in the body is signed."""
+    hook = {"verify": "github", "secret": "shop", "type": "{header:x-event}"}
+    gone = {"gone": {"object": "things", "key": "id", "change": "deleted"}}
+    changed = {"gone": {"object": "things", "record": "data"}}
+    without = {name: value for name, value in GOOD.items() if name != "by_key"}
+
+    def said(spec: Mapping[str, Any], **hook: Any) -> bool:
+        return "deletes-unsigned" in advised(spec, webhooks={"main": hook})
+
+    assert said(without, **hook, types=gone)
+    assert not said(GOOD, **hook, types=gone)
+    assert not said(without, **{**hook, "type": "type"}, types=gone)
+    assert not said(without, **hook, types=changed)

@@ -127,6 +127,15 @@ def test_who_needs_the_public_url() -> None:
         ),
         (f"{{{TIMED}, id: x-sig}}", "signature, timestamp and id stand in headers of their own: two of them have one"),
         (f"{{{OWN}, algorithm: ed25519}}", "a public ed25519 key is 32 bytes: say by `key` how they are written"),
+        ("5", "`webhooks.events.verify`: it is the name of a scheme (basic, github,"),
+        ("[github]", "`webhooks.events.verify`: it is the name of a scheme (basic, github,"),
+        (f"{{{OWN}, separator: ',', prefix: ',v1='}}", "`prefix` has the `separator` in it: no element of the header"),
+        (
+            f"{{{OWN}, separator: ' ', element: 't= ', prefix: v1=, template: '{{timestamp}}{{body}}'}}",
+            "`element` has the `separator` in it",
+        ),
+        (f"{{{OWN}, prefix: ' v1='}}", "`prefix` begins with a space: no header does"),
+        ("{scheme: svix, algorithm: ed25519}", "behind `v1,` stands no ed25519 signature: in Standard Webhooks its"),
         (
             f"{{{OWN}, algorithm: token, template: 'v0:{{body}}'}}",
             "with `algorithm: token` nothing is signed: leave o",

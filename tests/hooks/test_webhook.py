@@ -31,9 +31,12 @@ def hook(extra: Any = None, **fields: Any) -> WebhookHook:
         (None, {}, (SECRET,)),
         ({"previous": None}, {}, (SECRET,)),
         ({"previous": "one"}, {}, (SECRET, "one")),
-        ({"previous": " one  two\r\nthree "}, {}, (SECRET, "one", "two", "three")),
-        ({"previous": ["with space", "two"]}, {}, (SECRET, "with space", "two")),
-        ({"previous": f"one {SECRET}"}, {}, (SECRET, "one")),
+        ({"previous": "one\r\n\ntwo\n"}, {}, (SECRET, "one", "two")),
+        ({"previous": ["with space", "two\n"]}, {}, (SECRET, "with space", "two")),
+        ({"previous": '["with space", "two"]'}, {}, (SECRET, "with space", "two")),
+        ({"previous": "[no-list]"}, {}, (SECRET, "[no-list]")),
+        ({"previous": "4711"}, {}, (SECRET, "4711")),
+        ({"previous": f"one\n{SECRET}"}, {}, (SECRET, "one")),
         (None, {"password": f"{SECRET}\r\n"}, (SECRET,)),
         (None, {"password": f" {SECRET}"}, (f" {SECRET}",)),
         ({"previous": "ann:old"}, {"login": "ann"}, (f"ann:{SECRET}", "ann:old")),
@@ -51,6 +54,11 @@ def test_its_secrets(extra: Any, fields: dict[str, Any], found: tuple[str, ...])
         (None, {"password": "\n"}, "holds no secret"),
         ({"previous": 5}, {}, "wrong `previous`"),
         ({"previous": [SECRET, ""]}, {}, "wrong `previous`"),
+        ({"previous": [SECRET, "\n"]}, {}, "wrong `previous`"),
+        ({"previous": f'["{SECRET}", 5]'}, {}, "wrong `previous`"),
+        ({"previous": "It's a Secret to Everybody"}, {}, "has spaces in `previous`"),
+        ({"previous": f"{SECRET} {SECRET}2"}, {}, "has spaces in `previous`"),
+        ({"previous": f"{SECRET}\n "}, {}, "has spaces in `previous`"),
         ({"previous": {"a": SECRET}}, {}, "wrong `previous`"),
         ({"secret": SECRET}, {}, "unknown keys in its extra: secret"),
         (f'["{SECRET}"]', {}, "no JSON object"),
@@ -65,7 +73,7 @@ def test_what_cannot_be_used(extra: Any, fields: dict[str, Any], said: str) -> N
 
 def test_the_connection_is_tested() -> None:
     """In words, with the number of secrets, and none of them."""
-    good, told = hook({"previous": f"{SECRET}2 {SECRET}3"}).test_connection()
+    good, told = hook({"previous": f"{SECRET}2\n{SECRET}3"}).test_connection()
     assert good
     assert "One secret; 2 more still accepted" in told
     bad, why = hook({"previous": SECRET}, password=None).test_connection()

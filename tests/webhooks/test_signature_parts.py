@@ -219,6 +219,9 @@ def test_a_public_key_is_no_secret() -> None:
         ("basic", "no colon", "no user and password with a colon"),
         ("svix", "whsec_%%%", "the secret is no base64, as `key: whsec` says"),
         ("svix", "whsk_" + "A" * 32, "the secret is no base64"),
+        ("svix", "whpk_" + "A" * 32, "begins with whpk_, and such a scheme takes the one that begins with whsec_"),
+        ("gitlab", "hunter22", "spells 6 bytes, and a vendor's has 16 at least"),
+        ("standard_webhooks_ed25519", standard_key(1), "takes the one that begins with whpk_"),
         ("svix", "whsec_", "the secret is no base64"),
         ("standard_webhooks_ed25519", "whpk_AAAA", "32 bytes, this has 3"),
     ],
@@ -378,6 +381,38 @@ def test_the_url_of_hubspot() -> None:
     assert refused(signer, replace(signed, url=decoded)) is None
     as_sent = Scheme(scheme="hubspot", url="sent")
     assert verify(as_sent, [signer.secret], replace(signed, url=sent)) is Refusal.WRONG
+
+
+@pytest.mark.parametrize("token", ["voil\u00e0", "tok\u00a0\u0085\x1f", "\u2026\u00c5"])
+def test_a_token_of_other_characters(token: str) -> None:
+    """Its bytes are compared, those too that Python takes for a space; what HTTP takes for one stands around it."""
+    scheme = SCHEMES["gitlab_token"]
+    for sent, found in ((token, None), (f" {token}\t", None), (f"{token}\u00a0", Refusal.WRONG)):
+        headers = {"x-gitlab-token": sent.encode().decode("latin-1")}
+        assert verify(scheme, [token], REQUEST.signed(headers)) is found
+
+
+def test_the_border_between_two_parts_cannot_be_moved() -> None:
+    """A body that holds what could be a timestamp and a body: neither is taken for one under the same signature."""
+    signer = SIGNERS["standard_webhooks"]
+    body = f'{{"note":"hi.{REQUEST.at + 86400}.{{"id":1}}'
+    signed = genuine(signer, replace(REQUEST, body=body))
+    assert refused(signer, signed) is None
+    begin, at, end = body.partition(f".{REQUEST.at + 86400}.")
+    moved = {
+        **signed.headers,
+        "webhook-id": f"{signed.headers['webhook-id']}.{REQUEST.at}.{begin}",
+        "webhook-timestamp": at.strip("."),
+    }
+    later = replace(signed, headers=moved, body=end.encode(), at=signed.at + 86400)
+    assert refused(signer, later) is Refusal.MALFORMED
+
+
+def test_what_is_signed_ends_with_a_line() -> None:
+    """White space at the ends of a template is signed as well."""
+    scheme = Scheme(header="x-signature", template="{body}\n")
+    made = hmac_of(b"key", f"{REQUEST.body}\n").hex()
+    assert verify(scheme, ["key"], REQUEST.signed({"x-signature": made})) is None
 
 
 def test_a_body_that_is_no_text() -> None:

@@ -43,6 +43,12 @@ _LARGE, _SLOW, _UNKNOWN = (ANSWERS[each] for each in ("large", "slow", "unknown"
 _STORED, _DUPLICATE = ANSWERS["stored"], ANSWERS["duplicate"]
 _OLD_OR_NEW = {Refusal.OLD: ANSWERS["old"], Refusal.FUTURE: ANSWERS["future"]}
 
+_WHY = {
+    Refusal.WRONG: "no secret that is accepted makes its signature.",
+    Refusal.OLD: "its signature is right, but older than `tolerance`.",
+    Refusal.FUTURE: "its signature is right, but further ahead than `ahead`: a clock is wrong.",
+}
+
 _Message: TypeAlias = MutableMapping[str, Any]
 _Receive: TypeAlias = Callable[[], Awaitable[_Message]]
 _Send: TypeAlias = Callable[[Any], Awaitable[None]]
@@ -139,8 +145,8 @@ class Receiver:
             size = len(body)
             self._bytes += size
             incoming = way.judged(scope, headers, body)
-            if isinstance(incoming, Outcome):
-                return incoming
+            if isinstance(incoming, Refusal):
+                return self._forged(way, incoming, headers)
             return _STORED if await self._put(incoming) else _DUPLICATE
         except Exception as exc:
             return self._fault(way, exc)
@@ -188,18 +194,23 @@ class Receiver:
             return _AWAY  # the keep itself says what is the matter, once
         if isinstance(exc, EventRefusedError):
             # Its size is in what it says: by that, each would be another fault.
-            self._log(way, "too large", f"{exc.what} {exc.todo}")
+            self._log(way, "too large", f"cannot be received: {exc.what} {exc.todo}")
             return _LARGE
         what = exc.what if isinstance(exc, ExtractError) else _where(exc)
-        self._log(way, what, what)
+        self._log(way, what, f"cannot be received: {what}")
         return _FAILED
 
-    def _log(self, way: _Way, fault: str, what: str) -> None:
+    def _forged(self, way: _Way, refusal: Refusal, headers: Mapping[bytes, bytes]) -> Outcome:
+        """The sender is told no more than that it is refused; whoever set the endpoint up can read why."""
+        self._log(way, refusal, f"are refused: {way.why(refusal, headers)}", logging.INFO)
+        return way.refusals[refusal]
+
+    def _log(self, way: _Way, fault: str, what: str, level: int = logging.ERROR) -> None:
         """Say what is the matter, once in a while for each fault."""
         about, now = (way.source, way.endpoint, fault), time.monotonic()
         if now - self._logged.get(about, float("-inf")) >= _LOGGED_EVERY:
             self._logged[about] = now
-            _log.error("webhooks of %s/%s cannot be received: %s", way.source, way.endpoint, what)
+            _log.log(level, "webhooks of %s/%s %s", way.source, way.endpoint, what)
 
 
 class _Way:
@@ -211,11 +222,14 @@ class _Way:
         self.most, self._verify, self._secrets = spec.max_bytes, Verifier(spec.verify), door.secrets
         self.path = f"/webhooks/{door.source}/{door.endpoint}"
         forged = CHALLENGE if spec.verify.algorithm == "basic" else ANSWERS["forged"]
-        self._refusals = {each: _OLD_OR_NEW.get(each, forged) for each in Refusal}
+        self.refusals = {each: _OLD_OR_NEW.get(each, forged) for each in Refusal}
         self._url = None if public_url is None else public_url.rstrip("/") + self.path
         self._signs_url = spec.verify.signs_url
         self._kept = spec.kept_headers
+        self._signature = spec.verify.reads
         self._told_apart = spec.dedupe.headers if spec.dedupe else ()
+        # One id and one body under another type is another message.
+        self._typed = spec.type.headers if spec.dedupe and spec.type else ()
         # What is the same for all is digested once. With the endpoint: no two of them share a digest.
         same = (self.path, *spec.dedupe.texts) if spec.dedupe else ()
         self._seed = hashlib.blake2b(b"".join(map(_measured, same)), digest_size=16) if same else None
@@ -238,15 +252,24 @@ class _Way:
             return ANSWERS["malformed"]
         return _LARGE if len(declared) > _DIGITS or int(declared) > self.most else None
 
-    def judged(self, scope: _Scope, given: Mapping[bytes, bytes], body: bytes) -> Incoming | Outcome:
+    def judged(self, scope: _Scope, given: Mapping[bytes, bytes], body: bytes) -> Incoming | Refusal:
         """Verify a delivery."""
         headers = {name: given[raw].decode("latin-1") for raw, name in self._read if raw in given}
         url = self._url_of(scope, headers) if self._signs_url else ""
         refusal = self._verify(self._secrets(), Signed(scope["method"], url, headers, body, time.time()))
         if refusal is not None:
-            return self._refusals[refusal]
+            return refusal
         kept = {name: headers[name] for name in self._kept if name in headers} if self._kept else {}
         return Incoming(self.source, self.endpoint, body, kept, self._dedupe(headers, body))
+
+    def why(self, refusal: Refusal, given: Mapping[bytes, bytes]) -> str:
+        """What is wrong, for a person; nothing of what was sent."""
+        if refusal is Refusal.MISSING:
+            missing = [name for name in self._signature if not given.get(name.encode(), b"").strip()]
+            return f"it has no {', '.join(missing)}."
+        if refusal is Refusal.MALFORMED:
+            return f"it is not signed as the endpoint's `verify` says ({', '.join(self._signature)})."
+        return _WHY[refusal]
 
     def _url_of(self, scope: _Scope, headers: Mapping[str, str]) -> str:
         """The URL as the sender knows it."""
@@ -258,7 +281,8 @@ class _Way:
         return f"{url}?{query}" if query else url
 
     def _dedupe(self, headers: Mapping[str, str], body: bytes) -> uuid.UUID | None:
-        """A digest of what is the same for each try of a delivery, and of the body; None where a header is missing."""
+        """A digest of what is the same for each try of a delivery, of its type as far as headers tell it, and of the
+        body; None where a header that tells tries apart is missing."""
         if self._seed is None:
             return None
         digest = self._seed.copy()
@@ -267,6 +291,8 @@ class _Way:
             if not value:
                 return None
             digest.update(_measured(value))
+        for name in self._typed:
+            digest.update(_measured(headers.get(name, "")))
         digest.update(body)
         return _UUID(_BINARY + digest.digest())
 

@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from airflow_extract_provider.extract.instants import reading
-from airflow_extract_provider.extract.signing import Scheme
+from airflow_extract_provider.extract.signing import Scheme, Template
 
 __all__ = ["MOST_SIGNATURES", "Refusal", "Signed", "Verifier", "check_secret", "verify"]
 
@@ -36,6 +36,9 @@ _RFC3339 = reading("rfc3339", None)
 _DECODED = re.compile(rb"%(?:3A|2F|3F|40|21|24|27|28|29|2A|2C|3B)", re.IGNORECASE)
 _PEPPER = randomness.token_bytes(32)
 _BASIC = b"basic "
+_LEAST_KEY = 16
+"""Bytes of a `whsec_` secret: what is shorter is something else, such as a token that happens to be base64. The spec
+(https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md) asks for more, 24."""
 _KEY_SIZE = 32
 """Bytes of a public ed25519 key."""
 
@@ -128,16 +131,23 @@ def check_secret(scheme: Scheme, secret: bytes | str) -> None:
 
     Raises ValueError: it cannot; the message says why, and nothing of the secret.
     """
+    hmac_or_not = ("whpk_", "whsec_") if scheme.algorithm == "ed25519" else ("whsec_", "whpk_")
+    if scheme.key == "whsec" and _bytes(secret).strip().startswith(hmac_or_not[1].encode()):
+        right, wrong = hmac_or_not
+        raise ValueError(f"the secret begins with {wrong}, and such a scheme takes the one that begins with {right}")
     key = _key(scheme.key, scheme.algorithm, secret)
     if scheme.algorithm == "ed25519":
         _public_key(key)
+    elif scheme.key == "whsec" and len(key) < _LEAST_KEY:
+        raise ValueError(f"the secret spells {len(key)} bytes, and a vendor's has {_LEAST_KEY} at least: it is another")
 
 
 # --- what the headers say
 
 
 def _header(headers: Mapping[str, str], name: str) -> bytes | Refusal:
-    value = headers.get(name, "").strip()
+    # Those of HTTP alone: in a token's own bytes there may be what Python takes for a space.
+    value = headers.get(name, "").strip(" \t")
     if not value:
         return Refusal.MISSING
     try:
@@ -158,8 +168,18 @@ def _claim(scheme: Scheme, headers: Mapping[str, str], value: bytes) -> _Claim |
         return timestamp
     if isinstance(id, Refusal):
         return id
+    if id and _runs_over(scheme.parts, id):
+        return Refusal.MALFORMED
     instant = _instant(scheme.unit, timestamp) if scheme.timed else 0
     return Refusal.MALFORMED if instant is None else _Claim(signatures, timestamp, instant, id)
+
+
+def _runs_over(template: Template, id: bytes) -> bool:
+    """Whether what stands behind the id in the template is in the id as well. Then it could be cut off elsewhere: what
+    was signed as a part of the body would pass for a timestamp, and the signature still be right. So says the Standard
+    Webhooks spec: no part may hold the full stop that stands between them."""
+    behind = template.texts[template.slots.index("id") + 1]
+    return behind != b"" and behind in id
 
 
 def _signatures(scheme: Scheme, value: bytes) -> tuple[Sequence[bytes], bytes | Refusal] | Refusal:
