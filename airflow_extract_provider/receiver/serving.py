@@ -18,7 +18,8 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from airflow_extract_provider.extract.errors import ExtractError, FixConfig, StoreUnavailableError
-from airflow_extract_provider.extract.webhooks.protocol import GuardedProtocol, Guards
+from airflow_extract_provider.extract.webhooks.guards import Guards
+from airflow_extract_provider.extract.webhooks.protocol import GuardedProtocol
 from airflow_extract_provider.receiver.app import App
 from airflow_extract_provider.receiver.connections import beside_airflow
 from airflow_extract_provider.receiver.reaching import reach

@@ -4,12 +4,13 @@ bytes.
 ::
 
     # It says its port, and listens until its input ends.
-    python -m tests.webhooks.listening '{"dsn": "...", "keep_alive": 20}'
+    python -m tests.webhooks.listening '{"dsn": "...", "keep_alive": 20, "collects": true}'
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import hmac
 import json
@@ -31,8 +32,10 @@ from typing import Any, Self, TypeAlias
 import uvicorn
 
 from airflow_extract_provider.extract.receiving import Endpoint
+from airflow_extract_provider.extract.webhooks.exchange import Exchange
+from airflow_extract_provider.extract.webhooks.guards import Guards
 from airflow_extract_provider.extract.webhooks.keeping import PostgresKeep, opened
-from airflow_extract_provider.extract.webhooks.protocol import GuardedProtocol, Guards
+from airflow_extract_provider.extract.webhooks.protocol import GuardedProtocol
 from airflow_extract_provider.extract.webhooks.receiver import Door, Receiver, Room
 from airflow_extract_provider.testing.postgres import ends_with_starter
 
@@ -57,6 +60,7 @@ ENDPOINTS: dict[str, dict[str, Any]] = {
     "login": {"verify": "basic"},
 }
 _START_SECONDS = 60.0
+_COUNTED = (GuardedProtocol, Exchange)
 _Scope: TypeAlias = dict[str, Any]
 
 
@@ -94,8 +98,13 @@ class _App:
             await receive()
             await self._keep.close()
             await send({"type": "lifespan.shutdown.complete"})
+        elif scope["path"] == "/early":
+            # As frameworks do: it answers, whatever is still to come.
+            await send({"type": "http.response.start", "status": 405, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
         elif scope["path"] == "/counts":
-            found = {"counts": self._counts.counts, "refusals": GuardedProtocol.refusals}
+            alive = Counter(type(each).__name__ for each in gc.get_objects() if type(each) in _COUNTED)
+            found = {"counts": self._counts.counts, "refusals": GuardedProtocol.refusals, "alive": alive}
             body = json.dumps(found).encode()
             await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
             await send({"type": "http.response.body", "body": body})
@@ -106,6 +115,8 @@ class _App:
 def main() -> None:
     """Listen on a free port until the other end of our input is closed."""
     asked = json.loads(sys.argv[1])
+    if not asked["collects"]:
+        gc.disable()
     GuardedProtocol.guards = GUARDS
     config = uvicorn.Config(
         _App(asked["dsn"], Room(**asked.get("room", {}))),
@@ -137,8 +148,8 @@ def main() -> None:
 class Listening:
     """That process; as a context manager it is ended. ``said`` is what it has written, once it is."""
 
-    def __init__(self, dsn: str, log: Path, *, keep_alive: int = 20, **room: int) -> None:
-        self._asked = json.dumps({"dsn": dsn, "keep_alive": keep_alive, "room": room})
+    def __init__(self, dsn: str, log: Path, *, keep_alive: int = 20, collects: bool = True, **room: int) -> None:
+        self._asked = json.dumps({"dsn": dsn, "keep_alive": keep_alive, "collects": collects, "room": room})
         self._log = log
         self.port = 0
 
@@ -190,10 +201,19 @@ class Listening:
 
     def counted(self) -> tuple[dict[str, int], dict[str, int]]:
         """What the receiver has counted, and what was refused before it was asked."""
+        told = self._told()
+        return told["counts"], told["refusals"]
+
+    def alive(self) -> dict[str, int]:
+        """How many connections and requests are in its memory, with those of who asks."""
+        found: dict[str, int] = self._told()["alive"]
+        return found
+
+    def _told(self) -> dict[str, Any]:
         with Talk(self.port) as talk:
             talk.say(b"GET /counts HTTP/1.1\r\nhost: x\r\n\r\n")
-            told = json.loads(re.search(rb"\{.*\}", talk.rest())[0])  # type: ignore[index]
-        return told["counts"], told["refusals"]
+            told: dict[str, Any] = json.loads(re.search(rb"\{.*\}", talk.rest())[0])  # type: ignore[index]
+        return told
 
     def peak(self) -> int:
         """The most memory that it ever held, in bytes."""

@@ -36,8 +36,8 @@ class Servers:
         if kind not in self._started:
             nowhere = f"host=127.0.0.1 port={free_port()} user=nobody dbname=none"
             dsn = nowhere if kind == "away" else self.dsn
-            room = {"deliveries": 0} if kind == "full" else {}
-            made = Listening(dsn, self._folder / f"{kind}.log", **room)
+            log = self._folder / f"{kind}.log"
+            made = Listening(dsn, log, deliveries=0) if kind == "full" else Listening(dsn, log)
             self._started[kind] = self._open.enter_context(made)
         return self._started[kind]
 

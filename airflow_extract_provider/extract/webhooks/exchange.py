@@ -7,6 +7,7 @@ at once. Everything else goes uvicorn's way.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,6 +30,8 @@ check()
 _Headers = list[tuple[bytes, bytes]]
 _ASGI: ASGIVersions = {"version": "3.0", "spec_version": "2.3"}
 _CLOSE = (b"connection", b"close")
+_LONGEST_KNOWN = 256
+"""Bytes of an address that is kept for the next request. Strangers may send 32 KiB, which would be kept as well."""
 
 
 class Exchange(httptools_impl.RequestResponseCycle):
@@ -44,7 +47,8 @@ class Exchange(httptools_impl.RequestResponseCycle):
     @classmethod
     def of(cls, link: httptools_impl.HttpToolsProtocol) -> Exchange:
         """The request whose head a connection has just read. Raises httptools' error: its address is none."""
-        path, raw_path, query = _address(link.url, link.root_path)
+        known = len(link.url) <= _LONGEST_KNOWN
+        path, raw_path, query = (_known_address if known else _address)(link.url, link.root_path)
         version = link.parser.get_http_version()
         scope: HTTPScope = {
             "type": "http",
@@ -75,14 +79,16 @@ class Exchange(httptools_impl.RequestResponseCycle):
             version != "1.0" and link.parser.should_keep_alive(),
             link.on_response_complete,
         )
-        scope["extensions"] = {AT_ONCE: exchange}  # type: ignore[dict-item]  # a dict, in the standard's own
+        # Weakly, or each that is answered in another way would wait for the garbage collector, and its body with it.
+        scope["extensions"] = {AT_ONCE: weakref.proxy(exchange)}
         return exchange
 
     async def receive(self) -> Any:
-        """The next part of the body. A sender who waits until he is asked for it is, where nothing of it is there."""
+        """The next part of the body. A sender who waits until he is asked for it is, where nothing of it is there (RFC
+        9110, 10.1.1: by HTTP/1.0 nobody does)."""
         if not self._asked:
             self._asked = True
-            waits = self.more_body and not self.body
+            waits = self.more_body and not self.body and self.scope["http_version"] != "1.0"
             self.waiting_for_100_continue = waits and _is_awaited(self.scope["headers"])
         return await super().receive()
 
@@ -105,15 +111,12 @@ class Exchange(httptools_impl.RequestResponseCycle):
         if line is None:
             return False
         self.response_started = self.response_complete = True
-        # It leads back to here: each would wait for the garbage collector.
-        self.scope["extensions"] = {}
         self.transport.write(line)
         self.message_event.set()
         self.on_response()
         return True
 
 
-@lru_cache(128)
 def _address(url: bytes, root: str) -> tuple[str, bytes, bytes]:
     """Path, raw path and query. Raises httptools' error: it is no address."""
     address = parse_url(url)
@@ -121,6 +124,9 @@ def _address(url: bytes, root: str) -> tuple[str, bytes, bytes]:
     path = raw_path.decode("ascii")
     path = unquote(path) if "%" in path else path
     return root + path, root.encode("ascii") + raw_path, address.query or b""
+
+
+_known_address = lru_cache(128)(_address)
 
 
 def _is_awaited(headers: Iterable[tuple[bytes, bytes]]) -> bool:

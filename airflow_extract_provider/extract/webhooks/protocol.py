@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import http
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import httptools
@@ -22,29 +21,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from airflow_extract_provider.extract.webhooks.crowd import Crowd
 from airflow_extract_provider.extract.webhooks.exchange import Exchange
+from airflow_extract_provider.extract.webhooks.guards import Guards
 
-__all__ = ["GuardedProtocol", "Guards"]
-
-
-@dataclass(frozen=True, slots=True)
-class Guards:
-    """The bounds. ``head`` in bytes, from the method to the empty line, and how many ``headers`` are in it; ``around``
-    a body in bytes, beside eight for each byte of it; how many requests may be ``pipelined`` behind an unanswered one.
-    In seconds: ``head_within`` its first byte (or the connection) until it is whole, ``request_within`` until the body
-    is; ``written_within`` an answer must begin to be read; ``closed_within`` a connection is gone. ``connections`` may
-    be open; above half of them, one over which no delivery was taken is closed after ``stranger_rests`` seconds.
-    """
-
-    head: int = 32 << 10
-    headers: int = 100
-    around: int = 16 << 10
-    pipelined: int = 16
-    head_within: float = 10.0
-    request_within: float = 30.0
-    written_within: float = 10.0
-    closed_within: float = 2.0
-    connections: int = 1000
-    stranger_rests: int = 5
+__all__ = ["GuardedProtocol"]
 
 
 # Plain numbers: an enum's members are found slowly, and each request is in all of them.
@@ -91,7 +70,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._raw = transport
         self.url = b""
         self.headers = []
-        super().connection_made(_Lingering(transport, self))  # type: ignore[arg-type]  # all of it that is used
+        self._lingering = _Lingering(transport, self)
+        super().connection_made(self._lingering)  # type: ignore[arg-type]  # all of it that is used
         self.rests_since = self.loop.time()
         self._expect(self.rests_since + self.guards.head_within)
         self.crowd.rests(self)
@@ -108,6 +88,10 @@ class GuardedProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
         super().connection_lost(exc)
+        # Nobody looks at them any more; but until the garbage collector did, which is late, they would hold bodies.
+        self.pipeline.clear()
+        self.cycle = None  # type: ignore[assignment]
+        self._lingering.let_go()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's is None: then the connection is closed
         """Nothing more comes. Who has said all that he had to say may wait for his answer: then it is closed."""
@@ -155,6 +139,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.write = _drop  # type: ignore[method-assign, assignment]
         # What was read until now is not needed any more, but would be held as long as the connection is.
         self.parser, self.headers, self.url = None, [], b""  # type: ignore[assignment]
+        cycle: Any = self.cycle
+        if cycle is not None and cycle.response_complete:
+            cycle.body = bytearray()
 
     # --- how many there are
 
@@ -215,8 +202,7 @@ class GuardedProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             self._refuse(_Refused(400, "upgrade"))
         except httptools.HttpParserError as exc:
-            own = exc.__context__
-            self._refuse(own if isinstance(own, _Refused) else _Refused(400, "malformed"))
+            self._refuse(_own(exc))
 
     def on_message_begin(self) -> None:
         """A request's first byte."""
@@ -258,7 +244,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._phase = _IDLE
         self._due = _NEVER
         cycle = self.cycle
-        if not cycle.response_complete:
+        if cycle.response_complete:  # before all of it had come
+            self._expect(self.loop.time() + self.timeout_keep_alive)
+        else:
             cycle.more_body = False
             cycle.message_event.set()
 
@@ -355,6 +343,10 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self._phase == _IDLE:
             self.refusals["silent"] += not self._messages
             self.close()
+        elif self.flow.read_paused:
+            # It is we who do not read, as long as an earlier request of his waits for its answer.
+            self._begun = now
+            self._expect(now + self.guards.head_within)
         else:
             self._refuse(_Refused(408, "slow"))
 
@@ -365,14 +357,24 @@ class _Lingering:
     def __init__(self, transport: asyncio.Transport, protocol: GuardedProtocol) -> None:
         self._transport, self.close = transport, protocol.close
         self.write = protocol.write_as_stranger
-        self._protocol = protocol
+        self._protocol: GuardedProtocol | None = protocol
+
+    def let_go(self) -> None:
+        """The connection is gone."""
+        self._protocol, self.close, self.write = None, self._transport.close, _drop
 
     def is_closing(self) -> bool:
         """No new request is taken."""
-        return self._protocol._phase == _OVER or self._transport.is_closing()
+        return self._protocol is None or self._protocol._phase == _OVER or self._transport.is_closing()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+def _own(exc: httptools.HttpParserError) -> _Refused:
+    """What was raised within the parser, if it is ours. It holds on to where it was raised: with a name there, both
+    would hold each other."""
+    return exc.__context__ if isinstance(exc.__context__, _Refused) else _Refused(400, "malformed")
 
 
 def _drop(data: bytes) -> None:

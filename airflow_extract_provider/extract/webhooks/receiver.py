@@ -7,7 +7,6 @@ became of it.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import time
@@ -24,8 +23,8 @@ from airflow_extract_provider.extract.errors import EventRefusedError, ExtractEr
 from airflow_extract_provider.extract.incoming import Incoming, Keep
 from airflow_extract_provider.extract.receiving import Endpoint
 from airflow_extract_provider.extract.webhooks.answers import ANSWERS, CHALLENGE, END, Outcome
+from airflow_extract_provider.extract.webhooks.gathering import Gathering
 from airflow_extract_provider.extract.webhooks.offered import AtOnce, offered
-from airflow_extract_provider.extract.webhooks.patience import Patience
 from airflow_extract_provider.extract.webhooks.signatures import Refusal, Signed, Verifier
 
 __all__ = ["Counts", "Door", "Receiver", "Room"]
@@ -38,8 +37,8 @@ _DIGITS = 15
 """Of a body's declared size; one with more is too large in any case."""
 _UUID, _BINARY = msgspec.msgpack.Decoder(uuid.UUID).decode, b"\xc4\x10"
 """Makes a UUID of sixteen bytes, in a seventh of the time that its own constructor takes."""
-_AWAY, _BUSY, _CUT, _FAILED = (ANSWERS[each] for each in ("away", "busy", "cut", "failed"))
-_LARGE, _SLOW, _UNKNOWN = (ANSWERS[each] for each in ("large", "slow", "unknown"))
+_AWAY, _BUSY, _FAILED = (ANSWERS[each] for each in ("away", "busy", "failed"))
+_LARGE, _UNKNOWN = (ANSWERS[each] for each in ("large", "unknown"))
 _STORED, _DUPLICATE = ANSWERS["stored"], ANSWERS["duplicate"]
 _OLD_OR_NEW = {Refusal.OLD: ANSWERS["old"], Refusal.FUTURE: ANSWERS["future"]}
 
@@ -76,7 +75,8 @@ class Counts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How many deliveries, and how many bytes of their bodies, are held at once; beyond them 503."""
+    """How many deliveries, and how many bytes of their bodies, are held at once; beyond them 503. Half of the bytes are
+    for bodies of which only a part has come."""
 
     deliveries: int = 10_000
     bytes: int = 256 << 20
@@ -100,8 +100,9 @@ class Receiver:
         room: Room = Room(),
     ) -> None:
         self._ways = {way.path: way for way in (_Way(door, public_url) for door in doors)}
-        self._put, self._count, self._room = keep.put, counts.count, room
-        self._patience = Patience(patience.total_seconds())
+        self._put, self._count, self._most = keep.put, counts.count, room.deliveries
+        # Each has its half: what nobody has verified yet turns away nothing that is genuine.
+        self._gathering, self._most_bytes = Gathering(patience.total_seconds(), room.bytes // 2), room.bytes // 2
         self._deliveries = self._bytes = 0
         self._logged: dict[tuple[str, str, str], float] = {}
 
@@ -130,14 +131,14 @@ class Receiver:
         refused = way.refused(scope["method"], headers)
         if refused is not None:
             return refused
-        if self._deliveries >= self._room.deliveries or self._bytes >= self._room.bytes:
+        if self._deliveries >= self._most or self._bytes >= self._most_bytes:
             return _BUSY
         size = 0
         self._deliveries += 1
         try:
             # What is there already is taken without a clock, which would cost as much as all else here.
             whole = at_once.whole()
-            body = await self._read(way.most, receive) if whole is None else whole
+            body = await self._gathering.body(receive, way.most) if whole is None else whole
             if isinstance(body, Outcome):
                 return body
             if len(body) > way.most:
@@ -152,41 +153,6 @@ class Receiver:
             return self._fault(way, exc)
         finally:
             self._deliveries -= 1
-            self._bytes -= size
-
-    async def _read(self, most: int, receive: _Receive) -> bytes | Outcome:
-        """Read a body within its time; or what became of it, if that is not the whole one."""
-        self._patience.begin()
-        try:
-            return await self._gathered(most, receive)
-        except asyncio.CancelledError:
-            if not self._patience.is_over():
-                raise
-            return _SLOW
-        finally:
-            self._patience.end()
-
-    async def _gathered(self, most: int, receive: _Receive) -> bytes | Outcome:
-        """A body in parts.
-
-        Only a message that says so itself is the end. A lost connection is another message: taken for the end, half a
-        body under a token that signs nothing would pass for genuine.
-        """
-        parts, size = [], 0
-        try:
-            while (message := await receive())["type"] == "http.request":
-                part = message.get("body", b"")
-                parts.append(part)
-                size += len(part)
-                self._bytes += len(part)
-                if size > most:
-                    return _LARGE
-                if not message.get("more_body", False):
-                    return b"".join(parts)
-                if self._bytes > self._room.bytes:
-                    return _BUSY
-            return _CUT
-        finally:
             self._bytes -= size
 
     def _fault(self, way: _Way, exc: Exception) -> Outcome:
