@@ -233,7 +233,7 @@ _WRITE_SCHEMA = ActionCommand(
 
 _OBJECT = _argument("object", help="the object")
 _WALK = _argument("walk", help="backfill, incremental or rebackfill")
-_API_URL = _argument("--api-url", help="the address of Airflow's API server (default: `[api] base_url`)")
+_API_URL = _argument("--api-url", help="the address of Airflow's API server (default: `base_url` of the section `api`)")
 _TAKE_OVER = _argument("--take-over", action="store_true", help="take the walk from a run that holds it")
 _LOGIN = (
     " Logs in at Airflow's REST API by the environment variable AIRFLOW_EXTRACT_API_TOKEN, or by "

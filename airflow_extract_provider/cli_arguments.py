@@ -16,6 +16,6 @@ def argument(name: str, **kwargs: Any) -> Arg:
 
 SCHEMA = argument("--schema", default="extract", help="the schema of the bookkeeping (default: %(default)s)")
 STORE = (
-    argument("--conn-id", help="the Postgres connection (default: as `[extract] store_conn_id` says)"),
+    argument("--conn-id", help="the Postgres connection (default: as `store_conn_id` of the section `extract` says)"),
     SCHEMA,
 )

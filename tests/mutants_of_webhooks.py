@@ -13,6 +13,7 @@ _RULES = ("tests/webhooks/test_rules.py",)
 _KILLED = ("tests/webhooks/test_killed.py",)
 _AUDIT = ("tests/webhooks/test_audit.py", "tests/webhooks/test_stream.py")
 _SIGNED = ("tests/webhooks/test_signatures.py", "tests/webhooks/test_signature_parts.py")
+_LET_GO = ("tests/webhooks/test_let_go.py",)
 _RECEIVED = ("tests/webhooks/test_receiver.py", "tests/webhooks/test_keeping.py", "tests/webhooks/test_protocol.py")
 
 WEBHOOKS: tuple[Mutant, ...] = (
@@ -159,9 +160,9 @@ WEBHOOKS: tuple[Mutant, ...] = (
     Mutant(
         "forged",
         "a lost connection is the end of a body",
-        "webhooks/receiver.py",
-        "            return _CUT\n        finally:\n",
-        '            return b"".join(parts)\n        finally:\n',
+        "webhooks/gathering.py",
+        "        return _CUT\n",
+        '        return b"".join(parts)\n',
         _RECEIVED,
     ),
     Mutant(
@@ -183,7 +184,7 @@ WEBHOOKS: tuple[Mutant, ...] = (
     Mutant(
         "nothing half",
         "a part of a body is the whole",
-        "webhooks/receiver.py",
+        "webhooks/gathering.py",
         'if not message.get("more_body", False):',
         "if True:",
         ("tests/webhooks/test_whole_bodies.py", *_RECEIVED),
@@ -219,6 +220,62 @@ WEBHOOKS: tuple[Mutant, ...] = (
         "if self._fed > self.guards.head or len(self.headers) > self.guards.headers:",
         "if self._fed > self.guards.head:",
         _RECEIVED,
+    ),
+    Mutant(
+        "bounded",
+        "a body that was given up is held on to",
+        "webhooks/gathering.py",
+        "            self._bytes -= self._held.pop(first)\n",
+        "            self._held.pop(first)\n",
+        _LET_GO,
+    ),
+    Mutant(
+        "bounded",
+        "a request is kept by what it offers",
+        "webhooks/exchange.py",
+        "weakref.proxy(exchange)",
+        "exchange",
+        _LET_GO,
+    ),
+    Mutant(
+        "bounded",
+        "a connection is kept by its transport",
+        "webhooks/protocol.py",
+        "        self._lingering.let_go()\n",
+        "",
+        _LET_GO,
+    ),
+    Mutant(
+        "bounded",
+        "who was answered early stays",
+        "webhooks/protocol.py",
+        "        if cycle.response_complete:  # before all of it had come\n",
+        "        if False:\n",
+        _LET_GO,
+    ),
+    Mutant(
+        "nothing lost",
+        "who is not read from is slow",
+        "webhooks/protocol.py",
+        "        elif self.flow.read_paused:\n",
+        "        elif False:\n",
+        _LET_GO,
+    ),
+    Mutant(
+        "forged",
+        "a part of a body passes for a timestamp",
+        "webhooks/signatures.py",
+        "    if id and _runs_over(scheme.parts, id):\n",
+        "    if False:\n",
+        _SIGNED,
+    ),
+    Mutant(
+        "nothing lost",
+        "another type under a known delivery id is a duplicate",
+        "webhooks/receiver.py",
+        "        for name in self._typed:\n",
+        "        for name in ():\n",
+        ("tests/webhooks/test_why.py",),
     ),
     Mutant(
         "nothing lost",

@@ -109,15 +109,30 @@ def parse_source(data: Any, name: str) -> Source:
         _refuse(exc, name)
 
 
+def _files(folder: Path) -> list[Path]:
+    try:
+        files = sorted(each for each in folder.iterdir() if each.suffix in (".yaml", ".yml"))
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        what = f"{folder} is no folder." if isinstance(exc, NotADirectoryError) else f"there is no folder {folder}."
+        raise SourceError(what, todo="Say which folder holds the source files.") from None
+    except OSError as exc:
+        raise SourceError(
+            f"the folder {folder} cannot be read ({exc.strerror}).",
+            todo="Let the user that this process runs as read it, and the files in it.",
+        ) from None
+    if not files:
+        raise SourceError(f"the folder {folder} holds no source file.", todo="Put a *.yaml file there.")
+    return files
+
+
 def load_sources(folder: Path) -> Mapping[str, Source]:
     """Every source in a folder (``*.yaml``, ``*.yml``), by name in alphabetical order; a file with `accounts` describes
     one for each of them.
 
-    Raises SourceError: the folder is missing or holds none, two files describe one source, or a file is wrong.
+    Raises SourceError: the folder is missing, cannot be read or holds none, two files describe one source, or a file is
+    wrong.
     """
-    files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
-    if not files:
-        raise SourceError(f"the folder {folder.name} holds no source file.", todo="Put a *.yaml file there.")
+    files = _files(folder)
     sources: dict[str, Source] = {}
     for path in files:
         for name, found in load_source(path).by_account().items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import defaultdict
@@ -27,6 +28,10 @@ Find: TypeAlias = Callable[[str, str], "Connection"]
 ConnectionMissingError."""
 
 _ENVIRONMENT = "airflow.secrets.environment_variables.EnvironmentVariablesBackend"
+_FORM = (
+    "Write the variable AIRFLOW_CONN_... as JSON, with what is neither login nor password in its extra, such as "
+    '{"conn_type": "webhook", "password": "SECRET", "extra": {"previous": "SECRET"}}.'
+)
 _PATIENCE = 5.0
 """Seconds that those behind it wait for a connection that does not come."""
 _LONG, _LOOK = 60.0, 5.0
@@ -47,6 +52,7 @@ def beside_airflow() -> Find:
     def find(conn_id: str, example: str) -> Connection:
         del example  # no command makes a connection here
         failed: list[str] = []
+        written = f"AIRFLOW_CONN_{conn_id.upper()}" in os.environ
         for each in backends:
             try:
                 found: Connection | None = each.get_connection(conn_id=conn_id)
@@ -58,6 +64,10 @@ def beside_airflow() -> Find:
                 continue
             if found is not None:
                 return found
+        if failed and written:
+            raise ConnectionMissingError(
+                f"the connection {conn_id!r} cannot be read ({'; '.join(failed)}).", todo=_FORM
+            )
         raise _missing(conn_id, f"cannot be read ({'; '.join(failed)})" if failed else "is not there")
 
     return find
@@ -92,7 +102,7 @@ class Secrets(Unshown):
         self._schemes: defaultdict[str, list[Scheme]] = defaultdict(list)
         for conn_id, scheme in uses:
             self._schemes[conn_id].append(scheme)
-        self._failing: set[str] = set()
+        self._failing: dict[str, str] = {}
         self._asked: dict[str, float] = {}
         self._lock = threading.Lock()
         self._known: Mapping[str, tuple[str, ...]] = (
@@ -147,9 +157,11 @@ class Secrets(Unshown):
             self._fails(conn_id, exc.what if isinstance(exc, ExtractError) else own)
         else:
             with self._lock:
+                changed = self._known[conn_id] != found
                 # At once: who asks meanwhile sees the old ones or the new ones.
                 self._known = {**self._known, conn_id: found}
-            self._failing.discard(conn_id)
+            if self._failing.pop(conn_id, None) is not None or changed:
+                _log.info("the secrets of the connection %r were read anew: %d pass now.", conn_id, len(found))
         finally:
             del self._asked[conn_id]
 
@@ -160,9 +172,9 @@ class Secrets(Unshown):
                 self._fails(conn_id, f"the connection {conn_id!r} is waited for: its secrets backend does not answer.")
 
     def _fails(self, conn_id: str, what: str) -> None:
-        if conn_id not in self._failing:
+        if self._failing.get(conn_id) != what:
             _log.warning("%s The secrets that were last read stay.", what)
-        self._failing.add(conn_id)
+        self._failing[conn_id] = what
 
     def _read(self, conn_id: str) -> tuple[str, ...]:
         conn = self._find(conn_id, EXAMPLE)

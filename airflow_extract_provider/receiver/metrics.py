@@ -33,12 +33,25 @@ _STALE = 10.0
 @dataclass(slots=True)
 class Numbers:
     """What a worker has counted, the ``totals`` of its keep, and whether that is there (``up``); what was ``refused``
-    before it was a request, by the reason."""
+    before it was a request, by the reason; whether it has ``ended`` in order, or is about to; its ``process``."""
 
     counted: Counted = field(default_factory=Counted)
     totals: Mapping[str, int] = field(default_factory=dict)
     up: bool = True
     refused: Mapping[str, int] = field(default_factory=dict)
+    ended: bool = False
+    process: int = field(default_factory=os.getpid)
+
+    @property
+    def runs(self) -> bool:
+        """Whether its process is there. (Or another one under its number, for who has been dead for long.)"""
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # another's
+            return False
+        return True
 
 
 class Shared:
@@ -59,7 +72,7 @@ class Shared:
         new.replace(self._folder / self._own)
 
     def others(self) -> Iterator[tuple[Numbers, bool]]:
-        """What the other workers have counted, and whether each is still there."""
+        """What the other workers have counted, and whether each has told it lately."""
         for path in sorted(self._folder.glob("*.json")) if self._folder is not None else ():
             if path.name != self._own:
                 with path.open(encoding="utf-8") as file:
@@ -76,15 +89,16 @@ def exposed(own: Numbers, shared: Shared) -> bytes:
 
 class _All(Collector):
     def __init__(self, own: Numbers, shared: Shared) -> None:
-        self._sum, self._up, self._workers = Counted(), own.up, 1
+        self._sum, self._up, self._workers, self._died = Counted(), own.up, 1, 0
         self._totals, self._refused = dict(own.totals), Counter(own.refused)
         self._sum.add(own.counted)
-        for each, alive in shared.others():
+        for each, fresh in shared.others():
             self._sum.add(each.counted)
             self._refused.update(each.refused)
             self._totals |= {name: self._totals.get(name, 0) + count for name, count in each.totals.items()}
-            if alive:
+            if fresh and not each.ended and each.runs:
                 self._up, self._workers = self._up and each.up, self._workers + 1
+            self._died += not (each.ended or each.runs)
 
     def collect(self) -> Iterator[Metric]:
         """The families, sorted within."""
@@ -95,6 +109,8 @@ class _All(Collector):
             yield CounterMetricFamily(name, says, value=self._totals.get(name, 0))
         yield GaugeMetricFamily("extract_webhook_store_up", "1: all workers reach their store.", value=int(self._up))
         yield GaugeMetricFamily("extract_webhook_workers", "Workers that are there.", value=self._workers)
+        died = "Workers that have ended without being told to."
+        yield CounterMetricFamily("extract_webhook_workers_died", died, value=self._died)
 
     def _outcomes(self) -> Metric:
         labels = ("source", "endpoint", "outcome")
@@ -136,6 +152,8 @@ def _told(numbers: Numbers) -> dict[str, Any]:
         "totals": dict(numbers.totals),
         "up": numbers.up,
         "refused": dict(numbers.refused),
+        "ended": numbers.ended,
+        "process": numbers.process,
     }
 
 
@@ -144,4 +162,4 @@ def _read(told: dict[str, Any]) -> Numbers:
     for source, endpoint, kind, count in told["outcomes"]:
         counted.outcomes[source, endpoint, kind] = count
     counted.seconds |= {(source, endpoint): found for source, endpoint, found in told["seconds"]}
-    return Numbers(counted, told["totals"], told["up"], told["refused"])
+    return Numbers(counted, told["totals"], told["up"], told["refused"], told["ended"], told["process"])

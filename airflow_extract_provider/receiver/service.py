@@ -175,7 +175,7 @@ class Service:
     def _numbers(self) -> Numbers:
         # Of one that ends the others do not say, for as long as its numbers stand, that it cannot reach its store.
         up = self._keep.ready or self._told_to_end.is_set()
-        return Numbers(self._tally.counted, self._totals, up, self._refused)
+        return Numbers(self._tally.counted, self._totals, up, self._refused, self._told_to_end.is_set())
 
     async def _showing(self) -> None:
         """Let the other workers see the numbers, until the end is told, and then a last time."""

@@ -6,6 +6,7 @@ import gc
 import logging
 import resource
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -138,15 +139,20 @@ def _run(config: uvicorn.Config, bound: socket.socket, worker: _Worker) -> int:
 
 
 class _Server(uvicorn.Server):
-    """One that has no parent: a signal ends it in order, and it is told by no second one that it was."""
+    """One that has no parent: a signal ends it in order, and it is told by no second one that it was. So does a hangup:
+    there is nobody to replace it."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Meanwhile they are told to the server."""
-        with super().capture_signals():
-            yield
-            # Or each would be raised again, and the process be ended before its folder is away.
-            self._captured_signals.clear()
+        before = signal.signal(signal.SIGHUP, self.handle_exit)
+        try:
+            with super().capture_signals():
+                yield
+                # Or each would be raised again, and the process be ended before its folder is away.
+                self._captured_signals.clear()
+        finally:
+            signal.signal(signal.SIGHUP, before)
 
 
 @dataclass(slots=True)

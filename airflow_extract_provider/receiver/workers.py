@@ -95,6 +95,8 @@ class _Worker(multiprocess.Process):
             super().start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # Ours would keep the pipe open when the worker is gone: an answer that nobody gives would be waited for.
+        self.child_conn.close()
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """What runs in the worker."""

@@ -545,12 +545,27 @@ def test_a_folder_of_sources(write: Write, tmp_path: Path) -> None:
         load_sources(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["empty", "missing"])
-def test_a_folder_without_sources(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "told"), [("empty", "holds no source file"), ("missing", "there is no folder"), ("file", "is no folder")]
+)
+def test_a_folder_without_sources(name: str, told: str, tmp_path: Path) -> None:
     """A folder without a source file is a mistake, not an empty list."""
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="holds no source file"):
+    (tmp_path / "file").touch()
+    with pytest.raises(SourceError, match=told) as caught:
         load_sources(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not taken for an empty one. (Whoever runs the tests may be one who can read all.)"""
+
+    def iterdir(self: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(SourceError, match=r"cannot be read \(Permission denied\)"):
+        load_sources(tmp_path)
 
 
 def test_sources_from_python() -> None:

@@ -204,22 +204,41 @@ def test_whatever_a_backend_raises(monkeypatch: pytest.MonkeyPatch, caplog: pyte
 
 
 def test_the_last_good_ones_stay(vault: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    """While one cannot be read it is said once; the others are read, and it is read when it can be."""
+    """While one cannot be read it is said, once for each reason; the others are read. That it is read again is said
+    too: whoever changes a secret waits for that."""
     vault |= {"shop": "one", "crm": "one"}
     secrets = Secrets(beside_airflow(), [("shop", GITHUB), ("crm", GITHUB)])
-    vault |= {"shop": OSError(SECRET), "crm": "two"}
-    with caplog.at_level(logging.WARNING, logger="airflow_extract_provider"):
-        secrets.refresh()
-        vault["shop"] = None
+    caplog.set_level(logging.INFO, logger="airflow_extract_provider")
+    vault["crm"] = "two"
+    helds: list[Any] = [OSError(SECRET), OSError(SECRET), None, None]
+    for held in helds:
+        vault["shop"] = held
         secrets.refresh()
     assert (secrets.of("shop")(), secrets.of("crm")()) == (("one",), ("two",))
-    assert len(caplog.records) == 1
-    assert "'shop'" in caplog.text
-    assert SECRET not in caplog.text
-    vault["shop"] = "three"
-    secrets.refresh()
-    assert secrets.of("shop")() == ("three",)
-    vault["shop"] = None
-    with caplog.at_level(logging.WARNING, logger="airflow_extract_provider"):
+    helds = ["three", "three", None]
+    for held in helds:
+        vault["shop"] = held
         secrets.refresh()
-    assert len(caplog.records) == 2
+    assert secrets.of("shop")() == ("three",)
+    stay = "The secrets that were last read stay."
+    assert sorted(each.getMessage() for each in caplog.records if "'crm'" in each.getMessage()) == [
+        "the secrets of the connection 'crm' were read anew: 1 pass now."
+    ]
+    assert [each.getMessage() for each in caplog.records if "'shop'" in each.getMessage()] == [
+        f"the connection 'shop' cannot be read (Vault: OSError). {stay}",
+        f"the connection 'shop' is not there. {stay}",
+        "the secrets of the connection 'shop' were read anew: 1 pass now.",
+        f"the connection 'shop' is not there. {stay}",
+    ]
+    assert SECRET not in caplog.text
+
+
+def test_a_variable_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there: how it is written is told, and nothing of what is in it."""
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_SHOP", json.dumps({"conn_type": "webhook", "password": SECRET, "previous": SECRET})
+    )
+    with pytest.raises(ConnectionMissingError, match="cannot be read") as caught:
+        Secrets(beside_airflow(), [("shop", GITHUB)])
+    assert '"extra": {"previous": "SECRET"}' in str(caught.value)
+    assert SECRET not in str(caught.value)

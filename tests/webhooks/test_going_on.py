@@ -127,6 +127,7 @@ def test_two_workers_go_on(dsn: str, tmp_path: Path) -> None:
     told = Told(process, tmp_path / "held.json")
     with process:
         each_outcome_is_there_from_the_beginning(process)
+        a_worker_dies_while_it_is_asked(process)
         numbers_cannot_be_shared_for_a_while(process, tmp_path / "tmp")
         a_file_is_broken_meanwhile(process, tmp_path / "sources" / "other.yaml")
         a_hangup_while_the_stores_connection_is_wrong(process, told)
@@ -136,6 +137,18 @@ def test_two_workers_go_on(dsn: str, tmp_path: Path) -> None:
 def each_outcome_is_there_from_the_beginning(process: Process) -> None:
     """As 0: an increase of what begins at 1 is none."""
     eventually(process, outcomes("unused", stored=0, forged=0, away=0))
+
+
+def a_worker_dies_while_it_is_asked(process: Process) -> None:
+    """Whether it is alive is asked twice a second: who dies before he has answered is replaced as soon as any other.
+    The numbers tell of it, and count no dead one."""
+    before = process.workers()
+    os.kill(before[0], signal.SIGSTOP)
+    time.sleep(1.2)  # longer than the pause between two questions
+    os.kill(before[0], signal.SIGKILL)
+    comes(process, lambda: before[0] not in process.workers() and len(process.workers()) == 2, 5)
+    process.wait()
+    eventually(process, {"extract_webhook_workers": 2, "extract_webhook_workers_died_total": 1})
 
 
 def numbers_cannot_be_shared_for_a_while(process: Process, folder: Path) -> None:
@@ -336,7 +349,7 @@ def test_a_secrets_backend_that_hangs(own: EmbeddedPostgres, tmp_path: Path) -> 
             with Talk(process.port) as talk:
                 talk.say(next(deliveries(1)).request)
                 statuses = talk.statuses(1)
-        ends_in_order(process, signal.SIGTERM, tmp_path / "tmp")
+        ends_in_order(process, signal.SIGHUP, tmp_path / "tmp")
 
 
 def everything(server: EmbeddedPostgres) -> list[psutil.Process]:

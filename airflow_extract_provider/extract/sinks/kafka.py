@@ -39,6 +39,7 @@ from airflow_extract_provider.extract.sinks.librdkafka import (
     throw_away,
     words,
 )
+from airflow_extract_provider.extract.sinks.librdkafka_log import LIBRARY_LOG
 from airflow_extract_provider.extract.unshown import Unshown
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ class KafkaSink(Unshown):
     def _opened(self) -> Producer:
         if self._producer is None:
             timeout = {"message.timeout.ms": int(self.timeout.total_seconds() * 1000)}
-            ours = {**timeout, **self._alone, "error_cb": self._troubled, "logger": _log}
+            ours = {**timeout, **self._alone, "error_cb": self._troubled, "logger": LIBRARY_LOG}
             try:
                 self._producer = producer_class()({**self._config, **ours})
             except kafka_exception() as refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ CROSSED = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
 BACKEND = "select pg_backend_pid()"
 """Tells the number of the session that runs it. Where the connection's own is another, a pooler is in between."""
 
+_NO_DATABASE = re.compile(r'database "[^"]*" does not exist')
 _MIGRATE = "Run `airflow extract migrate --sources FOLDER`."
 
 
@@ -89,7 +91,8 @@ def named_errors(**place: Any) -> Iterator[None]:
     except psycopg.errors.InsufficientPrivilege as exc:
         raise StoreRightsError(
             f"Postgres refuses a statement: {_primary(exc)}.",
-            todo="Grant the rights listed in docs/operations.md.",
+            todo="Grant what `airflow extract grants ROLE --sources FOLDER` prints; for `airflow-extract receiver` "
+            "and `from-kafka` with `--receiver` or `--from-kafka` instead of the folder.",
             **place,
         ) from None
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedColumn) as exc:
@@ -157,6 +160,9 @@ def _operational(exc: psycopg.Error) -> str:
         "Connection refused",
         "timeout expired",
         "could not translate host name",
+        "failed to resolve host",
+        "no route to host",
+        "Network is unreachable",
         "password authentication failed",
         "is not permitted to log in",
         "no pg_hba.conf entry",
@@ -164,4 +170,6 @@ def _operational(exc: psycopg.Error) -> str:
     ):
         if sign in text:
             return sign.lower()
+    if _NO_DATABASE.search(text):
+        return "there is no such database; without one in the connection, it is that of the user's name"
     return type(exc).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,12 @@ from airflow_extract_provider.extract.sinks.librdkafka import (
     kafka_exception,
     settings_refused,
 )
+from airflow_extract_provider.extract.sinks.librdkafka_log import LIBRARY_LOG
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 __all__ = ["GROUP", "Reading", "opened"]
-
-_log = logging.getLogger(__name__)
 
 GROUP = "extract-inbox"
 """The consumer group, where the settings name none."""
@@ -70,7 +68,7 @@ def opened(config: Mapping[str, Any]) -> Reading:
         raise SinkRefusedError("the Kafka connection names no broker.", todo="Set `bootstrap.servers`.")
     found = Reading()
     ours: dict[str, Any] = {name: value for name, (value, _) in _PROMISED.items()}
-    ours |= {"error_cb": found.troubled, "on_commit": found.committed, "logger": _log}
+    ours |= {"error_cb": found.troubled, "on_commit": found.committed, "logger": LIBRARY_LOG}
     made = consumer_class()
     try:
         found.consumer = made({"group.id": GROUP, "reconnect.backoff.max.ms": 1000, **config, **ours})

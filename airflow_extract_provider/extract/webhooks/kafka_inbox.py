@@ -52,6 +52,7 @@ _ENDING_SECONDS = 6.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 """Seconds between two tries to reach the store."""
 _ANNOUNCED_EVERY = 0.1
+_KAFKA_AWAY = "Kafka is away"
 _AWAY = "the store is away"
 
 
@@ -176,7 +177,7 @@ class _Run:
             refused = sink_refused(error, f"`{self.topic}`", reads=True)
             if refused is not None and (error.name() not in NO_TOPIC or time.monotonic() > until):
                 raise refused
-            self._tell(f"Kafka is away ({words(error)})")
+            self._tell(f"{_KAFKA_AWAY} ({words(error)})")
             self.stop.wait(_PATIENCE)
 
     def _gather(self) -> None:
@@ -220,11 +221,11 @@ class _Run:
         elif error.fatal():
             raise self._unavailable(error)
         else:
-            self._tell(f"Kafka is away ({words(error)})")
+            self._tell(f"{_KAFKA_AWAY} ({words(error)})")
 
     def _check_client(self) -> None:
         if self.client.away is not None:
-            self._tell(f"Kafka is away ({words(self.client.away)})")
+            self._tell(f"{_KAFKA_AWAY} ({words(self.client.away)})")
             self.client.away = None
         if self.client.login is not None:
             refused = sink_refused(self.client.login, f"`{self.topic}`", reads=True)
@@ -361,7 +362,9 @@ class _Run:
 
     def _tell(self, what: str) -> None:
         """Say once what is the matter, and once that nothing is any more."""
-        if what and what != self.said:
+        # It is told in other words by each part of the client.
+        same = what == self.said or (what.startswith(_KAFKA_AWAY) and self.said.startswith(_KAFKA_AWAY))
+        if what and not same:
             _log.warning("webhooks: %s", what)
         elif not what and self.said:
             _log.warning("webhooks: they are stored again")

@@ -41,6 +41,7 @@ from airflow_extract_provider.extract.sinks.librdkafka import (
     throw_away,
     words,
 )
+from airflow_extract_provider.extract.sinks.librdkafka_log import LIBRARY_LOG
 from airflow_extract_provider.extract.unshown import Unshown
 from airflow_extract_provider.extract.webhooks.kafka_message import headers_of, key_of
 from airflow_extract_provider.extract.webhooks.kafka_topic import TopicCheck
@@ -249,7 +250,7 @@ class KafkaKeep(Unshown):
         with self._opening:
             if (known := self._lines.get(alone)) is not None:
                 return known
-            ours = {"error_cb": self._troubled, "logger": _log, **(_ALONE if alone else {})}
+            ours = {"error_cb": self._troubled, "logger": LIBRARY_LOG, **(_ALONE if alone else {})}
             try:
                 self._lines[alone] = _Line(producer_class()({**self._config, **ours}), self._ended)
             except kafka_exception() as refused:

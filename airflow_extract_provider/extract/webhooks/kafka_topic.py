@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow_extract_provider.extract.errors import SinkRefusedError
 from airflow_extract_provider.extract.sinks.librdkafka import kafka_exception, words
+from airflow_extract_provider.extract.sinks.librdkafka_log import LIBRARY_LOG
 
 __all__ = ["TopicCheck"]
 
@@ -66,7 +67,7 @@ class TopicCheck:
             ResourceType,
         )
 
-        config: dict[str, Any] = {**self._config, "logger": _log}
+        config: dict[str, Any] = {**self._config, "logger": LIBRARY_LOG}
         admin = AdminClient(config)  # held: its answers end with it
         asked = ConfigResource(ResourceType.TOPIC, self._topic)
         (answer,) = admin.describe_configs([asked], request_timeout=_SECONDS).values()
