@@ -81,8 +81,8 @@ _DEAD = GroupCommand(
             name="replay",
             help="Have dead messages tried again",
             description="Puts dead messages back, with all their tries: the next run that applies webhooks takes them. "
-            "Nothing newer is written over. Tells which of them came to an address that the source's file does not "
-            "describe any more: no run takes those.",
+            "Nothing newer is written over. What came to an address that the source's file does not describe any more "
+            "stays dead, and is told of: no run would take it.",
             func=lazy_load_command("airflow_extract_provider.commands.inbox.dead_replay"),
             args=(
                 _SOURCE,

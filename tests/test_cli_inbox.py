@@ -11,6 +11,10 @@ from airflow_extract_provider.extract.store.inbox import channel
 from tests.test_cli import _connection, extract
 
 BY_KEY = '{path: "/things/{{ key }}", record: "@"}'
+NOT_TAKEN = (
+    "no run takes what came to an address that the source file does not describe. Describe it there again, "
+    "or drop them."
+)
 HOOKS = """
 webhooks:
   main: {verify: github, secret: none, type: type, types: {thing: {object: things, key: id}}}
@@ -158,23 +162,24 @@ def test_dead_messages_are_put_back(store: str, capsys: pytest.CaptureFixture[st
 def test_what_no_run_takes_is_told(
     store: str, sources: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Put back too, at an address that the file does not describe, or of a source without a file."""
+    """At an address that the file does not describe, or of a source without a file: it stays dead, and can be
+    dropped."""
     fill(store)
     (tmp_path / "shop.yaml").write_text(SHOP.replace("{path: /things}", f"{{path: /things, by_key: {BY_KEY}}}") + HOOKS)
     run(store, "update extract.inbox_parked set endpoint = 'former' where place = 3")
     extract("inbox", "dead", "replay", "shop", "--place", "2", "--sources", sources)
     assert "does not describe" not in capsys.readouterr().out
     extract("inbox", "dead", "replay", "shop", "--all", "--sources", sources)
-    assert capsys.readouterr().out == (
-        "shop, of no object   1 dead message put back for the next run\n"
-        "shop/former   1 message at an address that the source file does not describe: no run takes that. "
-        "Describe it there again.\n"
-    )
+    assert capsys.readouterr().out == f"shop/former   1 dead message left: {NOT_TAKEN}\n"
+    assert run(store, "select endpoint, count(*) from extract.inbox_parked where dead group by 1") == [("former", 1)]
+    extract("inbox", "dead", "drop", "shop", "--all")
+    assert run(store, "select count(*) from extract.inbox_parked where dead") == [(0,)]
+    capsys.readouterr()
     run(store, "update extract.inbox_parked set dead = true")
     (tmp_path / "shop.yaml").unlink()
     (tmp_path / "crm.yaml").write_text(SHOP.replace("source: shop", "source: crm"))
     extract("inbox", "dead", "replay", "shop", "--all", "--sources", sources)
-    assert "shop/main   3 messages at an address" in capsys.readouterr().out
+    assert f"shop/main   3 dead messages left: {NOT_TAKEN}" in capsys.readouterr().out
 
 
 def test_dead_messages_are_dropped(store: str, capsys: pytest.CaptureFixture[str]) -> None:

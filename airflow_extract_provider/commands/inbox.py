@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from airflow_extract_provider.commands.command import (
@@ -76,14 +77,17 @@ def dead_replay(args: Namespace) -> Iterator[str]:
     if args.source == store_dead.BURIED:
         raise NotUnderstood("What has no source can only be dropped: nobody could apply it.")
     addresses = _addresses(args)
-    yield from _changed(args, store_dead.replay, "put back for the next run")
-    if addresses is None:
-        return
-    with named_errors(), connect(args.conn_id) as conn:
-        left = store_dead.elsewhere(conn, args.schema, args.source, addresses, _places(args))
+    left: Mapping[str, int] = {}
+    if addresses is not None:
+        with named_errors(), connect(args.conn_id) as conn:
+            left = store_dead.elsewhere(conn, args.schema, args.source, addresses, _places(args))
+    back = partial(store_dead.replay, endpoints=addresses)
+    yield from _changed(args, back, "put back for the next run", none=not left)
     for endpoint, count in left.items():
-        wait = f"{counted(count, 'message')} at an address that the source file does not describe: no run takes that"
-        yield f"{_name(args.source, endpoint)}   {wait}. Describe it there again."
+        yield (
+            f"{_name(args.source, endpoint)}   {counted(count, 'dead message')} left: no run takes what came to an "
+            "address that the source file does not describe. Describe it there again, or drop them."
+        )
 
 
 @command
@@ -93,14 +97,19 @@ def dead_drop(args: Namespace) -> Iterator[str]:
 
 
 def _changed(
-    args: Namespace, change: Callable[[Connection, str, str, Sequence[int] | None], Mapping[str, int]], done: str
+    args: Namespace,
+    change: Callable[[Connection, str, str, Sequence[int] | None], Mapping[str, int]],
+    done: str,
+    *,
+    none: bool = True,
 ) -> Iterator[str]:
+    """``none``: that there are no such messages is an error."""
     places = _places(args)
     with named_errors(), connect(args.conn_id) as conn:
         conn.autocommit = True
         found = change(conn, args.schema, args.source, places)
         store_inbox.announce(conn, args.schema)
-    if not found:
+    if none and not found:
         raise NotUnderstood(
             f"No such dead message of {args.source!r}: see `airflow extract inbox dead list --source SOURCE`."
         )

@@ -256,7 +256,7 @@ class ApplyInboxOperator(BaseOperator):
         (instance, _), times = instance_of(context), cleared(context)
         run = anew(instance, times) if times else instance
         with named_errors(), self._connect() as conn:
-            found = replay(conn, Settings().schema, source.source, places, run=run)
+            found = replay(conn, Settings().schema, source.source, places, endpoints=source.webhooks, run=run)
         told = ", ".join(f"{count:,} of {object or 'no object'}" for object, count in found.items())
         none = "there are none such, or this run has put them back before"
         _log.info("%s webhooks   dead letters that are tried again: %s", source.source, told or none)

@@ -48,20 +48,27 @@ def bury(conn: Connection, schema: str, endpoint: str, reasons: Mapping[uuid.UUI
 
 
 def replay(
-    conn: Connection, schema: str, source: str, places: Sequence[int] | None = None, *, run: str = ""
+    conn: Connection,
+    schema: str,
+    source: str,
+    places: Sequence[int] | None = None,
+    *,
+    endpoints: Iterable[str] | None = None,
+    run: str = "",
 ) -> Mapping[str, int]:
     """Put dead messages of a source back, those of the deliveries at these places or all: due now, with all their
     tries. Returns how many of each object. What came later of their records was applied without them; an older version
-    is then passed over. ``run``: who asks, in each of its tries and slices; what it has put back it does not put back
-    again. Nothing: whoever asks means it."""
-    return _changed(conn, schema, "replay", source, places, run)
+    is then passed over. ``endpoints`` are those that are described: at others no run would take them, so there they
+    stay dead; None: not known. ``run``: who asks, in each of its tries and slices; what it has put back it does not put
+    back again. Nothing: whoever asks means it."""
+    described = None if endpoints is None else [*endpoints]
+    return _changed(conn, schema, "replay", source, places, endpoints=described, run=run)
 
 
 def elsewhere(
     conn: Connection, schema: str, source: str, endpoints: Iterable[str], places: Sequence[int] | None = None
 ) -> Mapping[str, int]:
-    """Of what was put back, at these places or all: how many messages came to other addresses than these, by address.
-    No run that knows these alone takes them."""
+    """Of what is dead, at these places or all: how many messages came to other addresses than these, by address."""
     asked: dict[str, object] = {"source": source, "endpoints": [*endpoints]}
     asked["places"] = None if places is None else list(places)
     return dict(conn.execute(statement(_FILE, "elsewhere", schema), asked).fetchall())
@@ -74,7 +81,7 @@ def drop(conn: Connection, schema: str, source: str, places: Sequence[int] | Non
 
 
 def _changed(
-    conn: Connection, schema: str, name: str, source: str, places: Sequence[int] | None, run: str = ""
+    conn: Connection, schema: str, name: str, source: str, places: Sequence[int] | None, **more: object
 ) -> Mapping[str, int]:
-    asked = {"source": source, "places": None if places is None else list(places), "run": run}
+    asked = {"source": source, "places": None if places is None else list(places), **more}
     return dict(conn.execute(statement(_FILE, name, schema), asked).fetchall())

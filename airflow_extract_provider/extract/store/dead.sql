@@ -12,15 +12,16 @@ with back as (
     update {extract}.inbox_parked
     set dead = false, tries = 0, due_at = clock_timestamp(), reason = '', replayed_by = %(run)s
     where source = %(source)s and dead and (%(places)b::bigint[] is null or place = any(%(places)b::bigint[]))
+      and (%(endpoints)b::text[] is null or endpoint = any(%(endpoints)b::text[]))
       and (%(run)s = '' or replayed_by <> %(run)s)
     returning object
 )
 select object, count(*) from back group by object order by object;
 
 -- name: elsewhere
--- What was put back and came to other addresses than these, by address.
+-- What is dead and came to other addresses than these, by address.
 select endpoint, count(*) from {extract}.inbox_parked
-where source = %(source)s and not dead and endpoint <> all(%(endpoints)b::text[])
+where source = %(source)s and dead and endpoint <> all(%(endpoints)b::text[])
   and (%(places)b::bigint[] is null or place = any(%(places)b::bigint[]))
 group by endpoint order by endpoint;
 
