@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import logging.config
+import os
 import resource
 import shutil
 import signal
@@ -56,6 +58,7 @@ def serve(settings: Settings, listen: Listen) -> int:
 
     Raises ExtractError, before anything listens: what must be there is not, or not as it should be.
     """
+    logging.config.dictConfig(_LOGGING)
     settings = replace(settings, sources=settings.sources.absolute())
     known = _checked(settings)
     with suppress(ValueError, OSError):  # then there are as many as there are
@@ -66,7 +69,6 @@ def serve(settings: Settings, listen: Listen) -> int:
     try:
         worker = _Worker(replace(settings, numbers=folder if listen.workers > 1 else None), listen.connections, known)
         config = _config(worker, listen)
-        config.configure_logging()
         where = "{}:{}".format(*bound.getsockname()[:2])
         count = sum(len(each.webhooks) for each in known.sources.values())
         _log.info("listening on %s for %d endpoints, with %d workers", where, count, listen.workers)
@@ -100,7 +102,9 @@ def _bound(listen: Listen) -> socket.socket:
         family, *_, address = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=listen.backlog)
     except OSError as exc:
-        why = exc.strerror or type(exc).__name__
+        # The number's own text: Python's tells the address once more.
+        number = None if isinstance(exc, socket.gaierror) else exc.errno
+        why = (os.strerror(number) if number else exc.strerror) or type(exc).__name__
         raise FixConfig(
             f"the receiver cannot listen on {listen.host}:{listen.port} ({why}).",
             todo="Choose another --host or --port.",

@@ -212,7 +212,7 @@ def told(dsn: str, tmp_path: Path) -> dict[str, str]:
         ({"AIRFLOW_CONN_SHOP_WEBHOOKS": "webhook://"}, "the Webhook connection 'shop_webhooks' holds no secret"),
         ({"AIRFLOW_CONN_EXTRACT_STORE": ""}, "ConnectionMissingError: the connection 'extract_store' is not there"),
         ({"schema": "none"}, 'SchemaMissingError: Postgres: relation "none.inbox" does not exist'),
-        ({"host": "192.0.2.1"}, "FixConfig: the receiver cannot listen on 192.0.2.1"),
+        ({"host": "192.0.2.1"}, " (Cannot assign requested address)."),
     ],
 )
 def test_what_is_missing_is_named(
@@ -233,6 +233,7 @@ def test_what_is_missing_is_named(
     assert code == 1
     assert "listening" not in words
     assert said in words
+    assert "attempting to bind" not in words
     assert SECRET not in words
 
 
