@@ -14,8 +14,14 @@ from airflow_extract_provider.hooks.store import StoreHook
 __all__ = ["AsyncStoreHook"]
 
 
+_WITHIN, _LEAST = 8, 2
+"""Seconds for all of several hosts together, and for each at least. Who waits for a connection gives up after some ten
+seconds (as the receiver does): one host that does not answer must leave time for the next."""
+
+
 class AsyncStoreHook(StoreHook):
-    """Opens psycopg 3's asynchronous connections, with the same arguments as :class:`StoreHook`."""
+    """Opens psycopg 3's asynchronous connections, with the same arguments as :class:`StoreHook`. Of several hosts each
+    has a few seconds, unless the connection's extra sets ``connect_timeout``."""
 
     async def connect_async(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         """A new connection that commits each statement and prepares none; the caller closes it.
@@ -36,4 +42,8 @@ class AsyncStoreHook(StoreHook):
 
     def _looked_up(self) -> dict[str, Any]:
         found = BaseHook.get_connection(self.get_conn_id()) if self._given is None else self._given
-        return self._arguments(found)
+        arguments = self._arguments(found)
+        hosts = max(str(arguments.get(name) or "").count(",") + 1 for name in ("host", "hostaddr"))
+        if hosts > 1:
+            arguments.setdefault("connect_timeout", max(_LEAST, _WITHIN // hosts))
+        return arguments

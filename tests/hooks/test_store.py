@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
+import time
 from typing import Any
 
 import psycopg
@@ -11,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from airflow_extract_provider.extract.errors import ConnectionMissingError, StoreUnavailableError
 from airflow_extract_provider.hooks.store import StoreHook
+from airflow_extract_provider.hooks.store_async import AsyncStoreHook
 from airflow_extract_provider.testing.postgres import free_port
 from tests.taskrun import ApiServer
 
@@ -50,6 +54,27 @@ def test_no_prepared_statements_behind_a_pooler(dsn: str) -> None:
     """`prepare_threshold: null` reaches psycopg."""
     with server(dsn, {"prepare_threshold": None}).serving(), StoreHook().connect() as conn:
         assert conn.prepare_threshold is None
+
+
+def test_one_of_several_hosts_says_nothing(dsn: str) -> None:
+    """It takes connections, and is not waited for until whoever needs the store gives up: the next one is asked."""
+    port = int(str(conninfo_to_dict(dsn)["port"]))
+    try:
+        silent = socket.create_server(("127.0.0.2", port))
+    except OSError:
+        pytest.skip("this server listens on all addresses: none is left for a silent one beside it")
+
+    async def main() -> float:
+        begun = time.monotonic()
+        async with await AsyncStoreHook().connect_often() as conn:
+            await conn.execute("select 1")
+        return time.monotonic() - begun
+
+    both = "127.0.0.2,127.0.0.1"
+    with silent:
+        for extra, most in ({}, 9.0), ({"connect_timeout": 2}, 3.9):
+            with server(dsn, extra, host=both).serving():
+                assert 1.9 < asyncio.run(main()) < most
 
 
 def test_each_call_opens_another(dsn: str) -> None:
