@@ -21,7 +21,7 @@ from airflow_extract_provider.hooks.webhook import EXAMPLE, WebhookHook
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-__all__ = ["Find", "Secrets", "beside_airflow"]
+__all__ = ["Find", "Secrets", "beside_airflow", "telling"]
 
 Find: TypeAlias = Callable[[str, str], "Connection"]
 """Finds an Airflow connection by its id; the second argument is the rest of a command that would make it. Raises
@@ -33,7 +33,7 @@ _FORM = (
     '{"conn_type": "webhook", "password": "SECRET", "extra": {"previous": "SECRET"}}.'
 )
 _PATIENCE = 5.0
-"""Seconds that those behind it wait for a connection that does not come."""
+"""Seconds that those behind it wait for a connection that does not come, and after which who starts is told of it."""
 _LONG, _LOOK = 60.0, 5.0
 """Seconds after which it is said that one does not come, and between two looks whether that is so."""
 
@@ -78,6 +78,24 @@ def _missing(conn_id: str, what: str) -> ConnectionMissingError:
         f"the connection {conn_id!r} {what}.",
         todo=f"Set AIRFLOW_CONN_{conn_id.upper()}, or enter it in the secrets backend of Airflow's configuration.",
     )
+
+
+def telling(find: Find) -> Find:
+    """Finds the same, and says which connection it is that does not come: whoever starts a process would see nothing,
+    and wait with it."""
+
+    def found(conn_id: str, example: str) -> Connection:
+        says = "the connection %r is waited for: its secrets backend does not answer."
+        timer = threading.Timer(_PATIENCE, _log.warning, (says, conn_id))
+        timer.daemon = True
+        timer.start()
+        try:
+            return find(conn_id, example)
+        finally:
+            timer.cancel()
+            timer.join()  # who forks next has no other thread
+
+    return found
 
 
 class Secrets(Unshown):

@@ -24,7 +24,7 @@ from airflow_extract_provider.extract.errors import ExtractError, FixConfig, Sto
 from airflow_extract_provider.extract.webhooks.guards import Guards
 from airflow_extract_provider.extract.webhooks.protocol import GuardedProtocol
 from airflow_extract_provider.receiver.app import App
-from airflow_extract_provider.receiver.connections import beside_airflow
+from airflow_extract_provider.receiver.connections import beside_airflow, telling
 from airflow_extract_provider.receiver.reaching import reach
 from airflow_extract_provider.receiver.service import Loaded, Service, kept_in_kafka, loaded
 from airflow_extract_provider.receiver.settings import Settings
@@ -80,7 +80,7 @@ def serve(settings: Settings, listen: Listen) -> int:
 
 def _checked(settings: Settings) -> Loaded:
     """Read what is needed, and see that it is good. A store that is away is waited for."""
-    known = loaded(settings, beside_airflow())
+    known = loaded(settings, telling(beside_airflow()))
     try:
         _prove(settings, known)
     except StoreUnavailableError as exc:
@@ -185,7 +185,7 @@ class _Worker:
         """Read all again, in the parent; if it is not good, that is said, and what was known stays. Nor does a store
         pass that is away: there may be one where it was before."""
         try:
-            known = loaded(self.settings, beside_airflow())
+            known = loaded(self.settings, telling(beside_airflow()))
             _prove(self.settings, known)
         except Exception as exc:  # nothing that somebody has written somewhere may end the parent
             what = exc.what if isinstance(exc, ExtractError) else f"Reading all anew has failed ({type(exc).__name__})."

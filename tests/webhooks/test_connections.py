@@ -16,7 +16,7 @@ from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
 from airflow_extract_provider.extract.errors import ConnectionMissingError
 from airflow_extract_provider.extract.signing import SCHEMES
 from airflow_extract_provider.receiver import connections
-from airflow_extract_provider.receiver.connections import Secrets, beside_airflow
+from airflow_extract_provider.receiver.connections import Secrets, beside_airflow, telling
 
 SECRET = "marked-secret-4711"
 GITHUB = SCHEMES["github"]
@@ -231,6 +231,23 @@ def test_the_last_good_ones_stay(vault: dict[str, Any], caplog: pytest.LogCaptur
         f"the connection 'shop' is not there. {stay}",
     ]
     assert SECRET not in caplog.text
+
+
+def test_what_does_not_come_at_the_start_is_told(
+    vault: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever starts the receiver would see nothing. What comes in time is not told of, and no thread is left."""
+    monkeypatch.setattr(connections, "_PATIENCE", 0.2)
+    hanging = Hanging()
+    vault |= {"shop": hanging, "crm": "one"}
+    threads = threading.active_count()
+    threading.Timer(0.6, hanging.released.set).start()
+    secrets = Secrets(telling(beside_airflow()), [("crm", GITHUB), ("shop", GITHUB)])
+    assert secrets.of("shop")() == ("late",)
+    assert [each.getMessage() for each in caplog.records] == [
+        "the connection 'shop' is waited for: its secrets backend does not answer."
+    ]
+    eventually(lambda: threading.active_count() <= threads)
 
 
 def test_a_variable_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
