@@ -243,7 +243,7 @@ def _deletes_unsigned(source: Source, name: str) -> _Told:
     if source.objects[name].by_key is not None:
         return None
     for endpoint, spec in source.webhooks.items():
-        headers = () if spec.type is None else tuple(set(spec.type.headers) - set(spec.verify.reads))
+        headers = [each for each in (spec.type.headers if spec.type else ()) if each not in spec.verify.reads]
         if headers and any(told.object == name and told.change == "deleted" for told in spec.types.values()):
             return (
                 f"the header {headers[0]} says which webhooks of `{endpoint}` tell of a deletion, and it is not "

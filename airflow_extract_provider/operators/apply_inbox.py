@@ -251,12 +251,19 @@ class ApplyInboxOperator(BaseOperator):
         without end. Whoever clears the task means it again. Returns how many of each object."""
         from airflow_extract_provider.extract.settings import Settings
         from airflow_extract_provider.extract.store.connection import named_errors
-        from airflow_extract_provider.extract.store.dead import replay
+        from airflow_extract_provider.extract.store.dead import elsewhere, replay
 
         (instance, _), times = instance_of(context), cleared(context)
         run = anew(instance, times) if times else instance
         with named_errors(), self._connect() as conn:
             found = replay(conn, Settings().schema, source.source, places, endpoints=source.webhooks, run=run)
+            left = elsewhere(conn, Settings().schema, source.source, source.webhooks, places)
+        for endpoint, count in left.items():
+            _log.warning(
+                "%s/%s   %s left: no run takes what came to an address that the source file does not describe. "
+                "Describe it there again, or drop them (`airflow extract inbox dead drop`).",
+                *(source.source, endpoint, counted(count, "dead letter")),
+            )
         told = ", ".join(f"{count:,} of {object or 'no object'}" for object, count in found.items())
         none = "there are none such, or this run has put them back before"
         _log.info("%s webhooks   dead letters that are tried again: %s", source.source, told or none)

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class Numbers:
 
     @property
     def runs(self) -> bool:
-        """Whether its process is there. (Or another one under its number, for who has been dead for long.)"""
+        """Whether its process is there; or another one, under its number."""
         try:
             os.kill(self.process, 0)
         except ProcessLookupError:
@@ -71,13 +72,27 @@ class Shared:
         # Whole or not at all: another worker may be reading it.
         new.replace(self._folder / self._own)
 
-    def others(self) -> Iterator[tuple[Numbers, bool]]:
-        """What the other workers have counted, and whether each has told it lately."""
+    def others(self) -> Iterator[tuple[Numbers, bool, bool]]:
+        """What the other workers have counted, whether each is there and has told it lately, and whether it has
+        died."""
         for path in sorted(self._folder.glob("*.json")) if self._folder is not None else ():
             if path.name != self._own:
                 with path.open(encoding="utf-8") as file:
                     fresh = time.time() - os.fstat(file.fileno()).st_mtime < _STALE
-                    yield _read(json.load(file)), fresh
+                    numbers = _read(json.load(file))
+                died = not numbers.ended and _is_dead(path.with_suffix(".died"), numbers)
+                yield numbers, fresh and not numbers.ended and not died, died
+
+
+def _is_dead(mark: Path, numbers: Numbers) -> bool:
+    """Whether a worker has died. Once somebody has seen it, it stays so: another process may get its number."""
+    if mark.exists():
+        return True
+    if numbers.runs:
+        return False
+    with suppress(OSError):  # a full disk: the next one who looks sees it too
+        mark.touch()
+    return True
 
 
 def exposed(own: Numbers, shared: Shared) -> bytes:
@@ -92,13 +107,13 @@ class _All(Collector):
         self._sum, self._up, self._workers, self._died = Counted(), own.up, 1, 0
         self._totals, self._refused = dict(own.totals), Counter(own.refused)
         self._sum.add(own.counted)
-        for each, fresh in shared.others():
+        for each, alive, died in shared.others():
             self._sum.add(each.counted)
             self._refused.update(each.refused)
             self._totals |= {name: self._totals.get(name, 0) + count for name, count in each.totals.items()}
-            if fresh and not each.ended and each.runs:
+            self._died += died
+            if alive:
                 self._up, self._workers = self._up and each.up, self._workers + 1
-            self._died += not (each.ended or each.runs)
 
     def collect(self) -> Iterator[Metric]:
         """The families, sorted within."""

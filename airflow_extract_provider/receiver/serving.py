@@ -149,7 +149,9 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Meanwhile they are told to the server."""
-        before = signal.signal(signal.SIGHUP, self.handle_exit)
+        before = signal.getsignal(signal.SIGHUP)
+        if before is not signal.SIG_IGN:  # as `nohup` wants it
+            signal.signal(signal.SIGHUP, self.handle_exit)
         try:
             with super().capture_signals():
                 yield

@@ -11,21 +11,35 @@ from airflow_extract_provider.extract.sinks.librdkafka_log import LIBRARY_LOG
 
 
 def test_each_thing_once_in_a_while(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What differs in numbers alone is the same; something else is logged; after a while the same is again."""
+    """However long it took each time; of each broker, and after a while again. What is to find a fault is all there."""
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    monkeypatch.setattr(librdkafka_log, "_MOST", 3)
-    with caplog.at_level(logging.WARNING):
-        for ms in range(100):
-            LIBRARY_LOG.error("%s [%s] %s", "FAIL", "producer-1", f"refused (after {ms}ms)")
-        LIBRARY_LOG.error("%s [%s] %s", "FAIL", "producer-1", "timed out")
-        now[0] += 61
-        LIBRARY_LOG.error("%s [%s] %s", "FAIL", "producer-1", "refused (after 1ms)")
+    caplog.set_level(logging.DEBUG)
+    for ms in range(100):
+        LIBRARY_LOG.error("%s [%s] %s", "FAIL", "producer-1", f"kafka-0: refused (after {ms}ms in state CONNECT)")
+    LIBRARY_LOG.error("%s [%s] %s", "FAIL", "producer-1", "kafka-1: refused (after 1ms in state CONNECT)")
+    now[0] += 61
+    LIBRARY_LOG.error("%s [%s] %s", "FAIL", "producer-1", "kafka-0: refused (after 2ms in state CONNECT)")
+    for _ in range(2):
+        LIBRARY_LOG.debug("found")
         for word in ("a", "b", "c", "d"):
             LIBRARY_LOG.error("another %s", word)
     assert [each.getMessage() for each in caplog.records] == [
-        "FAIL [producer-1] refused (after 0ms)",
-        "FAIL [producer-1] timed out",
-        "FAIL [producer-1] refused (after 1ms)",
+        "FAIL [producer-1] kafka-0: refused (after 0ms in state CONNECT)",
+        "FAIL [producer-1] kafka-1: refused (after 1ms in state CONNECT)",
+        "FAIL [producer-1] kafka-0: refused (after 2ms in state CONNECT)",
+        "found",
         *(f"another {word}" for word in ("a", "b", "c", "d")),
+        "found",
     ]
+
+
+def test_it_does_not_remember_without_end(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a library may say: rather the same twice."""
+    monkeypatch.setattr(librdkafka_log, "_MOST", 3)
+    with caplog.at_level(logging.WARNING):
+        for word in ("one", "two", "three", "four", "one"):
+            LIBRARY_LOG.error("it says %s", word)
+    (seldom,) = LIBRARY_LOG.filters
+    assert len(seldom._said) <= 3  # type: ignore[union-attr]
+    assert "it says four" in caplog.text

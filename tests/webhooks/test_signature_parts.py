@@ -408,6 +408,24 @@ def test_the_border_between_two_parts_cannot_be_moved() -> None:
     assert refused(signer, later) is Refusal.MALFORMED
 
 
+@pytest.mark.parametrize(
+    ("template", "sent", "moved"),
+    [
+        ("{timestamp}.{body}.{id}", ("evt1", "a=1.5&b=2"), ("5&b=2.evt1", "a=1")),
+        ("{body}.{id}.{timestamp}", ("evt1", "a=1.5"), ("5.evt1", "a=1")),
+        ("{id}:{body}.{timestamp}", ("evt", "1:2"), ("evt:1", "2")),
+    ],
+)
+def test_the_border_of_an_id_wherever_it_stands(template: str, sent: tuple[str, str], moved: tuple[str, str]) -> None:
+    """On both of its sides: half of a body under a genuine signature is refused."""
+    scheme = Scheme(header="x-sig", timestamp="x-at", id="x-id", template=template)
+    (text, same) = (template.format(id=id, timestamp=REQUEST.at, body=body) for id, body in (sent, moved))
+    assert text == same
+    for (id, body), found in ((sent, None), (moved, Refusal.MALFORMED)):
+        headers = {"x-sig": hmac_of("key", text).hex(), "x-at": str(REQUEST.at), "x-id": id}
+        assert verify(scheme, ["key"], replace(REQUEST, body=body).signed(headers)) is found
+
+
 def test_what_is_signed_ends_with_a_line() -> None:
     """White space at the ends of a template is signed as well."""
     scheme = Scheme(header="x-signature", template="{body}\n")

@@ -64,7 +64,7 @@ def stripe(at: float) -> dict[str, str]:
     return {"stripe-signature": f"t={at:.0f},v1={hmac_of(SECRET, f'{at:.0f}.{{}}').hex()}"}
 
 
-CASES = {
+CASES: dict[str, tuple[str, dict[str, str] | int, str]] = {
     "no header": ("github", {}, "it has no x-hub-signature-256."),
     "an empty one": ("github", {"x-hub-signature-256": " "}, "it has no x-hub-signature-256."),
     "another form": (
@@ -82,10 +82,16 @@ CASES = {
         {"svix-signature": "v1,x"},
         "it has no svix-timestamp, svix-id.",
     ),
-    "old": ("stripe", stripe(time.time() - 1000), "its signature is right, but older than `tolerance`."),
+    "an id that could be parted elsewhere": (
+        "svix",
+        {"svix-signature": "v1,x", "svix-timestamp": "1700000000", "svix-id": "a.b"},
+        "it is not signed as the endpoint's `verify` says (svix-signature, svix-timestamp, svix-id), or its id holds "
+        "what stands beside it in the `template`.",
+    ),
+    "old": ("stripe", -1000, "its signature is right, but older than `tolerance`."),
     "ahead": (
         "stripe",
-        stripe(time.time() + 1000),
+        1000,
         "its signature is right, but further ahead than `ahead`: a clock is wrong.",
     ),
 }
@@ -94,13 +100,24 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_why_one_is_refused(case: str, caplog: pytest.LogCaptureFixture) -> None:
     """By the names of headers, and nothing of what stands in them; however many come, once a minute."""
-    verify, headers, why = CASES[case]
+    verify, given, why = CASES[case]
+    headers = stripe(time.time() + given) if isinstance(given, int) else given
     receiver = receiving(Memory(), verify=verify)
     with caplog.at_level(logging.INFO, logger="airflow_extract_provider"):
         assert {answered(receiver, headers) for _ in range(3)} == {401}
     said = [(each.levelname, each.getMessage()) for each in caplog.records]
     assert said == [("INFO", f"webhooks of shop/main are refused: {why}")]
     assert SECRET not in caplog.text
+
+
+def test_each_reason_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Strangers without any header do not hide that one is missing in what the vendor sends."""
+    receiver = receiving(Memory(), verify="svix")
+    with caplog.at_level(logging.INFO, logger="airflow_extract_provider"):
+        for headers in ({}, {"svix-signature": "v1,x", "svix-timestamp": "1700000000"}, {}):
+            answered(receiver, headers)
+    said = [each.getMessage().partition("refused: ")[2] for each in caplog.records]
+    assert said == ["it has no svix-signature, svix-timestamp, svix-id.", "it has no svix-id."]
 
 
 def test_another_type_is_another_message() -> None:

@@ -10,12 +10,13 @@ __all__ = ["LIBRARY_LOG"]
 
 _AGAIN = 60.0
 """Seconds after which the same is logged again."""
-_NUMBER = re.compile(r"\d+")
+_LASTED = re.compile(r"\(after [^)]*\)")
+"""How long it has taken, and how often it was left out: never twice the same."""
 _MOST = 1_000
 
 
 class _Seldom(logging.Filter):
-    """Lets what has not been said for a while pass; what differs in numbers alone is the same."""
+    """Lets what has not been said for a while pass, and all that is for who looks for a fault."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,7 +24,9 @@ class _Seldom(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether it is logged."""
-        now, what = time.monotonic(), _NUMBER.sub("", record.getMessage())
+        if record.levelno <= logging.DEBUG:
+            return True
+        now, what = time.monotonic(), _LASTED.sub("", record.getMessage())
         if now - self._said.get(what, float("-inf")) < _AGAIN:
             return False
         if len(self._said) >= _MOST:

@@ -155,21 +155,21 @@ def _operational(exc: psycopg.Error) -> str:
     """The kind of failure. The library's text is not used: it may hold the connection string."""
     if exc.sqlstate:
         return f"{type(exc).__name__}, SQLSTATE {exc.sqlstate}"
-    text = str(exc)
+    text = str(exc).lower()
     for sign in (
-        "Connection refused",
+        "connection refused",
         "timeout expired",
         "could not translate host name",
         "failed to resolve host",
         "no route to host",
-        "Network is unreachable",
+        "network is unreachable",
         "password authentication failed",
         "is not permitted to log in",
         "no pg_hba.conf entry",
         "too many connections",
     ):
         if sign in text:
-            return sign.lower()
+            return sign
     if _NO_DATABASE.search(text):
         return "there is no such database; without one in the connection, it is that of the user's name"
     return type(exc).__name__

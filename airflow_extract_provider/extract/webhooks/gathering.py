@@ -74,7 +74,8 @@ class Gathering:
     def _has_room(self, task: asyncio.Task[Any]) -> bool:
         """Give up as many as must be; whether ``task``, whose turn it is, is not one of them."""
         while self._bytes > self._most:
-            first = next(iter(self._held))
+            # Of those that hold something: who has sent nothing yet gives nothing back.
+            first = next(each for each, size in self._held.items() if size)
             if first is task:
                 return False
             # At once: it gets its turn only later, and until then others would be given up in its place.

@@ -1,7 +1,8 @@
 """What a server may offer an application beside ``receive`` and ``send``: what is there already, it hands over at once.
 
 It is an extension of ASGI, an entry of a request's scope (https://asgi.readthedocs.io/en/stable/extensions.html). A
-server that does not know it is asked by ``receive`` and told by ``send``.
+server that does not know it is asked by ``receive`` and told by ``send``. It goes past whatever stands between server
+and application: with a middleware that must see each message it is to be taken out of the scope.
 """
 
 from __future__ import annotations

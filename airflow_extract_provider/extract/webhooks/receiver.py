@@ -131,7 +131,7 @@ class Receiver:
         refused = way.refused(scope["method"], headers)
         if refused is not None:
             return refused
-        if self._deliveries >= self._most or self._bytes >= self._most_bytes:
+        if self._deliveries >= self._most:
             return _BUSY
         size = 0
         self._deliveries += 1
@@ -143,6 +143,8 @@ class Receiver:
                 return body
             if len(body) > way.most:
                 return _LARGE
+            if self._bytes and self._bytes + len(body) > self._most_bytes:
+                return _BUSY
             size = len(body)
             self._bytes += size
             incoming = way.judged(scope, headers, body)
@@ -168,7 +170,8 @@ class Receiver:
 
     def _forged(self, way: _Way, refusal: Refusal, headers: Mapping[bytes, bytes]) -> Outcome:
         """The sender is told no more than that it is refused; whoever set the endpoint up can read why."""
-        self._log(way, refusal, f"are refused: {way.why(refusal, headers)}", logging.INFO)
+        why = way.why(refusal, headers)
+        self._log(way, why, f"are refused: {why}", logging.INFO)
         return way.refusals[refusal]
 
     def _log(self, way: _Way, fault: str, what: str, level: int = logging.ERROR) -> None:
@@ -193,6 +196,7 @@ class _Way:
         self._signs_url = spec.verify.signs_url
         self._kept = spec.kept_headers
         self._signature = spec.verify.reads
+        self._of_id = ", or its id holds what stands beside it in the `template`" if spec.verify.id else ""
         self._told_apart = spec.dedupe.headers if spec.dedupe else ()
         # One id and one body under another type is another message.
         self._typed = spec.type.headers if spec.dedupe and spec.type else ()
@@ -234,7 +238,8 @@ class _Way:
             missing = [name for name in self._signature if not given.get(name.encode(), b"").strip()]
             return f"it has no {', '.join(missing)}."
         if refusal is Refusal.MALFORMED:
-            return f"it is not signed as the endpoint's `verify` says ({', '.join(self._signature)})."
+            headers = ", ".join(self._signature)
+            return f"it is not signed as the endpoint's `verify` says ({headers}){self._of_id}."
         return _WHY[refusal]
 
     def _url_of(self, scope: _Scope, headers: Mapping[str, str]) -> str:
