@@ -229,6 +229,9 @@ def test_from_the_vendor_to_the_inbox(
                     reader.kill()
                 delivering.result()
     with reading() as reader:
+        # All may be committed before it has begun: then a signal would just end it.
+        assert reader.stderr is not None
+        assert any("webhooks go from" in line for line in reader.stderr)
         consuming.until(lambda: lag(broker, topic, consuming.group) == 0)
         reader.send_signal(signal.SIGTERM)
         assert reader.wait(60) == 0
