@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -374,7 +375,8 @@ def test_a_stop_while_postgres_hangs(own: EmbeddedPostgres, tmp_path: Path) -> N
             assert process.stop() == 0
         finally:
             for each in reversed(stopped):
-                each.resume()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.resume()
 
 
 def test_a_store_that_hangs_or_is_locked_is_waited_for(dsn: str, tmp_path: Path) -> None:

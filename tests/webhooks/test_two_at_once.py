@@ -227,11 +227,11 @@ def test_a_stop_ends_both(play: Hooked, watched: Watched) -> None:
     stop = threading.Event()
 
     def stopped(_: Turn) -> None:
-        if len(watched.settled) == 6:
+        if len(watched.settled) >= 6:  # both may have come between
             stop.set()
 
     watched.before = stopped
     drained = watched.drain(stop=stop)
-    assert len(watched.settled) <= 7
+    assert len(watched.settled) <= 8
     assert drained.deliveries == WAITING - left(play)
     assert left(play) > 0
