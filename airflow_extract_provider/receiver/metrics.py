@@ -48,9 +48,7 @@ class Numbers:
         """Whether its process is there; or another one, under its number."""
         try:
             os.kill(self.process, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # another's
+        except (ProcessLookupError, PermissionError):  # none, or somebody else's
             return False
         return True
 
