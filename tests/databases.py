@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from airflow_extract_provider.extract.store.connection import Connection, connec
 from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.testing.postgres import EmbeddedPostgres, PostgresServer
 
-__all__ = ["Databases", "databases_on", "room"]
+__all__ = ["Databases", "databases_on", "lone_server", "room"]
 
 MEMORY = Path("/dev/shm")
 MEMORY_NEEDED = 4 << 30
@@ -80,6 +81,18 @@ class Databases:
 
     def _drop(self, name: str) -> None:
         self._admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+
+@contextmanager
+def lone_server(**settings: str) -> Iterator[EmbeddedPostgres]:
+    """A server for one test alone: it may be killed, set otherwise, or measured, since nobody else writes on it.
+
+    On the one that the others share, the autovacuum of databases that stay writes many megabytes of log at any time.
+    """
+    with tempfile.TemporaryDirectory(prefix="extract-tests-", dir=room()) as folder:
+        Path(folder).chmod(0o755)
+        with EmbeddedPostgres(folder, {"fsync": "off", **settings}) as server:
+            yield server
 
 
 @contextmanager

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from airflow_extract_provider.testing.postgres import EmbeddedPostgres
 from tests.crash.stage import Stage
 from tests.crash.sweep_stage import SweepStage
+from tests.databases import lone_server
 from tests.loopback import LoopbackApi
 
 
@@ -42,7 +41,5 @@ def sweeping(dsn: str) -> Iterator[Callable[..., SweepStage]]:
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedPostgres]:
     """A server to be killed."""
-    with tempfile.TemporaryDirectory(prefix="extract-crash-") as folder:
-        Path(folder).chmod(0o755)
-        with EmbeddedPostgres(folder, {"fsync": "off"}) as server:
-            yield server
+    with lone_server() as server:
+        yield server

@@ -16,6 +16,7 @@ import pytest
 from psycopg import sql
 
 from airflow_extract_provider.extract.store.connection import Connect, Connection
+from tests.databases import lone_server
 from tests.extract.scene import TOKENS, Scene
 from tests.loopback import LoopbackApi
 
@@ -37,17 +38,14 @@ class Swept:
 
 @contextmanager
 def filled(connect: Connect, conn: Connection, count: int) -> Iterator[Scene]:
-    """So many records of 1 KB, backfilled, and nothing left to be tidied up in their table."""
+    """So many records of 1 KB, backfilled, and nothing left to be tidied up in their table: whoever reads a row first
+    notes in it that it is committed, which is logged where blocks have checksums."""
     rows = [{"id": f"k{number:08}", "n": number, **NESTED} for number in range(count)]
     with LoopbackApi(rows) as api:
         scene = Scene(api, connect, {**TOKENS, "pages": PAGED}, "extract")
         scene.migrate()
         assert scene.run().records == count
-        table = table_of(scene)
-        # Else the autovacuum may come in between; and whoever reads a row first notes in it that it is committed, which
-        # is logged where blocks have checksums.
-        conn.execute(sql.SQL("alter table {} set (autovacuum_enabled = off)").format(table))
-        conn.execute(sql.SQL("vacuum (analyze) {}").format(table))
+        conn.execute(sql.SQL("vacuum (analyze) {}").format(table_of(scene)))
         yield scene
         scene.close()
 
@@ -73,6 +71,13 @@ def swept(scene: Scene, conn: Connection, dsn: str) -> Swept:
     before = lsn(conn)
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return Swept(**json.loads(done.stdout), written=lsn(conn) - before)
+
+
+@pytest.fixture
+def dsn() -> Iterator[str]:
+    """A database beside which nobody writes: the log is the server's as a whole, and its autovacuum's too."""
+    with lone_server(autovacuum="off") as server:
+        yield server.create_database("swept")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ import pytest
 from airflow_extract_provider.extract.store.connection import connecting
 from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.testing.postgres import EmbeddedPostgres
+from tests.databases import lone_server
 from tests.webhooks.receiving import Attempt, Delivery, Process, Sender, deliveries
 
 pytestmark = pytest.mark.slow
@@ -144,10 +144,8 @@ class Crashes:
 @pytest.fixture
 def postgres() -> Iterator[EmbeddedPostgres]:
     """A server to be killed."""
-    with tempfile.TemporaryDirectory(prefix="extract-crash-") as folder:
-        Path(folder).chmod(0o755)
-        with EmbeddedPostgres(folder, {"fsync": "off"}) as server:
-            yield server
+    with lone_server() as server:
+        yield server
 
 
 def send_through(sender: Sender, all: list[Delivery], told: Crashes) -> None:

@@ -8,7 +8,6 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -38,9 +37,8 @@ from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.webhooks.kafka_inbox import Consumed, consume
 from airflow_extract_provider.extract.webhooks.kafka_keep import Bounds, KafkaKeep
 from airflow_extract_provider.extract.webhooks.kafka_message import Headers, UnreadableError, incoming_of
-from airflow_extract_provider.testing.postgres import EmbeddedPostgres
 from tests.broker import GUEST, Broker
-from tests.databases import room
+from tests.databases import lone_server
 from tests.sinks.topics import allow, create, unused_name
 from tests.store.applier import in_thread
 from tests.webhooks.kafka_stage import Consuming, held, keeping, lag, put_all, put_named, rows, some
@@ -418,30 +416,28 @@ def test_how_quick(broker: Broker, topic: str, consuming: Consuming, dsn: str, m
 
 def test_the_store_is_away(broker: Broker, topic: str, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is committed meanwhile, and all is stored once when it is back; it is told of once."""
-    with tempfile.TemporaryDirectory(prefix="extract-tests-", dir=room()) as folder:
-        Path(folder).chmod(0o755)
-        with EmbeddedPostgres(folder, {"fsync": "off"}) as server:
-            dsn = server.dsn()
-            migrate(connecting(dsn), [])
-            put_all(broker.config, topic, some(300, dedupe=True))
-            consuming = Consuming(broker, topic, connecting(dsn))
-            consuming.all_of(300, dsn)
-            server.kill()
-            consuming.begin()
-            put_all(broker.config, topic, some(300))
-            consuming.until(lambda: "the store is away" in caplog.text)
-            time.sleep(2)
-            assert lag(broker, topic, consuming.group) == 300
-            server.start()
-            consuming.until(lambda: "stored again" in caplog.text)
-            consuming.until(lambda: rows(dsn, "select count(*) from extract.inbox") == [(600,)])
-            consuming.until(lambda: lag(broker, topic, consuming.group) == 0)
-            server.stop()
-            put_all(broker.config, topic, some(1))
-            time.sleep(1)
-            (done,) = consuming.end()  # it stops in the middle of an outage too
-            assert done.stored == 300
-            assert lag(broker, topic, consuming.group) == 1
+    with lone_server() as server:
+        dsn = server.dsn()
+        migrate(connecting(dsn), [])
+        put_all(broker.config, topic, some(300, dedupe=True))
+        consuming = Consuming(broker, topic, connecting(dsn))
+        consuming.all_of(300, dsn)
+        server.kill()
+        consuming.begin()
+        put_all(broker.config, topic, some(300))
+        consuming.until(lambda: "the store is away" in caplog.text)
+        time.sleep(2)
+        assert lag(broker, topic, consuming.group) == 300
+        server.start()
+        consuming.until(lambda: "stored again" in caplog.text)
+        consuming.until(lambda: rows(dsn, "select count(*) from extract.inbox") == [(600,)])
+        consuming.until(lambda: lag(broker, topic, consuming.group) == 0)
+        server.stop()
+        put_all(broker.config, topic, some(1))
+        time.sleep(1)
+        (done,) = consuming.end()  # it stops in the middle of an outage too
+        assert done.stored == 300
+        assert lag(broker, topic, consuming.group) == 1
     # Once for each reason: the second time it says goodbye first.
     assert caplog.text.count("the store is away") <= 3
 

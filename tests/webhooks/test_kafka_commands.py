@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.receiver.reopening import reopening
 from airflow_extract_provider.testing.postgres import EmbeddedPostgres
 from tests.broker import Broker
-from tests.databases import room
+from tests.databases import lone_server
 from tests.webhooks.kafka_stage import Consuming, lag, put_all, rows, some
 from tests.webhooks.receiving import Process, Sender, connection, deliveries
 
@@ -43,10 +42,8 @@ def _connection(broker: Broker, **config: str) -> str:
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedPostgres]:
     """A server that may be stopped, and whose logins may be changed."""
-    with tempfile.TemporaryDirectory(prefix="extract-tests-", dir=room()) as folder:
-        Path(folder).chmod(0o755)
-        with EmbeddedPostgres(folder, {"fsync": "off"}) as server:
-            yield server
+    with lone_server() as server:
+        yield server
 
 
 @pytest.fixture

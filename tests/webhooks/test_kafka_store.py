@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -24,9 +22,8 @@ from airflow_extract_provider.extract.store.grants import from_kafka_grants, rec
 from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.extract.webhooks import kafka_store
 from airflow_extract_provider.extract.webhooks.kafka_inbox import Consumed, consume
-from airflow_extract_provider.testing.postgres import EmbeddedPostgres
 from tests.broker import Broker
-from tests.databases import room
+from tests.databases import lone_server
 from tests.webhooks.kafka_stage import Consuming, lag, put_all, rows, some
 
 COUNT = "select count(*) from extract.inbox"
@@ -38,12 +35,10 @@ WAITING = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
 @pytest.fixture
 def own_dsn() -> Iterator[str]:
     """The books on a server of their own, whose settings may be changed."""
-    with tempfile.TemporaryDirectory(prefix="extract-tests-", dir=room()) as folder:
-        Path(folder).chmod(0o755)
-        with EmbeddedPostgres(folder, {"fsync": "off"}) as server:
-            dsn = server.create_database("books")
-            migrate(connecting(dsn), [])
-            yield dsn
+    with lone_server() as server:
+        dsn = server.create_database("books")
+        migrate(connecting(dsn), [])
+        yield dsn
 
 
 @pytest.fixture
