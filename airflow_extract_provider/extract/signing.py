@@ -100,7 +100,9 @@ class Scheme(Frozen):
         default="sha256",
         description="HMAC with this hash; an ed25519 signature; or a token, or user and password, sent as they are",
     )
-    encoding: Literal["hex", "base64"] = Field(default="hex", description="how the signature is written")
+    encoding: Literal["hex", "hex-upper", "base64"] = Field(
+        default="hex", description="how the signature is written: hex in lower or in upper case, or base64"
+    )
     prefix: _Mark = Field(
         default="", description="what stands before the signature (or the token), such as `sha256=` or `v1,`"
     )

@@ -36,17 +36,17 @@ def run(args: Namespace) -> Iterator[str]:
     """Bring webhooks from a Kafka topic into the inbox, until it is stopped; several may do so at once."""
     from airflow_extract_provider.extract.webhooks.kafka_inbox import consume
     from airflow_extract_provider.hooks.kafka import EXAMPLE, consumer_settings
-    from airflow_extract_provider.receiver.connections import beside_airflow
+    from airflow_extract_provider.receiver.connections import beside_airflow, telling
     from airflow_extract_provider.receiver.reopening import reopening
 
-    find = beside_airflow()
+    _log_to_stderr()
+    find = telling(beside_airflow())
     connect = reopening(args.store_conn_id, lambda: find(args.store_conn_id, _STORE))
     kafka = find(args.kafka_conn_id, EXAMPLE)
     config = consumer_settings(args.kafka_conn_id, args.group, connection=kafka)
     stop = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: stop.set())
-    _log_to_stderr()
     _log.info("webhooks go from Kafka's topic %s into the inbox", args.topic)
     done = consume(config, args.topic, connect, args.schema, stop)
     yield (

@@ -22,8 +22,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         says = module.run.__doc__
         command = commands.add_parser(name, help=says, description=says)
         module.arguments(command)
-        command.set_defaults(run=module.run)
-    args = parser.parse_args(argv)
+        command.set_defaults(run=module.run, parser=command)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:  # argparse would show how to call the command above it, in which the right name does not stand
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     args.run(args)
     sys.exit(0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,6 +37,16 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _proxies(text: str) -> str:
+    addresses = [each.strip() for each in text.split(",")]
+    for each in addresses:
+        try:
+            _ = each == "*" or ip_network(each)
+        except ValueError:  # uvicorn would take it for the name of a socket, and trust nobody
+            raise ArgumentTypeError(f"{each!r} is no address such as 10.0.0.7, no network such as 10.0.0.0/8") from None
+    return ",".join(addresses)
+
+
 _SECONDS: Mapping[str, Any] = {"type": _at_least(1), "metavar": "SECONDS"}
 _ID: Mapping[str, Any] = {"metavar": "ID"}
 _ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
@@ -60,6 +71,7 @@ _ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
         "sign it; without it the header Host counts",
     },
     "--behind-proxy": {
+        "type": _proxies,
         "metavar": "ADDRESSES",
         "help": "proxies whose X-Forwarded-Proto counts, with commas between them; not needed with --public-url",
     },

@@ -31,12 +31,13 @@ from tests.broker import Broker
 from tests.databases import lone_server
 from tests.webhooks.kafka_stage import Consuming, lag, put_all, rows, some
 from tests.webhooks.receiving import Process, Sender, connection, deliveries
+from tests.webhooks.test_going_on import BACKEND
 
 NO_STORE = "host=127.0.0.1 port=1 user=nobody dbname=nowhere"
 
 
-def _connection(broker: Broker, **config: str) -> str:
-    return json.dumps({"conn_type": "kafka", "extra": json.dumps({**broker.config, **config})})
+def _connection(broker: Broker) -> str:
+    return json.dumps({"conn_type": "kafka", "extra": json.dumps(broker.config)})
 
 
 @pytest.fixture
@@ -56,10 +57,10 @@ def own_dsn(own_server: EmbeddedPostgres) -> str:
 
 @contextmanager
 def _command(
-    broker: Broker, topic: str, store: str | Path, *arguments: str, **config: str
+    broker: Broker, topic: str, store: str | Path, *arguments: str, **variables: str
 ) -> Iterator[subprocess.Popen[str]]:
     """The command, beside no Airflow; what leads to the store is in its environment, or in a file of secrets."""
-    environment = {**os.environ, "AIRFLOW_CONN_KAFKA_DEFAULT": _connection(broker, **config)}
+    environment = {**os.environ, "AIRFLOW_CONN_KAFKA_DEFAULT": _connection(broker), **variables}
     if isinstance(store, str):
         environment["AIRFLOW_CONN_EXTRACT_STORE"] = connection(store)
     else:
@@ -99,6 +100,24 @@ def test_the_command_says_what_is_wrong(broker: Broker, dsn: str) -> None:
     assert started.returncode == 1
     assert "SinkRefusedError: the topic `no-such-topic` does not exist" in err
     assert "Traceback" not in err
+
+
+def test_a_secrets_backend_that_hangs_is_told_of(broker: Broker, dsn: str, tmp_path: Path) -> None:
+    """Whoever starts it would see nothing, and wait with it; a stop ends it all the same."""
+    (tmp_path / "slow_secrets.py").write_text(BACKEND, encoding="utf-8")
+    (tmp_path / "hangs").touch()
+    environment = {
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "AIRFLOW__SECRETS__BACKEND": "slow_secrets.Slow",
+        "ASKED": str(tmp_path / "asked"),
+        "HANGS": str(tmp_path / "hangs"),
+    }
+    with _command(broker, "a-topic", dsn, **environment) as started:
+        assert started.stderr is not None
+        said = next(line for line in started.stderr if "is waited for" in line)
+        started.terminate()
+        assert started.wait(30) in (0, -signal.SIGTERM)
+    assert "the connection 'extract_store' is waited for: its secrets backend does not answer." in said
 
 
 def test_a_stop_ends_in_time_whatever_hangs(

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,34 @@ def test_a_port_that_is_none(port: str, capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit):
         main.main(["receiver", "--sources", "nowhere", f"--port={port}"])
     assert "is no number from 0 to 65535" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("proxies", ["10.0.0.7/8", "127.0.0.1, gateway", "", "10.0.0.7,", "http://10.0.0.7"])
+def test_proxies_that_are_none(proxies: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else nobody would be trusted, and each signed address be another one."""
+    with pytest.raises(SystemExit):
+        main.main(["receiver", "--sources", "nowhere", f"--behind-proxy={proxies}"])
+    assert "is no address such as 10.0.0.7, no network such as 10.0.0.0/8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("proxies", ["127.0.0.1", "10.0.0.0/8, ::1,fd00::/8", "*"])
+def test_proxies(proxies: str) -> None:
+    """Addresses and networks of both kinds, or all."""
+    parser = ArgumentParser()
+    receive.arguments(parser)
+    given = parser.parse_args(["--sources", "sources", "--behind-proxy", proxies])
+    assert given.behind_proxy == proxies.replace(" ", "")
+
+
+@pytest.mark.parametrize("command", ["receiver --sources nowhere", "from-kafka"])
+def test_an_argument_that_is_not_known(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is shown is how to call that command, in which the right name stands."""
+    with pytest.raises(SystemExit) as ended:
+        main.main([*command.split(), "--shema", "x"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "unrecognized arguments: --shema x" in said
+    assert "[--schema SCHEMA]" in said
 
 
 def test_a_missing_dependency_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -298,10 +298,10 @@ def test_a_signature_is_written_in_one_way() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["sha1", "sha256", "sha512"])
-@pytest.mark.parametrize("encoding", ["hex", "base64"])
+@pytest.mark.parametrize("encoding", ["hex", "hex-upper", "base64"])
 @pytest.mark.parametrize("key", ["text", "hex", "base64"])
 def test_a_scheme_of_ones_own(algorithm: str, encoding: str, key: str) -> None:
-    """Each hash, each encoding, each way to write the key."""
+    """Each hash, each encoding, each way to write the key; what is written otherwise is not that signature."""
     scheme = Scheme.model_validate(
         {
             "header": "X-Sig",
@@ -315,9 +315,14 @@ def test_a_scheme_of_ones_own(algorithm: str, encoding: str, key: str) -> None:
     secret = {"text": raw.decode(), "hex": raw.hex().upper(), "base64": base64.b64encode(raw).decode()}[key]
     kind = {"sha1": hashes.SHA1(), "sha256": hashes.SHA256(), "sha512": hashes.SHA512()}[algorithm]
     digest = hmac_of(raw, f"{REQUEST.method} {REQUEST.url} {REQUEST.body}", kind)
-    made = digest.hex() if encoding == "hex" else base64.b64encode(digest).decode()
-    assert verify(scheme, [secret], REQUEST.signed({"x-sig": made})) is None
-    assert verify(scheme, ["00" + secret], REQUEST.signed({"x-sig": made})) is Refusal.WRONG
+    written = {
+        "hex": digest.hex(),
+        "hex-upper": digest.hex().upper(),
+        "base64": base64.b64encode(digest).decode(),
+    }
+    for way, made in written.items():
+        assert verify(scheme, [secret], REQUEST.signed({"x-sig": made})) is (None if way == encoding else Refusal.WRONG)
+        assert verify(scheme, ["00" + secret], REQUEST.signed({"x-sig": made})) is Refusal.WRONG
 
 
 def test_elements_with_a_space_between() -> None:

@@ -10,7 +10,7 @@ import enum
 import hmac
 import re
 import secrets as randomness
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 
@@ -34,6 +34,12 @@ _LONGEST_TIME = 40
 """Characters of a timestamp: Python takes long for numbers of many digits."""
 _RFC3339 = reading("rfc3339", None)
 _DECODED = re.compile(rb"%(?:3A|2F|3F|40|21|24|27|28|29|2A|2C|3B)", re.IGNORECASE)
+_WRITTEN: Mapping[str, Callable[[bytes], bytes]] = {
+    "hex": binascii.hexlify,
+    "hex-upper": lambda raw: binascii.hexlify(raw).upper(),
+    "base64": lambda raw: binascii.b2a_base64(raw, newline=False),
+}
+"""How each encoding is usually written."""
 _PEPPER = randomness.token_bytes(32)
 _BASIC = b"basic "
 _LEAST_KEY = 16
@@ -257,10 +263,9 @@ def _bytes(text: bytes | str) -> bytes:
 def _made_by_hash(scheme: Scheme, secrets: Sequence[bytes | str], signatures: Sequence[bytes], content: bytes) -> bool:
     """Each secret is tried with each signature, so that the time tells nothing of which one it was. What is compared is
     the text: base64 can be written in several ways, and only the usual one is taken."""
-    found = False
+    found, written = False, _WRITTEN[scheme.encoding]
     for key in _keys(scheme, secrets):
-        digest = hmac.digest(key, content, scheme.algorithm)
-        expected = digest.hex().encode() if scheme.encoding == "hex" else binascii.b2a_base64(digest, newline=False)
+        expected = written(hmac.digest(key, content, scheme.algorithm))
         for signature in signatures:
             found |= hmac.compare_digest(expected, signature)
     return found
@@ -300,7 +305,7 @@ def _sent(scheme: Scheme, secrets: Sequence[bytes | str], value: bytes) -> Refus
         return Refusal.MALFORMED
     found = False
     for key in _keys(scheme, secrets):
-        expected = binascii.b2a_base64(key, newline=False) if scheme.algorithm == "basic" else key
+        expected = _WRITTEN["base64"](key) if scheme.algorithm == "basic" else key
         # Digests have one length: a comparison of the texts would tell the secret's.
         found |= hmac.compare_digest(_masked(expected), _masked(given))
     return None if found else Refusal.WRONG
@@ -359,10 +364,7 @@ def _spelled(kind: str, algorithm: str, text: bytes) -> bytes:
 def _decoded(encoding: str, text: bytes) -> bytes | None:
     """What hex or base64 spells; None: it does not, or not in the usual way."""
     try:
-        if encoding == "hex":
-            raw = binascii.unhexlify(text)
-            return raw if binascii.hexlify(raw) == text else None
-        raw = binascii.a2b_base64(text)
+        raw = binascii.a2b_base64(text) if encoding == "base64" else binascii.unhexlify(text)
     except ValueError:
         return None
-    return raw if binascii.b2a_base64(raw, newline=False) == text else None
+    return raw if _WRITTEN[encoding](raw) == text else None
