@@ -13,27 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_extract_provider.extract.incoming import Incoming
 from airflow_extract_provider.extract.receiving import Endpoint
 from airflow_extract_provider.extract.signing import SCHEMES
 from airflow_extract_provider.extract.webhooks.receiver import Door, Receiver
 from tests.databases import Databases
 from tests.webhooks.listening import SECRETS, Listening, Talk, head, request, signature
+from tests.webhooks.memory import Memory
 
 EXAMPLES = 2_000 if os.environ.get("EXTRACT_SOAK") else 150
 LIMIT = 60
-
-
-class Memory:
-    """A keep that remembers."""
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-
-    async def put(self, incoming: Incoming) -> bool:
-        """Keep it."""
-        self.bodies.append(incoming.body)
-        return True
 
 
 class Nowhere:
@@ -80,7 +68,7 @@ def test_no_part_of_a_body_passes_for_the_whole(parts: list[bytes], cut: int | N
     asyncio.run(receiver({**scope, "root_path": "", "query_string": b""}, receive, send))
     whole = b"".join(parts)
     complete = (cut is None or cut >= len(parts)) and len(whole) <= LIMIT
-    assert keep.bodies == ([whole] if complete else [])
+    assert [each.body for each in keep.kept] == ([whole] if complete else [])
     assert [each["status"] for each in sent[:1]] in ([200] if complete else [413], [] if not complete else [200])
 
 

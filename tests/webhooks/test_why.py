@@ -10,27 +10,15 @@ from typing import Any
 
 import pytest
 
-from airflow_extract_provider.extract.incoming import Incoming
 from airflow_extract_provider.extract.receiving import Endpoint
 from airflow_extract_provider.extract.webhooks.receiver import Door, Receiver
 from airflow_extract_provider.receiver.counts import Tally
 from airflow_extract_provider.receiver.service import loaded
 from airflow_extract_provider.receiver.settings import Settings
+from tests.webhooks.memory import Memory
 from tests.webhooks.signers import hmac_of
 
 SECRET = "marked-secret-4711"
-
-
-class Memory:
-    """A keep that remembers."""
-
-    def __init__(self) -> None:
-        self.kept: list[Incoming] = []
-
-    async def put(self, incoming: Incoming) -> bool:
-        """Keep it."""
-        self.kept.append(incoming)
-        return True
 
 
 def receiving(keep: Memory, **spec: Any) -> Receiver:
