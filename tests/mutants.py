@@ -23,6 +23,7 @@ from tests.mutants_of_webhooks import WEBHOOKS
 PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = "airflow_extract_provider/extract"
 LIMIT = 600.0
+"""Seconds for the tests beside one mutant; all of them, which run once before, have as many for each file or folder."""
 
 
 @dataclass(frozen=True)
@@ -611,7 +612,7 @@ def main() -> int:
         copy = Path(folder) / "project"
         _copied(copy)
         print(f"unchanged: {' '.join(targets)}", flush=True)
-        if (found := _verdict(copy, targets)).killer is not None:
+        if (found := _verdict(copy, targets, LIMIT * len(targets))).killer is not None:
             print(f"the tests fail without any mutant: {found.killer}")
             return 1
         print(f"unchanged: all pass ({found.seconds:.0f} s)\n\n{'law':<24}{'mutant':<62}{'seconds':>8}   noticed by")
@@ -642,13 +643,13 @@ def _tried(copy: Path, mutant: Mutant) -> Verdict:
         raise SystemExit(f"{mutant.name}: the line stands {text.count(mutant.old)} times in {mutant.file}")
     path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
     try:
-        return _verdict(copy, mutant.tests)
+        return _verdict(copy, mutant.tests, LIMIT)
     finally:
         path.write_text(text, encoding="utf-8")
 
 
-def _verdict(copy: Path, tests: Sequence[str]) -> Verdict:
-    """The first test that fails. One that never ends is a failure too."""
+def _verdict(copy: Path, tests: Sequence[str], limit: float) -> Verdict:
+    """The first test that fails. One that never ends, or all of them in so many seconds, is a failure too."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--tb=no"]
     environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     began = time.monotonic()
@@ -661,7 +662,7 @@ def _verdict(copy: Path, tests: Sequence[str]) -> Verdict:
         text=True,
     )
     try:
-        told, _ = done.communicate(timeout=LIMIT)
+        told, _ = done.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         done.kill()
         done.communicate()
