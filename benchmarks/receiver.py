@@ -211,10 +211,10 @@ def bare(dsn: str) -> Callable[[Any, Any, Any], Awaitable[None]]:
             waiting.clear()
             all = [each for each, _ in batch]
             cursor = await conn.execute(text, inbox.parameters(all), binary=True)
-            stored = await cursor.fetchall()
-            for is_new, (_, told) in zip(inbox.new(all, [row[0] for row in stored]), batch, strict=True):
+            ((stored, dedupes),) = await cursor.fetchall()
+            for is_new, (_, told) in zip(inbox.new(all, stored, dedupes), batch, strict=True):
                 if not told.done():
-                    told.set_result(is_new)
+                    told.set_result(bool(is_new))
 
     async def receive_one(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":

@@ -23,6 +23,7 @@
     │   ├── RecordsPathError         `records` selects no list
     │   ├── SchemaMissingError       `airflow extract migrate` has not been run, or not by this version
     │   ├── StoreRightsError         the role may not do what is needed
+    │   ├── InboxFilteredError       something on the inbox keeps webhooks out of it, without a word
     │   ├── CursorInvalidError       the cursor was edited into something that is no cursor
     │   ├── CursorAheadError         the cursor was edited to a place that was never reached
     │   ├── CursorShadowedError      something hides the cursor Variable: it would never move
@@ -77,6 +78,7 @@ __all__ = [
     "FencedError",
     "FixConfig",
     "FoldError",
+    "InboxFilteredError",
     "LeftBehindError",
     "LoginError",
     "MovingListError",
@@ -211,6 +213,12 @@ class StoreRightsError(FixConfig):
     """Postgres refused a statement for lack of rights."""
 
     anchor = "store-rights"
+
+
+class InboxFilteredError(FixConfig):
+    """Postgres did not store a webhook, and told no error: a trigger, a rule or a policy kept it out of the inbox."""
+
+    anchor = "inbox-filtered"
 
 
 class CursorInvalidError(FixConfig):

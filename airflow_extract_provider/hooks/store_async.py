@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from airflow.sdk import BaseHook
 
-from airflow_extract_provider.extract.webhooks.keeping import opened
+from airflow_extract_provider.extract.webhooks.inbox_writer import opened
 from airflow_extract_provider.hooks.store import StoreHook
 
 __all__ = ["AsyncStoreHook"]

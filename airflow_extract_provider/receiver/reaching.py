@@ -10,7 +10,7 @@ from airflow_extract_provider.extract.store import inbox, inbox_count
 from airflow_extract_provider.extract.store.connection import named_errors
 from airflow_extract_provider.extract.store.statements import statement
 from airflow_extract_provider.extract.webhooks.deadline import Deadline
-from airflow_extract_provider.extract.webhooks.keeping import AsyncConnection
+from airflow_extract_provider.extract.webhooks.inbox_writer import AsyncConnection
 from airflow_extract_provider.hooks.store_async import AsyncStoreHook
 from airflow_extract_provider.receiver.settings import Settings
 

@@ -18,7 +18,8 @@ from airflow_extract_provider.extract.source import Source
 from airflow_extract_provider.extract.sourcefile import load_sources
 from airflow_extract_provider.extract.webhooks.answers import ANSWERS
 from airflow_extract_provider.extract.webhooks.deadline import Deadline
-from airflow_extract_provider.extract.webhooks.keeping import AsyncConnect, AsyncConnection, Commit, PostgresKeep
+from airflow_extract_provider.extract.webhooks.inbox_writer import AsyncConnect, AsyncConnection
+from airflow_extract_provider.extract.webhooks.keeping import Commit, PostgresKeep
 from airflow_extract_provider.extract.webhooks.receiver import Door, Receiver
 from airflow_extract_provider.hooks import kafka
 from airflow_extract_provider.hooks.store_async import AsyncStoreHook
@@ -208,6 +209,10 @@ class Service:
 
     async def _written(self) -> bool:
         """Whether nothing is left to be written."""
+        if not self._keep.ready and not self._told_to_end.is_set():
+            # It may be the last connection that the role, or the server, has left: webhooks come first.
+            await self._put_away()
+            return False
         if not self._tally.unwritten:
             return True
         try:

@@ -137,7 +137,7 @@ def _run(config: uvicorn.Config, bound: socket.socket, worker: _Worker) -> int:
         server = _Server(config)
         server.run(sockets=[bound])
         return 0 if server.started else 1
-    parent = supervisor(config, [bound], worker.read_anew, worker.put_back)
+    parent = supervisor(config, [bound], worker)
     parent.run()
     return 1 if any(each.exitcode == STARTUP_FAILURE for each in parent.processes) else 0
 
@@ -183,18 +183,21 @@ class _Worker:
         # Where workers are not forked: secrets do not belong into what is pickled, and are read again.
         return type(self), (self.settings, self.connections, None)
 
-    def read_anew(self) -> bool:
-        """Read all again, in the parent; if it is not good, that is said, and what was known stays. Nor does a store
-        pass that is away: there may be one where it was before."""
+    def read_anew(self) -> Loaded | None:
+        """Read all again; None: it is not good, which is said. Nor does a store pass that is away: there may be one
+        where it was before."""
         try:
             known = loaded(self.settings, telling(beside_airflow()))
             _prove(self.settings, known)
-        except Exception as exc:  # nothing that somebody has written somewhere may end the parent
+        except Exception as exc:  # whatever somebody has written somewhere
             what = exc.what if isinstance(exc, ExtractError) else f"Reading all anew has failed ({type(exc).__name__})."
-            _log.error("%s What was read before stays.", what)
-            return False
-        self.known, self.before = known, self.known
-        return True
+            _log.error("%s", what)
+            return None
+        return known
+
+    def know(self, read: Loaded) -> None:
+        """Let those who begin from now on know it."""
+        self.known, self.before = read, self.known
 
     def put_back(self) -> None:
         """Know again what was known before it was read anew."""

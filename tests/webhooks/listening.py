@@ -34,7 +34,8 @@ import uvicorn
 from airflow_extract_provider.extract.receiving import Endpoint
 from airflow_extract_provider.extract.webhooks.exchange import Exchange
 from airflow_extract_provider.extract.webhooks.guards import Guards
-from airflow_extract_provider.extract.webhooks.keeping import PostgresKeep, opened
+from airflow_extract_provider.extract.webhooks.inbox_writer import opened
+from airflow_extract_provider.extract.webhooks.keeping import PostgresKeep
 from airflow_extract_provider.extract.webhooks.protocol import GuardedProtocol
 from airflow_extract_provider.extract.webhooks.receiver import Door, Receiver, Room
 from airflow_extract_provider.testing.postgres import ends_with_starter

@@ -242,9 +242,28 @@ def test_a_hangup_with_a_wrong_kafka_connection(tmp_path: Path) -> None:
         process.kill()
 
 
+class Knowing:
+    """What workers know."""
+
+    def __init__(self) -> None:
+        self.known = "old"
+
+    def read_anew(self) -> str:
+        """Read it."""
+        return "new"
+
+    def know(self, read: str) -> None:
+        """Let them know it."""
+        self.known = read
+
+    def put_back(self) -> None:
+        """Let them know what they knew."""
+        self.known = "old"
+
+
 def test_what_one_worker_cannot_begin_with_is_undone_for_all() -> None:
     """The first one was replaced already: it is replaced again, by one that knows what the others do."""
-    known = ["old"]
+    knowing = Knowing()
 
     class Worker:
         """One that begins, or not; it is no process."""
@@ -252,7 +271,8 @@ def test_what_one_worker_cannot_begin_with_is_undone_for_all() -> None:
         begun: ClassVar[list[Worker]] = []
 
         def __init__(self, config: Any, sockets: Any) -> None:
-            self.knows, self.ended = known[0], False
+            self.knows, self.ended = knowing.known, False
+            self.process = SimpleNamespace(is_alive=lambda: not self.ended)
             self.begun.append(self)
 
         def start(self) -> None:
@@ -260,7 +280,10 @@ def test_what_one_worker_cannot_begin_with_is_undone_for_all() -> None:
 
         def wait_until_ready(self, timeout: float, ended: threading.Event) -> bool:
             """The second new one does not begin."""
-            return sum(each.knows == "new" for each in self.begun) < 2 or self.knows == "old"
+            if begins := sum(each.knows == "new" for each in self.begun) < 2 or self.knows == "old":
+                return begins
+            self.terminate()
+            return False
 
         def terminate(self) -> None:
             """It ends."""
@@ -272,24 +295,48 @@ def test_what_one_worker_cannot_begin_with_is_undone_for_all() -> None:
             """It has ended."""
             assert self.ended
 
-    class Parent(workers._Parent):
+    class Parent(workers._Parent[str]):
         def __init__(self) -> None:
-            self.config = SimpleNamespace(timeout_worker_healthcheck=1)  # type: ignore[assignment]
-            self.sockets, self.should_exit = [], threading.Event()
+            self.config = SimpleNamespace(timeout_worker_healthcheck=1, timeout_graceful_shutdown=1)  # type: ignore[assignment]
+            self.sockets, self.should_exit, self.signal_queue = [], threading.Event(), []
             self.processes = [Worker(None, None) for _ in range(3)]  # type: ignore[misc]
-            self._read_anew, self._put_back = self._new, lambda: known.__setitem__(0, "old")
-
-        def _new(self) -> bool:
-            known[0] = "new"
-            return True
+            self._knowing, self._reading, self._leaving = knowing, None, []
 
     parent = Parent()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "_Worker", Worker)
         parent.handle_hup()
+        while parent._reading is not None:
+            parent._take_over()
     there: list[Any] = [*parent.processes]
     assert [(each.knows, each.ended) for each in there] == [("old", False)] * 3
     assert all(each.ended for each in Worker.begun if each not in there)
+
+
+def test_a_hangup_while_a_secrets_backend_hangs(dsn: str, tmp_path: Path) -> None:
+    """Whoever dies meanwhile is replaced, by one that knows what was known; and all end when they are told to."""
+    (tmp_path / "slow_secrets.py").write_text(BACKEND, encoding="utf-8")
+    process = Process(tmp_path, dsn, "--workers", "2")
+    process.environment |= {
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "AIRFLOW__SECRETS__BACKEND": "slow_secrets.Slow",
+        "ASKED": str(tmp_path / "asked"),
+        "HANGS": str(tmp_path / "hangs"),
+    }
+    with process:
+        ready(process)
+        before = process.workers()
+        (tmp_path / "hangs").touch()
+        hung_up(process, "is waited for: its secrets backend does not answer")
+        for each in before:
+            os.kill(each, signal.SIGKILL)
+        # He who reads is one of the three.
+        comes(process, lambda: len(process.workers()) == 3 and not set(before) & set(process.workers()))
+        ready(process)
+        assert set(send(process.port, 5)) == {200}
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.ended() == 0
+        assert "The receiver has stopped." in process.told()
 
 
 # --- a store that hangs

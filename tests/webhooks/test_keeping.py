@@ -7,11 +7,8 @@ import contextlib
 import os
 import signal
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -23,64 +20,10 @@ from airflow_extract_provider.extract.store import inbox
 from airflow_extract_provider.extract.store.connection import connecting
 from airflow_extract_provider.extract.store.grants import receiver_grants
 from airflow_extract_provider.extract.store.migrate import migrate
-from airflow_extract_provider.extract.webhooks.keeping import AsyncConnection, Bounds, Commit, PostgresKeep, opened
+from airflow_extract_provider.extract.webhooks.inbox_writer import AsyncConnection, opened
+from airflow_extract_provider.extract.webhooks.keeping import Bounds, Commit, PostgresKeep
 from airflow_extract_provider.testing.postgres import EmbeddedPostgres, free_port
-
-USUAL, QUICK = Bounds(), Bounds(deadline=1.0, look=0.2)
-
-
-def delivery(body: bytes, **headers: str) -> Incoming:
-    """One without an id."""
-    return Incoming("shop", "orders", body, headers)
-
-
-def named(number: int, body: bytes = b"{}", endpoint: str = "orders") -> Incoming:
-    """One with an id."""
-    return Incoming("shop", endpoint, body, dedupe=uuid.UUID(int=number))
-
-
-@asynccontextmanager
-async def keeping(dsn: str, bounds: Bounds = USUAL, commits: list[Commit] | None = None) -> AsyncIterator[PostgresKeep]:
-    """A keep that is started, and closed in the end."""
-    keep = PostgresKeep(lambda: opened(dsn), bounds=bounds, told=None if commits is None else commits.append)
-    await keep.start()
-    try:
-        yield keep
-    finally:
-        await keep.close()
-
-
-async def outcomes(*puts: Awaitable[bool]) -> list[Any]:
-    """What each returned, or the kind of error it raised."""
-    found = await asyncio.gather(*puts, return_exceptions=True)
-    return [type(each) if isinstance(each, BaseException) else each for each in found]
-
-
-async def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait until something is so."""
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0.01)
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """No test hangs."""
-    asyncio.run(asyncio.wait_for(main, 120))
-
-
-def bodies(dsn: str) -> list[bytes]:
-    """What is stored, by place."""
-    with psycopg.connect(dsn) as conn:
-        return [body for (body,) in conn.execute("select body from extract.inbox order by place")]
-
-
-@contextlib.contextmanager
-def locked(dsn: str, mode: str = "exclusive") -> Iterator[psycopg.Connection]:
-    """Nobody else stores anything meanwhile."""
-    with psycopg.connect(dsn) as conn:
-        conn.execute(f"lock table extract.inbox in {mode} mode")
-        yield conn
-        conn.rollback()
+from tests.webhooks.kept import QUICK, bodies, delivery, keeping, locked, named, outcomes, run, until
 
 
 @pytest.fixture

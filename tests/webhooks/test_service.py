@@ -21,6 +21,7 @@ import pytest
 import requests
 from psycopg import sql
 
+from airflow_extract_provider.extract.store.grants import receiver_grants
 from airflow_extract_provider.receiver import main, receive
 from airflow_extract_provider.testing.postgres import free_port
 from tests.webhooks.receiving import PATH, SECRET, SHOP, Process, Sender, connection, deliveries
@@ -255,6 +256,27 @@ def test_rights_that_are_missing_are_named(told: dict[str, str], tmp_path: Path,
     assert done.returncode == 1
     assert "listening" not in done.stderr
     assert "StoreRightsError" in done.stderr
+
+
+def test_one_connection_is_enough(dsn: str, tmp_path: Path) -> None:
+    """A role that may have one: what counts webhooks has it only while it is not needed to store them."""
+    role = f"lonely_{free_port()}"
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        name = sql.Identifier(role)
+        conn.execute(sql.SQL("create role {} login connection limit 1").format(name))
+        conn.execute(receiver_grants(role))
+        try:
+            with Process(tmp_path, psycopg.conninfo.make_conninfo(dsn, user=role), "--workers", "1") as receiver:
+                assert set(send(receiver.port, 5)) == {200}
+                conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = %s", [role])
+                time.sleep(5.5)  # the counts are written before anybody has seen that
+                assert 200 in send(receiver.port, 1)
+                eventually(receiver, {"extract_webhook_store_up": 1})
+        finally:
+            conn.execute(sql.SQL("drop owned by {}; drop role {}").format(name, name))
+        counted = conn.execute("select sum(count) from extract.inbox_count where kind <> 'duplicate'").fetchone()
+    assert counted is not None
+    assert counted[0] >= 5
 
 
 @pytest.mark.parametrize("port", ["65536", "99999", "9" * 30, "-1", "x"])

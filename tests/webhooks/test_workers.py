@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -13,7 +18,9 @@ import uvicorn
 
 from airflow_extract_provider.extract.errors import StoreUnavailableError
 from airflow_extract_provider.extract.store.connection import named_errors
+from airflow_extract_provider.receiver import workers
 from airflow_extract_provider.receiver.metrics import Numbers, Shared, exposed
+from airflow_extract_provider.receiver.rereading import Rereading
 from airflow_extract_provider.receiver.serving import _Server
 
 
@@ -53,6 +60,63 @@ def test_a_hangup_that_is_to_be_ignored(before: signal.Handlers) -> None:
         signal.signal(signal.SIGHUP, kept)
     assert (handled is signal.SIG_IGN) == (before is signal.SIG_IGN)
     assert server.should_exit == (before is signal.SIG_DFL)
+
+
+class Stopped:
+    """A worker that can neither answer nor end."""
+
+    def __init__(self) -> None:
+        self.process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        self.process.start()
+        assert self.process.pid is not None
+        self.pid = self.process.pid
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def terminate(self) -> None:
+        """Tell it to end."""
+        os.kill(self.pid, signal.SIGTERM)
+
+
+def test_who_cannot_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was replaced, and all at the end: else no other worker would be replaced, and the receiver not end."""
+    monkeypatch.setattr(workers, "_SPARE", 0.5)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    config = uvicorn.Config(lambda: None, log_config=None, workers=2, timeout_graceful_shutdown=0)
+    parent: workers._Parent[Any] = workers._Parent(config, [], knowing=None)  # type: ignore[arg-type]
+    old, *others = there = [Stopped() for _ in range(3)]
+    try:
+        old.terminate()
+        parent._left(old)  # type: ignore[arg-type]
+        assert not old.process.is_alive()
+        parent.processes = [others[0]]  # type: ignore[list-item]
+        others[1].terminate()
+        parent.signal_queue.append(signal.SIGTERM)
+        parent._left(others[1])  # type: ignore[arg-type]  # it is not waited for where we are to end
+        assert others[1].process.is_alive()
+        parent.terminate_all()
+        parent.join_all()
+        assert not any(each.process.is_alive() for each in there)
+    finally:
+        for each in there:
+            each.process.kill()
+
+
+def test_what_is_read_anew(caplog: pytest.LogCaptureFixture) -> None:
+    """In a process of its own: what it reads, or that it reads nothing, dies, or does not end."""
+
+    def found(read: Callable[[], Any], seconds: float = 30) -> Any:
+        reading = Rereading(read, seconds)
+        while not reading.over:
+            time.sleep(0.01)
+        return reading.found()
+
+    assert found(os.getpid) != os.getpid()
+    assert found(lambda: "x" * 1_000_000) == "x" * 1_000_000
+    assert found(lambda: None) is None
+    assert caplog.messages == []
+    assert found(lambda: os.kill(os.getpid(), signal.SIGKILL)) is None
+    assert found(lambda: time.sleep(60), 0.3) is None
+    assert caplog.messages == ["The process that read all anew has died.", "Reading all anew does not end."]
 
 
 @pytest.mark.parametrize(

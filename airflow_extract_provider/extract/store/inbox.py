@@ -10,13 +10,28 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
-from psycopg.errors import Diagnostic
+from psycopg.errors import Diagnostic, ReadOnlySqlTransaction
 
+from airflow_extract_provider.extract.errors import InboxFilteredError, SchemaMissingError
 from airflow_extract_provider.extract.incoming import Incoming
-from airflow_extract_provider.extract.store.connection import Connection
+from airflow_extract_provider.extract.store.connection import Connection, named_errors
 from airflow_extract_provider.extract.store.statements import sparse, statement
 
-__all__ = ["Pruned", "announce", "channel", "ended_waiting", "new", "parameters", "prune", "put"]
+__all__ = [
+    "Pruned",
+    "announce",
+    "channel",
+    "check_reached",
+    "confirm",
+    "ended_waiting",
+    "filtered",
+    "look",
+    "new",
+    "parameters",
+    "passed_over",
+    "prune",
+    "put",
+]
 
 _WAITS_FOR_STANDBY, _ADMIN_SHUTDOWN = "SyncRepWaitForLSN", "57P01"
 
@@ -38,23 +53,84 @@ class Pruned:
 
 
 def put(conn: Connection, schema: str, incoming: Sequence[Incoming]) -> list[bool]:
-    """Store deliveries in one transaction; returns which of them are new. Once it is committed they are on the disk."""
+    """Store deliveries in one transaction; returns which of them are new. Once it is committed they are on the disk;
+    what is not new is there already, as :func:`confirm` tells.
+
+    Raises InboxFilteredError: some are not stored, though Postgres has told no error; none is.
+    """
     with conn.transaction():
-        stored = conn.execute(statement(_FILE, "put", schema), parameters(incoming), binary=True).fetchall()
-    return new(incoming, [row[0] for row in stored])
+        asked = parameters(incoming)
+        ((count, dedupes),) = conn.execute(statement(_FILE, "put", schema), asked, binary=True).fetchall()
+        found = new(incoming, count, dedupes)
+        if None in found:
+            raise filtered()
+    return [each is True for each in found]
 
 
-def new(incoming: Sequence[Incoming], stored: Sequence[uuid.UUID | None]) -> list[bool]:
-    """Which deliveries are new, as the rows that were stored tell."""
-    if len(stored) == len(incoming):
+def new(incoming: Sequence[Incoming], stored: int, dedupes: Sequence[uuid.UUID]) -> list[bool | None]:
+    """Which deliveries are new, by how many rows were ``stored`` and what the dedupes of these are. None: it has no
+    dedupe by which it could be there already, and not all such ones were stored."""
+    if stored == len(incoming):
         return [True] * len(incoming)
-    left = {each for each in stored if each is not None}
-    found = []
+    left = set(dedupes)
+    found: list[bool | None] = []
     for each in incoming:
         # Of two alike in one statement the first one is stored.
         found.append(each.dedupe is None or each.dedupe in left)
         left.discard(each.dedupe)
+    if stored - len(dedupes) < sum(each.dedupe is None for each in incoming):
+        return [None if each.dedupe is None else is_new for each, is_new in zip(incoming, found, strict=True)]
     return found
+
+
+def passed_over(incoming: Sequence[Incoming], new: Sequence[bool | None]) -> dict[str, Any]:
+    """Those that are not new, as parameters of the statement that confirms them."""
+    passed = [(nth, each) for nth, (each, is_new) in enumerate(zip(incoming, new, strict=True)) if is_new is False]
+    return {
+        "sources": [each.source for _, each in passed],
+        "endpoints": [each.endpoint for _, each in passed],
+        "dedupes": [each.dedupe for _, each in passed],
+        "nths": [nth for nth, _ in passed],
+    }
+
+
+def confirm(conn: Connection, schema: str, incoming: Sequence[Incoming], new: Sequence[bool]) -> None:
+    """See that those that are not new are there, on all disks that a commit waits for. On a connection in no
+    transaction. Raises InboxFilteredError: they are not."""
+    asked = passed_over(incoming, new)
+    ((absent, _),) = conn.execute(statement(_FILE, "confirm", schema), asked, binary=True).fetchall()
+    if absent:
+        raise filtered()
+
+
+def filtered() -> InboxFilteredError:
+    """What is to be said of deliveries that Postgres did not store, and told no error."""
+    return InboxFilteredError(
+        "Postgres does not store some webhooks, and tells no error: a trigger, a rule or a policy on the table inbox "
+        "keeps them out.",
+        todo="Look at it by `\\d+` in psql, and take away what keeps rows out. Whoever sent them sends them again.",
+    )
+
+
+def look(conn: Connection, schema: str) -> None:
+    """See that deliveries can be stored here: as :func:`check_reached`."""
+    check_reached(conn.execute(statement(_FILE, "reach", schema), {"schema": schema}).fetchall())
+
+
+def check_reached(rows: Sequence[tuple[Any, ...]]) -> None:
+    """See that deliveries can be stored, as the statement tells that reaches for the inbox.
+
+    Raises StoreUnavailableError: this server only reads. SchemaMissingError: the table does not outlive a crash.
+    """
+    ((writes, persistent),) = rows
+    if not writes:
+        with named_errors():
+            raise ReadOnlySqlTransaction
+    if not persistent:
+        raise SchemaMissingError(
+            "the table inbox is unlogged: when Postgres crashes, all that is in it is gone.",
+            todo="`alter table extract.inbox set logged`, in the schema of the bookkeeping.",
+        )
 
 
 def parameters(incoming: Sequence[Incoming]) -> dict[str, Any]:

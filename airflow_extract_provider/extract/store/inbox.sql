@@ -19,20 +19,32 @@ order by nth
 on conflict (source, endpoint, dedupe) where dedupe is not null do nothing
 returning dedupe
 )
-select dedupe from stored where dedupe is not null;
+-- How many it were, too: a trigger, or a rule, keeps rows out without a word.
+select count(*), coalesce(array_agg(dedupe) filter (where dedupe is not null), '{{}}') from stored;
 
 -- name: confirm
--- Waits, where there are synchronous standbys, until they have what is there: a row may be left by a commit whose wait
--- for them was given up, and who only finds it there writes nothing, so waits for nothing. Says nothing to anybody.
-select pg_logical_emit_message(true, 'extract', '')
+-- Which of those that were passed over are not there: they were kept out by something else than their like. And waits,
+-- where there are synchronous standbys, until they have what is there: a row may be left by a commit whose wait for
+-- them was given up, and who only finds it there writes nothing, so waits for nothing. Says nothing to anybody.
+select array(
+    select passed.nth
+    from unnest(%(sources)b::text[], %(endpoints)b::text[], %(dedupes)b::uuid[], %(nths)b::int[])
+         as passed (source, endpoint, dedupe, nth)
+    -- By the index, one by one: the table may be of any size.
+    where (select true from {extract}.inbox
+           where inbox.source = passed.source and inbox.endpoint = passed.endpoint and inbox.dedupe = passed.dedupe
+             and inbox.dedupe is not null limit 1) is null
+), case when current_setting('synchronous_standby_names') <> ''
+        then pg_logical_emit_message(true, 'extract', '')::text end
 from (select set_config('synchronous_commit', case when current_setting('synchronous_commit') = 'remote_apply'
                                                    then 'remote_apply' else 'on' end, true),
-             set_config('client_min_messages', 'warning', true) offset 0) as durable
-where current_setting('synchronous_standby_names') <> '';
+             set_config('client_min_messages', 'warning', true) offset 0) as durable;
 
 -- name: reach
--- Whether deliveries can be stored here: the table is there, and this server writes.
-select current_setting('transaction_read_only') = 'off' and not exists (select from {extract}.inbox where false);
+-- Whether deliveries can be stored here: the table is there, and this server writes. And whether they outlive it.
+select current_setting('transaction_read_only') = 'off' and not exists (select from {extract}.inbox where false),
+       (select relpersistence = 'p' from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+        where nspname = %(schema)s and relname = 'inbox');
 
 -- name: announce
 -- Not waiting for the disk: there is nothing in it that could be lost.

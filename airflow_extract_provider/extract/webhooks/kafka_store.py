@@ -17,7 +17,6 @@ import psycopg
 from airflow_extract_provider.extract.errors import ExtractError, FixConfig, StoreUnavailableError, TryAgain
 from airflow_extract_provider.extract.store import dead, inbox, inbox_count
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
-from airflow_extract_provider.extract.store.statements import statement
 from airflow_extract_provider.extract.webhooks.giving_up import GivingUp, Until, begun
 from airflow_extract_provider.extract.webhooks.kafka_read import Read
 
@@ -31,7 +30,6 @@ nothing is taken for dead (`max.poll.interval.ms`, 5 minutes)."""
 _LOOK_EVERY = 5.0
 """Seconds between two looks whether the store is still there, while nothing comes."""
 _MOST_OPENINGS = 8
-_FILE = "inbox.sql"
 
 
 class KafkaStore:
@@ -69,8 +67,7 @@ class KafkaStore:
         self._asked_at = time.monotonic()
         conn = self._opened()
         with self._bounded(conn):
-            if conn.execute(statement(_FILE, "reach", self._schema)).fetchall() != [(True,)]:
-                raise psycopg.errors.ReadOnlySqlTransaction
+            inbox.look(conn, self._schema)
         return True
 
     def announce(self) -> bool:
@@ -181,7 +178,7 @@ class KafkaStore:
             self._written = {**before, **known, **dict.fromkeys((each.digest for each in fresh), True)}
             if not all(new):
                 # It may be there by a commit of which no standby has heard.
-                conn.execute(statement(_FILE, "confirm", self._schema))
+                inbox.confirm(conn, self._schema, [each.incoming for each in batch], new)
         return fresh
 
 

@@ -7,56 +7,26 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import msgspec
-import psycopg
 
 from airflow_extract_provider.extract.errors import ExtractError, FixConfig, StoreUnavailableError, TryAgain
 from airflow_extract_provider.extract.incoming import Incoming
-from airflow_extract_provider.extract.store import inbox
-from airflow_extract_provider.extract.store.connection import BACKEND, CROSSED, named_errors
-from airflow_extract_provider.extract.store.statements import statement
-from airflow_extract_provider.extract.webhooks.deadline import CANCEL_SECONDS, Deadline
+from airflow_extract_provider.extract.store.inbox import filtered
+from airflow_extract_provider.extract.webhooks.deadline import CANCEL_SECONDS
+from airflow_extract_provider.extract.webhooks.inbox_writer import AsyncConnect, CanceledError, InboxWriter, LateError
 
-__all__ = ["AsyncConnect", "AsyncConnection", "Bounds", "Commit", "PostgresKeep", "opened"]
+__all__ = ["Bounds", "Commit", "PostgresKeep"]
 
 _log = logging.getLogger(__name__)
 
-_FILE = "inbox.sql"
-_OPENING = 10.0
-"""How long a new session may take to say its number."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 """Seconds between two tries to reach the store."""
-_CROSSED_PAUSES = (0.1, 0.3, 0.9)
-
-AsyncConnection: TypeAlias = psycopg.AsyncConnection[tuple[Any, ...]]
-AsyncConnect: TypeAlias = Callable[[], Awaitable[AsyncConnection]]
-"""Opens a new connection that commits each statement, such as by :func:`opened`. The keep closes it, and opens another
-after a loss."""
-
-
-async def opened(conninfo: str = "", **options: Any) -> AsyncConnection:
-    """A new connection that commits each statement, by a connection string or by options of libpq and psycopg.
-
-    Behind a pooler it prepares none, unless ``prepare_threshold`` says otherwise. Raises psycopg's own errors.
-    """
-    conn: AsyncConnection = await psycopg.AsyncConnection.connect(conninfo, **{**options, "autocommit": True})
-    if "prepare_threshold" in options:
-        return conn
-    try:
-        # A pooler gives its clients numbers of its own: no other sign of it is common to all of them.
-        with Deadline(conn, _OPENING):
-            session = await (await conn.execute(BACKEND)).fetchone()
-        if session != (conn.info.backend_pid,):
-            conn.prepare_threshold = None
-    except BaseException:
-        await conn.close()
-        raise
-    return conn
+_MOST_TRIES = 64
+"""Statements that may fail for one batch in which something is looked for that Postgres refuses: one bad delivery
+among a thousand costs ten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,26 +80,22 @@ class PostgresKeep:
         told: Callable[[Commit], None] | None = None,
     ) -> None:
         self._connect, self._schema, self._bounds, self._told = connect, schema, bounds, told
-        # As bytes: psycopg would put them together at each commit.
-        self._texts = {
-            name: statement(_FILE, name, schema).as_bytes() for name in ("put", "confirm", "announce", "reach")
-        }
+        self._most, self._tries = bounds.batch, 0
         self._queue: deque[_Waiting] = deque()
         self._bytes = 0
         self._loop: asyncio.AbstractEventLoop
-        self._conn: AsyncConnection | None = None
+        self._inbox: InboxWriter | None = None
         self._why = "it was not asked yet"
-        self._unheard = ""
+        self._unheard = self._unstored = ""
         self._closing = False
         self._resting: asyncio.Future[None] | None = None
         self._writer: asyncio.Task[None] | None = None
-        self._unannounced = self._unconfirmed = False
-        self._announced = self._asked_at = float("-inf")
+        self._unannounced, self._announced = False, float("-inf")
 
     @property
     def ready(self) -> bool:
         """Whether the last attempt to reach the store has worked."""
-        return self._conn is not None
+        return self._inbox is not None
 
     async def start(self, *, anyway: bool = False) -> None:
         """Reach the store, and begin to write. That it is away now is no error: it is tried again and again.
@@ -139,7 +105,7 @@ class PostgresKeep:
         """
         self._loop = asyncio.get_running_loop()
         try:
-            self._conn = await self._opened()
+            self._inbox = await self._opened()
         except (TryAgain, FixConfig) as exc:
             if isinstance(exc, FixConfig) and not anyway:
                 raise
@@ -163,7 +129,7 @@ class PostgresKeep:
         Raises StoreUnavailableError: it is not stored, or that is not known. Raises ExtractError: Postgres refuses it.
         """
         size = len(incoming.body)
-        if self._conn is None or self._closing:
+        if self._inbox is None or self._closing:
             raise self._away()
         bounds = self._bounds
         if self._queue and (len(self._queue) >= bounds.waiting or self._bytes + size > bounds.waiting_bytes):
@@ -183,12 +149,12 @@ class PostgresKeep:
     async def _write(self) -> None:
         """The one writer. Nothing but its cancellation ends it before it is told to close."""
         pause = _FIRST_PAUSE
-        while not self._closing or (self._conn is not None and (self._queue or self._unannounced)):
+        while not self._closing or (self._inbox is not None and (self._queue or self._unannounced)):
             try:
-                if self._conn is None:
+                if self._inbox is None:
                     await self._come_back()
                 else:
-                    await self._turn(self._conn)
+                    await self._turn(self._inbox)
                 pause = _FIRST_PAUSE
             except Exception as exc:
                 self._note(exc)
@@ -197,35 +163,46 @@ class PostgresKeep:
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _come_back(self) -> None:
-        self._conn = await self._opened()
+        self._inbox = await self._opened()
         _log.warning("webhooks: the store is back")
 
-    async def _turn(self, conn: AsyncConnection) -> None:
+    async def _anew(self, inbox: InboxWriter) -> InboxWriter:
+        """Another connection, in place of one that was ended while nobody asked anything: what waits need not fail."""
+        await inbox.close()
+        self._inbox = await self._opened()
+        return self._inbox
+
+    async def _opened(self) -> InboxWriter:
+        return await InboxWriter.open(self._connect, self._schema, self._bounds.deadline)
+
+    async def _turn(self, inbox: InboxWriter) -> None:
         """Do what is to be done now, or wait until something is."""
         bounds, now = self._bounds, time.monotonic()
         if self._queue:
-            await self._store(conn, self._taken())
+            if inbox.cut_off:
+                inbox = await self._anew(inbox)
+            await self._store_all(inbox, self._taken())
         if self._unannounced and (self._closing or time.monotonic() - self._announced >= bounds.announce):
             # After the commit, and not at each: in it, all commits that announce something would wait for each other.
             self._announced, self._unannounced = time.monotonic(), False
-            await self._announce(conn)
-        elif not self._queue and now - self._asked_at >= bounds.look:
-            await self._look(conn)
+            await self._announce(inbox)
+        elif not self._queue and now - inbox.asked_at >= bounds.look:
+            await inbox.look()
         elif not self._queue:
-            due = self._announced + bounds.announce if self._unannounced else self._asked_at + bounds.look
+            due = self._announced + bounds.announce if self._unannounced else inbox.asked_at + bounds.look
             await self._rest(max(0.0, due - time.monotonic()))
 
-    async def _announce(self, conn: AsyncConnection) -> None:
+    async def _announce(self, inbox: InboxWriter) -> None:
         """Tell those who listen. Where Postgres refuses just that, webhooks are stored all the same: it is said once.
 
         Raises StoreUnavailableError: the connection is lost.
         """
         try:
-            await self._ask(conn, "announce", {"channel": inbox.channel(self._schema)})
+            await inbox.announce()
         except StoreUnavailableError:
             raise
         except ExtractError as exc:
-            if conn.closed:
+            if inbox.lost:
                 raise
             if exc.what != self._unheard:
                 _log.warning("webhooks: they are stored, but nobody is told that they have come: %s", exc.what)
@@ -236,13 +213,13 @@ class PostgresKeep:
     def _taken(self) -> list[_Waiting]:
         """What goes into one commit: what has arrived, as much of it as may."""
         queue, bounds = self._queue, self._bounds
-        if len(queue) <= bounds.batch and self._bytes <= bounds.batch_bytes:
+        if len(queue) <= self._most and self._bytes <= bounds.batch_bytes:
             taken, self._bytes = [*queue], 0
             queue.clear()
             return taken
         taken = []
         size = 0
-        while queue and len(taken) < bounds.batch:
+        while queue and len(taken) < self._most:
             size += len(queue[0].incoming.body)
             if taken and size > bounds.batch_bytes:
                 break
@@ -250,110 +227,86 @@ class PostgresKeep:
             taken.append(queue.popleft())
         return taken
 
-    async def _store(self, conn: AsyncConnection, batch: Sequence[_Waiting]) -> None:
+    async def _store_all(self, inbox: InboxWriter, batch: Sequence[_Waiting]) -> None:
+        """Store what has come. After what took too long less is tried at once, and from there twice as much each time:
+        the same again would take too long again."""
+        self._tries, most = _MOST_TRIES, self._most
+        try:
+            await self._store(inbox, batch)
+        except LateError:
+            self._most = max(1, len(batch) // 2)
+            raise
+        if self._most >= most:
+            self._most = min(self._bounds.batch, 2 * most)
+
+    async def _store(self, inbox: InboxWriter, batch: Sequence[_Waiting]) -> None:
         """Store deliveries by one statement, and tell those who wait for them."""
-        incoming = [each.incoming for each in batch]
         begun = time.monotonic()
         try:
-            stored = await self._ask(conn, "put", inbox.parameters(incoming))
-            new = inbox.new(incoming, [row[0] for row in stored])
-            if not all(new):
-                await self._ask(conn, "confirm", {})
+            new = await inbox.put([each.incoming for each in batch])
         except BaseException as exc:
-            await self._refused(conn, batch, exc)
+            await self._refused(inbox, batch, exc)
             return
-        for each, is_new in zip(batch, new, strict=True):
-            if not each.told.done():
-                each.told.set_result(is_new)
+        kept = [each for each, is_new in zip(batch, new, strict=True) if _tell(each, is_new)]
+        if len(kept) < len(batch):
+            self._complain(filtered())
+        if not kept:
+            return
         self._unannounced = True
         if self._told is not None:
-            size = sum(len(each.body) for each in incoming)
-            self._told(Commit(len(batch), size, time.monotonic() - begun))
+            size = sum(len(each.incoming.body) for each in kept)
+            self._told(Commit(len(kept), size, time.monotonic() - begun))
 
-    async def _refused(self, conn: AsyncConnection, batch: Sequence[_Waiting], exc: BaseException) -> None:
-        """What was refused is looked for, half by half: the others are stored. Whatever else it is, all are told."""
-        lost = isinstance(exc, TryAgain | FixConfig) or not isinstance(exc, Exception)
+    async def _refused(self, inbox: InboxWriter, batch: Sequence[_Waiting], exc: BaseException) -> None:
+        """What was refused is looked for, half by half: the others are stored. Where nothing is, all are told."""
+        lost = await self._is_lost(inbox, exc)
         if lost or len(batch) == 1:
-            _fail(batch, exc if isinstance(exc, ExtractError) else self._unknown(exc))
+            _fail(batch, _named(exc))
         if lost:
             raise exc
         if len(batch) == 1:
+            self._complain(exc)
             return
         half = len(batch) // 2
+        if isinstance(exc, CanceledError):
+            self._most = half
         try:
-            await self._store(conn, batch[:half])
-            await self._store(conn, batch[half:])
-        except BaseException:
-            _fail(batch, self._unknown(exc))
+            await self._store(inbox, batch[:half])
+            await self._store(inbox, batch[half:])
+        except BaseException as worse:
+            _fail(batch, _named(worse))
             raise
 
-    def _unknown(self, exc: BaseException) -> ExtractError:
-        if isinstance(exc, Exception):
-            return ExtractError(f"a webhook cannot be stored ({type(exc).__name__}).")
-        return StoreUnavailableError("the receiver stops.")
+    async def _is_lost(self, inbox: InboxWriter, exc: BaseException) -> bool:
+        """Whether nothing can be stored now, whatever it is. A right may be missing for these rows alone, by a policy,
+        or these many rows take longer than a timeout of the server's: then other ones can be."""
+        if not isinstance(exc, Exception) or isinstance(exc, LateError) or inbox.lost:
+            return True
+        if not isinstance(exc, TryAgain | FixConfig):
+            return False
+        self._tries -= 1
+        return self._tries <= 0 or not await inbox.takes()
 
-    async def _look(self, conn: AsyncConnection) -> None:
-        """Raises StoreUnavailableError: this server only reads, or is away. SchemaMissingError: there is no inbox."""
-        if await self._ask(conn, "reach", {}) != [(True,)]:
-            with named_errors():
-                raise psycopg.errors.ReadOnlySqlTransaction
-
-    async def _ask(self, conn: AsyncConnection, name: str, asked: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Run a statement, which is a transaction of its own, within the deadline.
-
-        Raises StoreUnavailableError for what seems to have worked, too, where the wait for a standby was given up: the
-        server then tells no error, but the row is on one disk only, and is lost in a failover.
-        """
-        self._unconfirmed = False
-        with Deadline(conn, self._bounds.deadline) as deadline, named_errors():
-            found = await self._run(conn, name, asked)
-        if deadline.is_over or self._unconfirmed:
-            raise StoreUnavailableError("Postgres does not answer in time, or a synchronous standby does not.")
-        self._asked_at = time.monotonic()
-        return found
-
-    async def _run(self, conn: AsyncConnection, name: str, asked: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        text = self._texts[name]
-        for pause in _CROSSED_PAUSES:
-            with suppress(*CROSSED):
-                return await (await conn.execute(text, asked, binary=True)).fetchall()
-            # Another receiver stores the same ones in another order, and Postgres ended this one. Nothing was written;
-            # at once it could be in the other's way again.
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - not both at once
-        return await (await conn.execute(text, asked, binary=True)).fetchall()
-
-    async def _opened(self) -> AsyncConnection:
-        """A connection on which deliveries can be stored."""
-        try:
-            async with asyncio.timeout(self._bounds.deadline):
-                with named_errors():
-                    conn = await self._connect()
-        except TimeoutError:
-            raise StoreUnavailableError("Postgres does not answer.") from None
-        try:
-            await self._look(conn)
-        except BaseException:
-            await conn.close()
-            raise
-        conn.add_notice_handler(self._noticed)
-        return conn
-
-    def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
-        self._unconfirmed = self._unconfirmed or inbox.ended_waiting(notice)
+    def _complain(self, exc: BaseException) -> None:
+        """Say of what is not stored while others are, why: once for each reason. What Postgres refuses by name is told
+        by who receives it."""
+        if isinstance(exc, TryAgain | FixConfig) and exc.what != self._unstored:
+            self._unstored = exc.what
+            _log.warning("webhooks: some are not stored: %s %s", exc.what, exc.todo)
 
     async def _lose(self) -> None:
         """Let the connection go, and tell all who wait."""
-        conn, self._conn = self._conn, None
+        inbox, self._inbox = self._inbox, None
         left, self._bytes = [*self._queue], 0
         self._queue.clear()
         _fail(left, self._away())
-        if conn is not None:
-            await conn.close()
+        if inbox is not None:
+            await inbox.close()
 
     def _note(self, exc: Exception) -> None:
         """Say once that the store is away, and why: in our own words, which hold no secret."""
         why = exc.what.rstrip(".") if isinstance(exc, ExtractError) else type(exc).__name__
-        if self._conn is not None or why != self._why:
+        if self._inbox is not None or why != self._why:
             _log.warning("webhooks: the store is away: %s", why)
         self._why = why
 
@@ -371,6 +324,24 @@ class PostgresKeep:
     def _wake(self) -> None:
         if self._resting is not None and not self._resting.done():
             self._resting.set_result(None)
+
+
+def _named(exc: BaseException) -> ExtractError:
+    if isinstance(exc, ExtractError):
+        return exc
+    if isinstance(exc, Exception):
+        return ExtractError(f"a webhook cannot be stored ({type(exc).__name__}).")
+    return StoreUnavailableError("the receiver stops.")
+
+
+def _tell(waiting: _Waiting, is_new: bool | None) -> bool:
+    """Tell who waits what became of a delivery; returns whether it is there."""
+    if not waiting.told.done():
+        if is_new is None:
+            waiting.told.set_exception(filtered())
+        else:
+            waiting.told.set_result(is_new)
+    return is_new is not None
 
 
 def _fail(batch: Sequence[_Waiting], exc: ExtractError) -> None:
