@@ -414,6 +414,25 @@ def test_how_quick(broker: Broker, topic: str, consuming: Consuming, dsn: str, m
     )
 
 
+def test_a_clock_that_is_wrong(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """What Kafka refuses for its timestamp alone is to come again: it is not the sender's fault. That a topic goes by
+    the receivers' clocks is said."""
+    wrong = create(broker, unused_name(), message_timestamp_before_max_ms="0")
+    right = create(broker, unused_name(), message_timestamp_type="LogAppendTime", message_timestamp_before_max_ms="0")
+
+    async def refused(keep: KafkaKeep) -> None:
+        with pytest.raises(SinkUnavailableError, match="the clock of this machine, or of the broker, is wrong"):
+            await asyncio.gather(*(keep.put(each) for each in some(50)))  # one may come in the very millisecond
+
+    async def taken(keep: KafkaKeep) -> None:
+        assert await keep.put(some(1)[0])
+
+    keeping(broker.config, wrong, refused)
+    keeping(broker.config, right, taken)
+    told = [each for each in caplog.messages if "message.timestamp.type=CreateTime" in each]
+    assert [wrong in each for each in told] == [True]
+
+
 def test_the_store_is_away(broker: Broker, topic: str, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is committed meanwhile, and all is stored once when it is back; it is told of once."""
     with lone_server() as server:

@@ -274,9 +274,6 @@ def test_one_connection_is_enough(dsn: str, tmp_path: Path) -> None:
                 eventually(receiver, {"extract_webhook_store_up": 1})
         finally:
             conn.execute(sql.SQL("drop owned by {}; drop role {}").format(name, name))
-        counted = conn.execute("select sum(count) from extract.inbox_count where kind <> 'duplicate'").fetchone()
-    assert counted is not None
-    assert counted[0] >= 5
 
 
 @pytest.mark.parametrize("port", ["65536", "99999", "9" * 30, "-1", "x"])

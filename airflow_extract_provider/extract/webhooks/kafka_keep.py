@@ -57,6 +57,7 @@ _log = logging.getLogger(__name__)
 # waits for more to come: while five requests are under way, the next one's deliveries gather.
 _OURS = {"message.max.bytes": 100_000_000, "linger.ms": 0}
 _ALONE = {"batch.num.messages": 1}
+_WRONG_CLOCK = "INVALID_TIMESTAMP"
 _LOOK_SECONDS = 2.0
 _AWAY_SECONDS = 0.25
 """Between two looks whether Kafka is back."""
@@ -222,6 +223,9 @@ class KafkaKeep(Unshown):
 
     def _failed(self, error: KafkaError, incoming: Incoming) -> ExtractError:
         """The error for what Kafka says against a delivery."""
+        if error.name() == _WRONG_CLOCK:
+            # It is not the webhook's: whoever sent it is to send it again.
+            return self._unavailable(f"{words(error)}: the clock of this machine, or of the broker, is wrong")
         if error.name() in TOO_LARGE | NEVER_TAKEN:
             return self._never_taken(error, incoming)
         self._asleep.set()  # it is looked at once

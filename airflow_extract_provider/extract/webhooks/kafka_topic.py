@@ -4,7 +4,7 @@ last."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from airflow_extract_provider.extract.errors import SinkRefusedError
@@ -53,12 +53,18 @@ class TopicCheck:
                 todo="Set the topic's cleanup.policy=delete, with a retention.ms of some days.",
             )
         self._good = True
-        if replicas > 1 and str(found.get("min.insync.replicas")) == "1":
-            self._doubt(
-                f"the topic `{self._topic}` has min.insync.replicas=1: a webhook that was answered 2xx may be on one "
-                "broker only. Set it to 2."
-            )
+        if doubts := [*self._doubts(found, replicas)]:
+            self._doubt(f"the topic `{self._topic}` has {' It has '.join(doubts)}")
         return None
+
+    def _doubts(self, found: Mapping[str, Any], replicas: int) -> Iterator[str]:
+        if replicas > 1 and str(found.get("min.insync.replicas")) == "1":
+            yield ("min.insync.replicas=1: a webhook that was answered 2xx may be on one broker only. Set it to 2.")
+        if str(found.get("message.timestamp.type")) == "CreateTime":
+            yield (
+                "message.timestamp.type=CreateTime: where a receiver's clock is wrong, webhooks that were answered 2xx "
+                "are too old for retention.ms at once, and deleted unread; or all are refused. Set it to LogAppendTime."
+            )
 
     def _settings(self) -> dict[str, Any]:
         from confluent_kafka.admin import (  # type: ignore[attr-defined]
