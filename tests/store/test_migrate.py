@@ -12,7 +12,12 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
-from airflow_extract_provider.extract.errors import SchemaMissingError, StoreRightsError, StoreUnavailableError
+from airflow_extract_provider.extract.errors import (
+    ConnectionMissingError,
+    SchemaMissingError,
+    StoreRightsError,
+    StoreUnavailableError,
+)
 from airflow_extract_provider.extract.store import migrate as migrate_module
 from airflow_extract_provider.extract.store.connection import Connect, Connection, connecting, named_errors
 from airflow_extract_provider.extract.store.migrate import check, migrate, script
@@ -124,6 +129,23 @@ def test_two_at_once(connect: Connect, conn: Connection) -> None:
     done = [each.result(20) for each in work]
     assert sorted(map(len, done)) == [0, 10]
     check(conn, "extract", *TABLE)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "EUC_JP"])
+def test_a_database_that_cannot_hold_every_text(
+    postgres_server: PostgresServer, conn: Connection, encoding: str
+) -> None:
+    """Nothing is made in it: the first record with another character would stop everything."""
+    name = f"{conn.info.dbname}_{encoding.lower()}"
+    conn.execute(f"create database {name} template template0 encoding '{encoding}' locale 'C'")
+    try:
+        other = connecting(postgres_server.dsn(name))
+        with pytest.raises(ConnectionMissingError, match=f"the encoding of the database is {encoding}"):
+            migrate(other, [SOURCE])
+        with other() as looked:
+            assert looked.execute("select to_regnamespace('extract')").fetchone() == (None,)
+    finally:
+        postgres_server.drop_database(name)
 
 
 @pytest.mark.parametrize("schema", ["extract", "Books of 100%"])

@@ -7,7 +7,7 @@ from importlib import resources
 
 from psycopg import sql
 
-from airflow_extract_provider.extract.errors import SchemaMissingError
+from airflow_extract_provider.extract.errors import ConnectionMissingError, SchemaMissingError
 from airflow_extract_provider.extract.source import ApiObject, Source
 from airflow_extract_provider.extract.sourcefile import check_tables_differ
 from airflow_extract_provider.extract.store.connection import Connect, Connection, named_errors
@@ -39,12 +39,14 @@ def migrate(
 
     Raises LeftBehindError: an object, its table or its source was renamed.
     Raises StoreRightsError: the role may not create them. Raises SchemaMissingError: a table of that name exists, but
-    is none of ours. Raises SourceError: two objects share a table. Raises StoreUnavailableError.
+    is none of ours. Raises ConnectionMissingError: the database cannot hold every text. Raises SourceError: two objects
+    share a table. Raises StoreUnavailableError.
     """
     sources = list(sources)
     check_tables_differ(sources)
     with named_errors(), connect() as conn:
         conn.execute(statement(_FILE, "lock", schema))
+        _check_encoding(conn)
         done = _books(conn, schema)
         check_nothing_left(conn, schema, sources, new, whole=whole)
         for source in sources:
@@ -116,6 +118,17 @@ def check_ours(conn: Connection, schema: str, table: tuple[str, str]) -> None:
     if not columns:
         raise SchemaMissingError(f"there is no table {'.'.join(table)}.", todo="Name the table that holds the copy.")
     _check_ours(columns, table)
+
+
+def _check_encoding(conn: Connection) -> None:
+    """JSON is Unicode (RFC 8259): in another encoding the first record, or webhook, with a character that this does not
+    have would stop everything behind it."""
+    if (found := conn.info.parameter_status("server_encoding")) != "UTF8":
+        raise ConnectionMissingError(
+            f"the encoding of the database is {found}: it cannot hold every text.",
+            todo="Let the store's connection lead to another one: "
+            "`create database NAME template template0 encoding 'UTF8' locale 'C'`.",
+        )
 
 
 def _check_ours(columns: Mapping[str, str], table: tuple[str, str]) -> None:
