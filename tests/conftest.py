@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from hypothesis import settings
 
 from airflow_extract_provider.extract.store.connection import Connect, connecting
 from airflow_extract_provider.testing.postgres import PostgresServer, postgres_or_embedded
@@ -23,6 +24,10 @@ from tests.ways import EVERY_WAY, Pooler, Store, Way, chosen, pooled_or_skip
 from tests.workers import Sharing, check_together, used
 
 SLOW = ("crash", "demo", "exactly_once", "faults", "hazards", "kinto", "properties")
+
+# A busy machine may keep any example waiting: how long one takes is no property of what is tested.
+settings.register_profile("ours", deadline=None)
+settings.load_profile("ours")
 
 _FREE_PORT = re.compile(r"(127\.0\.0\.1:|127\.0\.0\.1 port=)\d+")
 _measured: list[str] = []

@@ -7,9 +7,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # comes with Airflow, without types
 import psycopg
 from psycopg import sql
 
@@ -17,7 +18,7 @@ from airflow_extract_provider.extract.store.connection import Connection, connec
 from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.testing.postgres import EmbeddedPostgres, PostgresServer
 
-__all__ = ["Databases", "databases_on", "lone_server", "room"]
+__all__ = ["Databases", "databases_on", "lone_server", "room", "stopped"]
 
 MEMORY = Path("/dev/shm")
 MEMORY_NEEDED = 4 << 30
@@ -93,6 +94,23 @@ def lone_server(**settings: str) -> Iterator[EmbeddedPostgres]:
         Path(folder).chmod(0o755)
         with EmbeddedPostgres(folder, {"fsync": "off", **settings}) as server:
             yield server
+
+
+@contextmanager
+def stopped(server: EmbeddedPostgres) -> Iterator[None]:
+    """Within: all processes of a server stand still, as on a machine that hangs."""
+    parent = psutil.Process(server.pid)
+    parent.suspend()  # first: it begins no others then
+    children = parent.children(recursive=True)
+    for each in children:
+        with suppress(psutil.NoSuchProcess):  # the session of somebody who has just gone
+            each.suspend()
+    try:
+        yield
+    finally:
+        for each in (*children, parent):
+            with suppress(psutil.NoSuchProcess):
+                each.resume()
 
 
 @contextmanager

@@ -37,6 +37,24 @@ class Fault:
     cut: int | None = None
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, *args: Any) -> None:
+        self.connections, self._guard = 0, threading.Lock()
+        super().__init__(*args)
+
+    def process_request(self, *args: Any) -> None:
+        with self._guard:
+            self.connections += 1
+        super().process_request(*args)
+
+    def shutdown_request(self, *args: Any) -> None:
+        super().shutdown_request(*args)
+        with self._guard:
+            self.connections -= 1
+
+
 class LoopbackApi:
     """Serves ``rows`` (each a record's own bytes) by `starting_after` under /keyed, by token under /tokens.
 
@@ -55,14 +73,18 @@ class LoopbackApi:
         self.before: Callable[[int, Asked], None] = lambda number, asked: None
         self.fault: Callable[[int, Asked], Fault | None] = lambda number, asked: None
         self.lock = threading.RLock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     @property
     def url(self) -> str:
         """The base URL."""
         return f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def connections(self) -> int:
+        """How many are open: none of a process that has died, once all that it had asked is in ``asked``."""
+        return self._server.connections
 
     def __enter__(self) -> Self:
         self._thread.start()

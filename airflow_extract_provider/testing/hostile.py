@@ -205,6 +205,11 @@ class HostileApi:
         return len(self.requests)
 
     @property
+    def connections(self) -> int:
+        """How many connections are open: none of a process that has died, once all that it had asked is counted."""
+        return self._wire.connections
+
+    @property
     def arrivals(self) -> list[float]:
         """When each request came in, first to last, in seconds of ``time.monotonic``."""
         return sorted(asked.arrived for asked in list(self.requests))

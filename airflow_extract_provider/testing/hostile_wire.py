@@ -68,6 +68,11 @@ class WireServer(ThreadingHTTPServer):
             connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return connection, address
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
     def opened(self, connection: socket.socket) -> None:
         """Remember a connection. One that came while the server stops ends at once."""
         with self._guard:

@@ -20,6 +20,7 @@ import ctypes
 import hashlib
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -64,6 +65,8 @@ _STOP_SECONDS = 30.0
 # What Postgres says while the processes of a killed server are still ending; it goes away by itself.
 _PASSING_TROUBLES = ("lock file", "pre-existing shared memory block")
 _PORT_TAKEN = "could not bind"
+_GIVEN, _LEAST_PORT = Path("/proc/sys/net/ipv4/ip_local_port_range"), 20_000
+"""Where Linux says which ports it gives away itself, and from where on below these there are some for us."""
 
 
 class PostgresServer:
@@ -257,7 +260,20 @@ def postgres_or_embedded(folder: Path | str, settings: Mapping[str, str] | None 
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on at this moment."""
+    """Return a loopback port that nobody listens on at this moment.
+
+    It is none that the kernel gives to who asks for any: such a one might have another by the time that the process
+    listens for which it was looked for.
+    """
+    try:
+        end = int(_GIVEN.read_text().split()[0])
+    except (OSError, ValueError):  # not Linux
+        end = 0
+    for _ in range(100 if end > _LEAST_PORT else 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            port = random.randrange(_LEAST_PORT, end)  # noqa: S311 - no secret
+            probe.bind(("127.0.0.1", port))
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -170,6 +170,11 @@ class Stage:
         )
         return [row[0] for row in rows]
 
+    def gone(self) -> bool:
+        """Whether nothing is left of processes that were killed: in Postgres a commit may be under way that they had
+        sent, and at the API a request that nobody has noted yet."""
+        return not self.states() and not self.api.connections
+
     def waiting(self) -> bool:
         """Whether a server process waits for a lock."""
         row = self.conn.execute(

@@ -177,6 +177,7 @@ class SweepStage:
         return self._started(again_and_again, replace(self.asked, runner=runner, **asked), str(stop), os.getpid())
 
     def _started(self, *work: Any) -> Life:
+        self._connected = self.api.connections
         life = Life(*work)
         self._open.callback(life.clear_away)
         return life
@@ -228,10 +229,11 @@ class SweepStage:
         return self.number("select coalesce(max(sequence), 0) from extract.ledger")
 
     def alone(self) -> bool:
-        """Whether nobody else is connected to the database."""
+        """Whether nobody else is connected to the database, nor to the API any more: then all that was asked of it is
+        counted."""
         asked = """select count(*) from pg_stat_activity where datname = current_database()
                    and backend_type = 'client backend' and pid <> pg_backend_pid()"""
-        return self.conn.execute(asked).fetchone() == (0,)
+        return self.conn.execute(asked).fetchone() == (0,) and self.api.connections <= self._connected
 
     def moment(self) -> Moment:
         """What there is by now."""

@@ -115,7 +115,7 @@ def test_stopped_in_mid_transaction(stage: SetStage, how: str, tmp_path: Path) -
     takeover it commits nothing, writes no cursor, and is fenced."""
     scene, cursor = stage(100), tmp_path / "cursor"
     with scene.trap(scene.keys[45]):
-        child = scene.start("one", idle_timeout=0.5, cursor=cursor, cursor_every=0.0, silent_after=1.0)
+        child = scene.start("one", idle_timeout=1.0, cursor=cursor, cursor_every=0.0, silent_after=1.5)
         wait_until(scene.waiting)
         child.stop()
     assert scene.pages() > 0
@@ -127,7 +127,7 @@ def test_cut_off_without_a_takeover(stage: SetStage) -> None:
     """Woken after Postgres has ended its transaction, but with the walk still its own: an error to be tried again."""
     scene = stage(100)
     with scene.trap(scene.keys[45]):
-        child = scene.start("one", idle_timeout=0.3)
+        child = scene.start("one", idle_timeout=1.0)
         wait_until(scene.waiting)
         child.stop()
     wait_until(lambda: not scene.states())

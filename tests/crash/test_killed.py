@@ -51,7 +51,7 @@ def killed_when(stage: Stage, child: Child, rng: random.Random) -> None:
         time.sleep(rng.random() * 0.1)
     child.kill()
     # What the process had sent before it died, a commit perhaps, is still done by the server.
-    wait_until(lambda: not stage.states())
+    wait_until(stage.gone)
 
 
 @pytest.mark.parametrize("object", ["keyed", "tokens"])
@@ -86,7 +86,7 @@ def test_killed_in_mid_transaction(stage: SetStage) -> None:
         before = scene.pages()
         child.kill()
         assert child.finish()[0] == -9
-    wait_until(lambda: not scene.states())
+    wait_until(scene.gone)
     assert scene.pages() == before
     expected, asked_before = scene.next_params(), len(scene.api.asked)
     assert scene.start().finish()[0] == 0
@@ -111,7 +111,7 @@ def test_killed_right_after_a_commit(stage: SetStage) -> None:
         wait_until(lambda page=page: scene.pages() == page)  # type: ignore[misc]
         child.kill()
         held.set()
-        wait_until(lambda: not scene.states())
+        wait_until(scene.gone)
         check_goes_on(scene, expected, asked_before)
         assert scene.pages() == page
     scene.api.before = lambda number, asked: None

@@ -18,7 +18,7 @@ from airflow_extract_provider.extract.webhooks.keeping import Bounds, Commit, Po
 
 __all__ = ["QUICK", "USUAL", "bodies", "delivery", "keeping", "locked", "named", "outcomes", "run", "until"]
 
-USUAL, QUICK = Bounds(), Bounds(deadline=1.0, look=0.2)
+USUAL, QUICK = Bounds(), Bounds(deadline=2.0, look=0.2)
 
 
 def delivery(body: bytes, **headers: str) -> Incoming:

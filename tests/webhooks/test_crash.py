@@ -21,7 +21,7 @@ import pytest
 from airflow_extract_provider.extract.store.connection import connecting
 from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.testing.postgres import EmbeddedPostgres
-from tests.databases import lone_server
+from tests.databases import lone_server, stopped
 from tests.webhooks.receiving import Attempt, Delivery, Process, Sender, deliveries
 
 pytestmark = pytest.mark.slow
@@ -105,19 +105,8 @@ class Crashes:
 
     def store_stopped(self) -> None:
         """All its processes, as on a machine that hangs."""
-        assert self.postgres.pid is not None
-        parent = psutil.Process(self.postgres.pid)
-        # The parent first: it makes no new ones then.
-        parent.send_signal(signal.SIGSTOP)
-        stopped = parent.children(recursive=True)
-        for each in stopped:
-            with suppress(psutil.NoSuchProcess):
-                each.send_signal(signal.SIGSTOP)
-        with self._away(f"Postgres stopped for {STOPPED:.0f} s"):
+        with stopped(self.postgres), self._away(f"Postgres stopped for {STOPPED:.0f} s"):
             time.sleep(STOPPED)
-        for each in (*stopped, parent):
-            with suppress(psutil.NoSuchProcess):
-                each.send_signal(signal.SIGCONT)
 
     @contextmanager
     def _away(self, name: str) -> Iterator[None]:

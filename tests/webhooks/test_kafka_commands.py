@@ -10,13 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]  # comes with Airflow, without types
 import psycopg
 import pytest
 from airflow.sdk import Connection
@@ -28,7 +27,7 @@ from airflow_extract_provider.extract.store.migrate import migrate
 from airflow_extract_provider.receiver.reopening import reopening
 from airflow_extract_provider.testing.postgres import EmbeddedPostgres
 from tests.broker import Broker
-from tests.databases import lone_server
+from tests.databases import lone_server, stopped
 from tests.webhooks.kafka_stage import Consuming, lag, put_all, rows, some
 from tests.webhooks.receiving import Process, Sender, connection, deliveries
 from tests.webhooks.test_going_on import BACKEND
@@ -36,8 +35,8 @@ from tests.webhooks.test_going_on import BACKEND
 NO_STORE = "host=127.0.0.1 port=1 user=nobody dbname=nowhere"
 
 
-def _connection(broker: Broker) -> str:
-    return json.dumps({"conn_type": "kafka", "extra": json.dumps(broker.config)})
+def _connection(broker: Broker, **config: str) -> str:
+    return json.dumps({"conn_type": "kafka", "extra": json.dumps({**broker.config, **config})})
 
 
 @pytest.fixture
@@ -57,10 +56,15 @@ def own_dsn(own_server: EmbeddedPostgres) -> str:
 
 @contextmanager
 def _command(
-    broker: Broker, topic: str, store: str | Path, *arguments: str, **variables: str
+    broker: Broker,
+    topic: str,
+    store: str | Path,
+    *arguments: str,
+    config: Mapping[str, str] = {},
+    variables: Mapping[str, str] = {},
 ) -> Iterator[subprocess.Popen[str]]:
     """The command, beside no Airflow; what leads to the store is in its environment, or in a file of secrets."""
-    environment = {**os.environ, "AIRFLOW_CONN_KAFKA_DEFAULT": _connection(broker), **variables}
+    environment = {**os.environ, "AIRFLOW_CONN_KAFKA_DEFAULT": _connection(broker, **config), **variables}
     if isinstance(store, str):
         environment["AIRFLOW_CONN_EXTRACT_STORE"] = connection(store)
     else:
@@ -112,7 +116,7 @@ def test_a_secrets_backend_that_hangs_is_told_of(broker: Broker, dsn: str, tmp_p
         "ASKED": str(tmp_path / "asked"),
         "HANGS": str(tmp_path / "hangs"),
     }
-    with _command(broker, "a-topic", dsn, **environment) as started:
+    with _command(broker, "a-topic", dsn, variables=environment) as started:
         assert started.stderr is not None
         said = next(line for line in started.stderr if "is waited for" in line)
         started.terminate()
@@ -127,22 +131,13 @@ def test_a_stop_ends_in_time_whatever_hangs(
     put_all(broker.config, topic, some(1))
     with _command(broker, topic, own_dsn, "--group", consuming.group) as started:
         consuming.until(lambda: rows(own_dsn, "select count(*) from extract.inbox") == [(1,)])
-        assert own_server.pid is not None
-        whole = psutil.Process(own_server.pid)
-        stopped = [whole, *whole.children(recursive=True)]
-        for each in stopped:
-            each.suspend()
-        try:
+        with stopped(own_server):
             put_all(broker.config, topic, some(1))
             time.sleep(2)
             begun = time.monotonic()
             started.terminate()
             out, err = started.communicate(timeout=60)
             assert time.monotonic() - begun < 30
-        finally:
-            for each in stopped:
-                with suppress(psutil.NoSuchProcess):  # the server, which goes on first, has ended it
-                    each.resume()
     assert started.returncode == 0, err
     assert "the store is away: Postgres does not answer" in err
     assert out.splitlines()[-1].startswith("Stopped: 1 read, 1 stored")
@@ -232,7 +227,8 @@ def test_from_the_vendor_to_the_inbox(
     receiver.environment["AIRFLOW_CONN_KAFKA_DEFAULT"] = _connection(broker)
     all = list(deliveries(2_100))
     # With a name of its own in the group, one that begins anew need not wait until its dead one is missed.
-    reading = partial(_command, broker, topic, dsn, "--group", consuming.group, **{"group.instance.id": "one"})
+    member = {"group.instance.id": "one"}
+    reading = partial(_command, broker, topic, dsn, "--group", consuming.group, config=member)
     with receiver, ThreadPoolExecutor(1) as thread:
         sender = Sender(receiver.port, pause=0.5)
         for number in range(3):

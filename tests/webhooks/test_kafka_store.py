@@ -56,7 +56,7 @@ def _standby_down(conn: Connection) -> Iterator[None]:
     """Within: each commit waits for a standby that is not there."""
     conn.execute("alter system set synchronous_standby_names = 'standby_that_is_down'")
     conn.execute("select pg_reload_conf()")
-    time.sleep(0.5)
+    time.sleep(1.0)
     try:
         yield
     finally:
