@@ -15,6 +15,8 @@ _AUDIT = ("tests/webhooks/test_audit.py", "tests/webhooks/test_stream.py")
 _SIGNED = ("tests/webhooks/test_signatures.py", "tests/webhooks/test_signature_parts.py")
 _LET_GO = ("tests/webhooks/test_let_go.py",)
 _RECEIVED = ("tests/webhooks/test_receiver.py", "tests/webhooks/test_keeping.py", "tests/webhooks/test_protocol.py")
+_WHOLE = ("tests/webhooks/test_whole_bodies.py",)
+_KEPT = ("tests/webhooks/test_not_stored.py",)
 
 WEBHOOKS: tuple[Mutant, ...] = (
     Mutant(
@@ -163,7 +165,47 @@ WEBHOOKS: tuple[Mutant, ...] = (
         "webhooks/gathering.py",
         "        return _CUT\n",
         '        return b"".join(parts)\n',
-        _RECEIVED,
+        _WHOLE,
+    ),
+    Mutant(
+        "kept",
+        "what a trigger kept out of the inbox was there before",
+        "webhooks/inbox_writer.py",
+        "for nth, each in enumerate(new)] if absent else new",
+        "for nth, each in enumerate(new)] if False else new",
+        _KEPT,
+    ),
+    Mutant(
+        "kept",
+        "what a trigger kept out without a dedupe was stored",
+        "store/inbox.py",
+        "    if stored - len(dedupes) < sum(",
+        "    if stored - len(dedupes) < 0 * sum(",
+        _KEPT,
+    ),
+    Mutant(
+        "kept",
+        "a connection that was ended is written to",
+        "webhooks/keeping.py",
+        "            if inbox.cut_off:\n",
+        "            if False:\n",
+        _KEPT,
+    ),
+    Mutant(
+        "kept",
+        "a right that these rows lack ends all",
+        "webhooks/keeping.py",
+        "return self._tries <= 0 or not await inbox.takes()",
+        "return True",
+        _KEPT,
+    ),
+    Mutant(
+        "kept",
+        "too many are tried again as many",
+        "webhooks/keeping.py",
+        "            self._most = max(1, len(batch) // 2)\n",
+        "            self._most = len(batch)\n",
+        _KEPT,
     ),
     Mutant(
         "forged",

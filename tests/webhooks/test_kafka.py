@@ -713,7 +713,11 @@ def test_what_is_doubtful_of_a_topic_is_said(broker: Broker, topic: str, caplog:
 
 def test_one_copy_of_two_is_said(broker_pair: Broker, caplog: pytest.LogCaptureFixture) -> None:
     """What was answered 2xx may be on one broker only."""
-    topics = {least: create(broker_pair, unused_name(), [[1, 2]], min_insync_replicas=least) for least in ("1", "2")}
+    settings = {"message_timestamp_type": "LogAppendTime"}
+    topics = {
+        least: create(broker_pair, unused_name(), [[1, 2]], min_insync_replicas=least, **settings)
+        for least in ("1", "2")
+    }
 
     async def work(keep: KafkaKeep) -> None:
         assert keep.ready
