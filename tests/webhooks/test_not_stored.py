@@ -146,6 +146,28 @@ def test_where_nothing_is_taken_not_each_is_tried(dsn: str) -> None:
     assert row[0] <= 64
 
 
+def test_a_close_in_the_midst_of_looking_for_it_tells_all(dsn: str) -> None:
+    """Nobody is left waiting, though the server does not answer any more when it is asked what it takes."""
+    on_insert(dsn, "raise exception 'no' using errcode = '42501'")
+
+    async def main() -> None:
+        async with keeping(dsn, Bounds(deadline=1.0)) as keep:
+            assert keep._inbox is not None
+            hangs = asyncio.Event()
+
+            async def takes() -> bool:
+                hangs.set()
+                await asyncio.sleep(600)
+                return True
+
+            keep._inbox.takes = takes  # type: ignore[method-assign]
+            puts = [asyncio.create_task(keep.put(delivery(b"{}"))) for _ in range(3)]
+            await hangs.wait()
+        assert await outcomes(*puts) == [StoreUnavailableError] * 3
+
+    run(main())
+
+
 @pytest.mark.parametrize("whose", ["the server's", "ours"])
 def test_more_than_can_be_stored_in_time_is_stored_in_parts(dsn: str, whose: str) -> None:
     """Of two thousand, in each second a hundred could be stored in one go: those who are told that theirs is not send

@@ -259,7 +259,11 @@ class PostgresKeep:
 
     async def _refused(self, inbox: InboxWriter, batch: Sequence[_Waiting], exc: BaseException) -> None:
         """What was refused is looked for, half by half: the others are stored. Where nothing is, all are told."""
-        lost = await self._is_lost(inbox, exc)
+        try:
+            lost = await self._is_lost(inbox, exc)
+        except BaseException as worse:  # as that we are cancelled
+            _fail(batch, _named(worse))
+            raise
         if lost or len(batch) == 1:
             _fail(batch, _named(exc))
         if lost:
