@@ -24,22 +24,38 @@ WAITING = 300
 
 
 class Watched:
-    """Who settles batches, and how many connections there are; ``before`` is called in each batch."""
+    """Who settles batches, and how many connections there are; ``before`` is called in each batch. The first one waits
+    for the second's start until they are ``together``."""
 
     def __init__(self, play: Hooked, monkeypatch: pytest.MonkeyPatch) -> None:
         self.play, self.opened, self.settled = play, 0, list[str]()
         self.before: Callable[[Turn], object] = lambda _: None
         self.connect: Callable[[], Connection] = self.counted
-        settle = Turn.settle
+        self.together, self.awaited = threading.Event(), 0
+        self.together.set()
+        settle, begin = Turn.settle, Second.begin
 
         def watched(turn: Turn) -> None:
             if turn.busy:
                 self.settled.append(threading.current_thread().name)
+                if self.settled.count("drain") >= self.awaited:
+                    self.together.set()
                 time.sleep(0.01)  # the other one's turn
                 self.before(turn)
             settle(turn)
 
+        def begun(second: Second[Any]) -> None:
+            begin(second)
+            assert self.together.wait(30), self.settled
+
         monkeypatch.setattr(Turn, "settle", watched)
+        monkeypatch.setattr(Second, "begin", begun)
+
+    def awaits(self, count: int) -> None:
+        """Let the first one take no more, once the second has begun, before that has settled so many: a busy machine
+        may take as long for its connection as for all that waits."""
+        self.awaited = count
+        self.together.clear()
 
     def counted(self) -> Connection:
         """Connect, and count it."""
@@ -76,6 +92,7 @@ def test_both_apply(play: Hooked, watched: Watched) -> None:
     """Each takes a part; what they tell is of both, and every change was told once."""
     play.hook()
     waiting(play)
+    watched.awaits(1)
     drained = watched.drain()
     assert (watched.opened, set(watched.settled)) == (2, {"MainThread", "drain"})
     assert (drained.deliveries, drained.counts["messages"], drained.counts["applied"]) == (WAITING,) * 3
@@ -179,6 +196,7 @@ def test_what_is_raised_while_the_second_is_waited_for(play: Hooked, watched: Wa
         raise Limit
 
     watched.before = slow
+    watched.awaits(1)
     before = signal.signal(signal.SIGALRM, rings)
     settle = Second._join
 
@@ -187,11 +205,14 @@ def test_what_is_raised_while_the_second_is_waited_for(play: Hooked, watched: Wa
         signal.setitimer(signal.ITIMER_REAL, 0.3)
         settle(second)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Second, "_join", joined)
-        with pytest.raises(Limit):
-            watched.drain()
-    signal.signal(signal.SIGALRM, before)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Second, "_join", joined)
+            with pytest.raises(Limit):
+                watched.drain()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # it is not to ring in another test
+        signal.signal(signal.SIGALRM, before)
     over(watched)
     assert left(play) > 0
     watched.before = lambda _: None
@@ -210,6 +231,7 @@ def test_one_loses_its_connection(play: Hooked, watched: Watched, whose: str) ->
             turn.claims.conn.execute("select pg_terminate_backend(pg_backend_pid())")
 
     watched.before = lost
+    watched.awaits(3 if whose == "drain" else 1)
     with pytest.raises(StoreUnavailableError):
         watched.drain()
     assert "drain" not in {each.name for each in threading.enumerate()}
