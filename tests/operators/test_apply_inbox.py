@@ -412,10 +412,25 @@ def test_a_stopped_task_is_no_success(shop: Shop) -> None:
     shop.conn.execute("create function public.slow() returns trigger language plpgsql as $$ begin"
                       " perform pg_sleep(0.2); return new; end $$")  # fmt: skip
     shop.conn.execute("create trigger slow before update on shop.things for each row execute function public.slow()")
-    timer = threading.Timer(0.7, os.kill, [os.getpid(), signal.SIGTERM])
-    timer.start()
-    outcome = shop.apply(limit=1)
-    timer.join()
+    over = threading.Event()
+
+    def stop() -> None:
+        """Once something is applied: a busy machine is long in beginning."""
+        with shop.connect() as conn:
+            conn.autocommit = True
+            done = "select from extract.inbox where done_at is not null"
+            while not over.wait(0.01) and conn.execute(done).fetchone() is None:
+                pass
+            if not over.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    try:
+        outcome = shop.apply(limit=1)
+    finally:
+        over.set()
+        thread.join()
     assert "stopped" in str(failed(outcome, TryAgain))
     assert outcome.state is RETRY
     left = shop.ask("select count(*) from extract.inbox where done_at is null")[0][0]
