@@ -14,7 +14,7 @@ from tests.loopback import Asked, Fault, LoopbackApi
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 DAG, BESIDE = "waiting_backfill", "beside"
-PAUSE = 25
+PAUSE = 60
 """Seconds: long enough for another task to begin and end in it on a busy machine."""
 LONGEST = 2
 """What the DAGs of this test set as `longest_wait`."""
