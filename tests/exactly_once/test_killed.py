@@ -67,7 +67,7 @@ def test_stopped_while_it_holds_locks(play: Play) -> None:
     play.prepare()
     for step in IN_TRANSACTION:
         play.change()
-        with play.stopped(step, seconds=0.3):
+        with play.stopped(step, seconds=1.0):
             wait_until(lambda: not _sessions(play), seconds=10)
             play.run(runner=f"behind the one that stopped, {step}", take_over=True)
     assert found(play.conn) == play.true_events()

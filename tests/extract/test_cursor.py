@@ -530,7 +530,7 @@ def test_stopped_in_the_books(where: str, walked: Walked, monkeypatch: pytest.Mo
         return found
 
     monkeypatch.setattr(Ledger, where, stops)
-    settings = walked.scene.settings(idle_timeout=timedelta(seconds=0.3))
+    settings = walked.scene.settings(idle_timeout=timedelta(seconds=1))
     first = in_thread(lambda: walked.run(settings=settings))
     assert stopped.wait(10)
     second = in_thread(lambda: walked.run(take_over=True))

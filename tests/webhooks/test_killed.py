@@ -149,9 +149,9 @@ def test_a_run_that_stands_still_keeps_nothing_for_ever(play: Hooked) -> None:
     play.api.update(3, value=61)
     play.put(*play.bodies(play.api.history()[-1:]))
     with play.connect() as other:
-        other.execute("select set_config('idle_in_transaction_session_timeout', '1s', true)")
         other.execute("select place from extract.inbox for update")
         assert play.drain().waiting == 1
+        other.execute("select set_config('idle_in_transaction_session_timeout', '1s', true)")
         began = time.monotonic()
         while play.drain(settings=Settings(idle_timeout=timedelta(seconds=5))).waiting:
             assert time.monotonic() - began < 30
