@@ -6,7 +6,8 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from airflow_extract_provider.extract.errors import ConnectionMissingError
 from airflow_extract_provider.extract.signing import SCHEMES
 from airflow_extract_provider.receiver import connections
 from airflow_extract_provider.receiver.connections import Secrets, beside_airflow, telling
+from tests.said import said_by
 
 SECRET = "marked-secret-4711"
 GITHUB = SCHEMES["github"]
@@ -43,6 +45,17 @@ def eventually(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+@contextmanager
+def refreshing(secrets: Secrets, every: float) -> Iterator[None]:
+    """Within, they are read anew every so many seconds; afterwards no thread is left that reads."""
+    ended = secrets.refreshing(every)
+    try:
+        yield
+    finally:
+        ended.set()
+        eventually(lambda: {"secrets", "secret"}.isdisjoint(each.name for each in threading.enumerate()))
 
 
 class Vault:
@@ -149,13 +162,9 @@ def test_a_rotation_needs_no_restart(vault: dict[str, Any]) -> None:
     vault["shop"] = "old"
     secrets = Secrets(beside_airflow(), [("shop", GITHUB)])
     asked = secrets.of("shop")
-    ended = secrets.refreshing(0.01)
-    vault["shop"] = "new"
-    until = time.monotonic() + 30
-    while asked() != ("new",) and time.monotonic() < until:
-        time.sleep(0.01)
-    ended.set()
-    assert asked() == ("new",)
+    with refreshing(secrets, 0.01):
+        vault["shop"] = "new"
+        eventually(lambda: asked() == ("new",))
 
 
 def test_one_that_hangs_keeps_none_of_the_others(vault: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,17 +177,16 @@ def test_one_that_hangs_keeps_none_of_the_others(vault: dict[str, Any], monkeypa
     monkeypatch.setattr(connections, "_LOOK", 0.05)
     monkeypatch.setattr(connections._log, "warning", lambda text, what: said.append(text % what))
     vault |= {"a": Hanging(), "b": "two"}
-    ended = secrets.refreshing(0.05)
-    eventually(lambda: secrets.of("b")() == ("two",) and said != [])
-    vault["b"] = "three"
-    eventually(lambda: secrets.of("b")() == ("three",))
-    assert vault["a"].asked == 1
-    assert secrets.of("a")() == ("one",)
-    assert len(said) == 1
-    assert "'a' is waited for" in said[0]
-    vault["a"].released.set()
-    eventually(lambda: secrets.of("a")() == ("late",))
-    ended.set()
+    with refreshing(secrets, 0.05):
+        eventually(lambda: secrets.of("b")() == ("two",) and said != [])
+        vault["b"] = "three"
+        eventually(lambda: secrets.of("b")() == ("three",))
+        assert vault["a"].asked == 1
+        assert secrets.of("a")() == ("one",)
+        assert len(said) == 1
+        assert "'a' is waited for" in said[0]
+        vault["a"].released.set()
+        eventually(lambda: secrets.of("a")() == ("late",))
 
 
 def test_whatever_a_backend_raises(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -193,14 +201,13 @@ def test_whatever_a_backend_raises(monkeypatch: pytest.MonkeyPatch, caplog: pyte
 
     secrets = Secrets(found, [("shop", GITHUB)])
     broken[0] = True
-    ended = secrets.refreshing(0.05)
-    with caplog.at_level(logging.WARNING, logger="airflow_extract_provider"):
-        eventually(lambda: "ZeroDivisionError" in caplog.text)
-    assert SECRET not in caplog.text
-    in_environment(monkeypatch, "shop", "two")
-    broken[0] = False
-    eventually(lambda: secrets.of("shop")() == ("two",))
-    ended.set()
+    with refreshing(secrets, 0.05):
+        with caplog.at_level(logging.WARNING, logger="airflow_extract_provider"):
+            eventually(lambda: "ZeroDivisionError" in caplog.text)
+        assert SECRET not in caplog.text
+        in_environment(monkeypatch, "shop", "two")
+        broken[0] = False
+        eventually(lambda: secrets.of("shop")() == ("two",))
 
 
 def test_the_last_good_ones_stay(vault: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
@@ -237,14 +244,19 @@ def test_what_does_not_come_at_the_start_is_told(
     vault: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever starts the receiver would see nothing. What comes in time is not told of, and no thread is left."""
-    monkeypatch.setattr(connections, "_PATIENCE", 0.2)
+    monkeypatch.setattr(connections, "_PATIENCE", 1.0)
     hanging = Hanging()
     vault |= {"shop": hanging, "crm": "one"}
     threads = threading.active_count()
-    threading.Timer(0.6, hanging.released.set).start()
+
+    def releases() -> None:
+        eventually(lambda: said_by(connections.__name__, caplog) != [])
+        hanging.released.set()
+
+    threading.Thread(target=releases, daemon=True).start()
     secrets = Secrets(telling(beside_airflow()), [("crm", GITHUB), ("shop", GITHUB)])
     assert secrets.of("shop")() == ("late",)
-    assert [each.getMessage() for each in caplog.records] == [
+    assert [each.getMessage() for each in said_by(connections.__name__, caplog)] == [
         "the connection 'shop' is waited for: its secrets backend does not answer."
     ]
     eventually(lambda: threading.active_count() <= threads)

@@ -20,6 +20,7 @@ from airflow_extract_provider.extract.webhooks.receiver import Door, Receiver
 from airflow_extract_provider.receiver.counts import Tally
 from airflow_extract_provider.testing.postgres import free_port
 from tests.databases import Databases
+from tests.said import said_by
 from tests.webhooks.listening import Listening, Talk, head, request, signature
 from tests.webhooks.refusals import BEGIN, CASES, DOCUMENT, END, Case, Server, table
 
@@ -123,7 +124,7 @@ def test_who_ends_his_side_is_answered(servers: Servers, conn: Connection) -> No
     with Talk(servers.of("usual").port) as talk:
         talk.say(whole[:-1])
         talk.end()
-        assert talk.is_closed(0.5)
+        assert talk.is_closed(5.0)
         assert talk.heard == b""
     assert sorted(_stored(conn)) == [b"[]", b"{}"]
 
@@ -254,7 +255,7 @@ def test_what_a_keep_never_takes_is_told(caplog: pytest.LogCaptureFixture) -> No
         return [await answered(b"x" * size) for size in (1, 11, 12, 13)]
 
     assert asyncio.run(main()) == [200, 413, 413, 413]
-    (record,) = caplog.records
+    (record,) = said_by(Receiver.__module__, caplog)
     said = "webhooks of shop/token cannot be received: 11 bytes are never taken. Raise what it takes."
     assert (record.levelname, record.getMessage()) == ("ERROR", said)
 

@@ -15,6 +15,7 @@ from airflow_extract_provider.extract.webhooks.receiver import Door, Receiver
 from airflow_extract_provider.receiver.counts import Tally
 from airflow_extract_provider.receiver.service import loaded
 from airflow_extract_provider.receiver.settings import Settings
+from tests.said import said_by
 from tests.webhooks.memory import Memory
 from tests.webhooks.signers import hmac_of
 
@@ -93,7 +94,7 @@ def test_why_one_is_refused(case: str, caplog: pytest.LogCaptureFixture) -> None
     receiver = receiving(Memory(), verify=verify)
     with caplog.at_level(logging.INFO, logger="airflow_extract_provider"):
         assert {answered(receiver, headers) for _ in range(3)} == {401}
-    said = [(each.levelname, each.getMessage()) for each in caplog.records]
+    said = [(each.levelname, each.getMessage()) for each in said_by(Receiver.__module__, caplog)]
     assert said == [("INFO", f"webhooks of shop/main are refused: {why}")]
     assert SECRET not in caplog.text
 
@@ -104,7 +105,7 @@ def test_each_reason_is_told(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="airflow_extract_provider"):
         for headers in ({}, {"svix-signature": "v1,x", "svix-timestamp": "1700000000"}, {}):
             answered(receiver, headers)
-    said = [each.getMessage().partition("refused: ")[2] for each in caplog.records]
+    said = [each.getMessage().partition("refused: ")[2] for each in said_by(Receiver.__module__, caplog)]
     assert said == ["it has no svix-signature, svix-timestamp, svix-id.", "it has no svix-id."]
 
 
@@ -135,7 +136,7 @@ def test_an_address_that_is_signed_must_be_known(tmp_path: Any, caplog: pytest.L
         return Connection(conn_id=conn_id, conn_type="webhook", password=SECRET)
 
     loaded(Settings(sources=tmp_path, public_url="https://hooks.example.com"), find)
-    assert caplog.text == ""
+    assert said_by(loaded.__module__, caplog) == []
     loaded(Settings(sources=tmp_path), find)
-    (record,) = caplog.records
+    (record,) = said_by(loaded.__module__, caplog)
     assert "the API of crm/main signs the address that it sends to, and no public URL is given" in record.getMessage()
