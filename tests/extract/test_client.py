@@ -549,18 +549,20 @@ def test_a_reset_is_a_pause(headers: dict[str, str], listener: Listener, session
 @pytest.mark.parametrize("waits", ["for its turn", "to ask again", "for the answer"])
 def test_a_client_that_is_halted(waits: str, listener: Listener, session: requests.Session) -> None:
     """It ends its waiting at once and sends nothing more, whatever it waits for; what is under way may still come."""
-    source, began = made(), time.monotonic()
+    source, began, stop = made(), time.monotonic(), threading.Event()
     status, headers = {"for its turn": (429, {"Retry-After": "30"}), "to ask again": (503, {})}.get(waits, (200, {}))
 
     def answer(number: int, heard: Heard) -> tuple[int, Mapping[str, str], bytes]:
-        time.sleep(0.5 if waits == "for the answer" else 0)
+        if number == 1:
+            threading.Timer(0.2, stop.set).start()
+        if waits == "for the answer":
+            stop.wait(30)
+            time.sleep(0.3)
         return status, headers, EMPTY
 
     listener.answer = answer
     client = ApiClient(source, session, listener.url, bounds=Bounds(2, 2), tries=50)
-    stop = threading.Event()
     client.stop_with(stop)
-    threading.Timer(0.2, stop.set).start()
     if waits == "for the answer":
         assert isinstance(client.fetch(source.object("things"), Request("/t")), Page)
     else:

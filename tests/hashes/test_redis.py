@@ -139,7 +139,7 @@ def test_a_server_that_has_forgotten_the_scripts_is_told_them(server: RedisServe
 
 def test_a_server_that_does_not_answer(server: RedisServer, entered: Callable[[int], RedisHashMap]) -> None:
     """It has stopped, and its connections stand. What reaches it when it goes on does no harm."""
-    run = RedisHashMap(server.client(timeout=timedelta(seconds=0.1)))
+    run = RedisHashMap(server.client(timeout=timedelta(seconds=0.5)))
     run.enter("copy", "one", 1)
     marker = run.look(["a"]).marker
     with server.stopped():

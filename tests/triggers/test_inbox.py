@@ -59,6 +59,7 @@ class Shop:
         """How many others are connected to the database."""
         row = self.conn.execute(
             "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+            " and backend_type = 'client backend'"
         ).fetchone()
         assert row is not None
         return int(row[0])
