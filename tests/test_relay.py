@@ -292,7 +292,7 @@ FAILURES = st.dictionaries(
 ORDERS = st.lists(st.sampled_from("abcd"), max_size=14)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     order=ORDERS,
     later=ORDERS,

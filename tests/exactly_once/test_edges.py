@@ -125,7 +125,7 @@ COPIES = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 8), VALUES, s
 
 
 @given(pages=st.lists(st.tuples(COPIES, st.booleans()), max_size=8), versions=st.booleans(), at_once=st.booleans())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_comes(
     watched: Make, conn: Connection, pages: Sequence[tuple[Any, bool]], versions: bool, at_once: bool
 ) -> None:

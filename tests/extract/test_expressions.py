@@ -192,7 +192,7 @@ def reduced(value: Any, paths: list[FieldPath]) -> Any:
     }
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(record=records, text=expressions)
 def test_what_is_not_read_does_not_matter(record: dict[str, Any], text: str) -> None:
     """Without the fields that are not read, the value is the same; or the same failure."""
@@ -200,7 +200,7 @@ def test_what_is_not_read_does_not_matter(record: dict[str, Any], text: str) -> 
     assert outcome(expression, reduced(exact(record), list(expression.reads()))) == outcome(expression, exact(record))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     before=st.none() | records, after=st.none() | records, text=expressions, sides=st.sampled_from(["before", "after"])
 )
@@ -230,7 +230,7 @@ plain = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(record=st.dictionaries(names, plain, max_size=3), text=expressions)
 def test_otherwise_as_the_library(record: dict[str, Any], text: str) -> None:
     """Where there are no decimals, and neither 0 nor 1, the library says the same."""

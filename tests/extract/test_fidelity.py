@@ -226,9 +226,7 @@ def _values(texts: st.SearchStrategy[str], numbers: st.SearchStrategy[str], uniq
 
 GOOD = _values(_texts(_CHARACTERS), _numbers(st.integers(0, 400)), unique=True)
 ANY = _values(_texts(_ODD_CHARACTERS), _numbers(st.integers(0, 150_000)), unique=False)
-UNHURRIED = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+UNHURRIED = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @UNHURRIED

@@ -175,7 +175,7 @@ PIECES = st.sampled_from(['"', ";", ",", "=", "r", "t", "q", "-", ".", "9" * 30,
 VALUES = st.text() | st.lists(PIECES, max_size=12).map("".join) | st.integers().map(str) | st.datetimes().map(str)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6))
 @example({"X-HubSpot-RateLimit-Remaining": "0", "X-HubSpot-RateLimit-Interval-Milliseconds": "2678400001"})
 def test_whatever_is_sent(headers: dict[str, str]) -> None:
@@ -219,7 +219,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=5000 if SOAK else 80, deadline=None, derandomize=not SOAK, database=None)
+@settings(max_examples=5000 if SOAK else 80, derandomize=not SOAK, database=None)
 @given(STEPS)
 @example([({"20/s", "60/h"}, 25, 0.0, 0.0, True)] * 3)
 @example([({"100/10s"}, 25, 0.0, 0.0, True), ({"3/s"}, 25, 0.0, 0.0, True), ({"100/10s"}, 25, 0.0, 30.0, False)])

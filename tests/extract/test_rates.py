@@ -60,7 +60,7 @@ def test_what_a_rate_says(text: str, count: int, per: timedelta, shown: str) -> 
     assert str(Rate.parsed(text)) == shown
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 10**9), st.integers(1, 31 * 86_400))
 def test_every_rate_can_be_written_and_read(count: int, seconds: int) -> None:
     """What `str` gives is read as the same rate."""

@@ -16,7 +16,7 @@ from airflow_extract_provider.extract.store.connection import Connect, Connectio
 from airflow_extract_provider.extract.storing import HashName
 
 SAME_DATABASE = settings(
-    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 """A property that asks Postgres about many pairs in each example."""
 

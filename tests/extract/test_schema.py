@@ -420,7 +420,7 @@ def _changed(draw: st.DrawFn) -> Any:
 @example(data={**_read(OBJECT), "defaults": None})
 @example(data={**_read(OBJECT), "extends": None})
 @example(data={"extends": "stripe", "objects": {}})
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 def test_what_it_refuses_does_not_load(data: Any) -> None:
     """No false alarm: a file that an editor marks as wrong is wrong."""
     if (found := best_match(VALIDATOR.iter_errors(data))) is not None and _loads(data):

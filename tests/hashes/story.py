@@ -260,7 +260,6 @@ def tell(kind: type[Story], kept: Kept, **more: object) -> None:
     many = settings(
         max_examples=5_000 if SOAK else kept.stories,
         stateful_step_count=15,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(told, settings=many)

@@ -247,7 +247,6 @@ def history_dsn(postgres_server: PostgresServer) -> Iterator[str]:
 BUDGET = settings(
     max_examples=1_000 if SOAK else 6,
     stateful_step_count=25 if SOAK else 12,
-    deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
     print_blob=False,

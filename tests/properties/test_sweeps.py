@@ -90,7 +90,6 @@ class Sweeping(History):
 BUDGET = settings(
     max_examples=1_000 if SOAK else 3,
     stateful_step_count=25 if SOAK else 12,
-    deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
     print_blob=False,

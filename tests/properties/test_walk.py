@@ -38,7 +38,7 @@ from airflow_extract_provider.extract.walks.step import Absent, Answer, Ask, Due
 SOAK = bool(os.environ.get("EXTRACT_SOAK"))
 BEGAN = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
-search = settings(max_examples=20_000 if SOAK else 300, deadline=None, derandomize=not SOAK, database=None)
+search = settings(max_examples=20_000 if SOAK else 300, derandomize=not SOAK, database=None)
 
 
 def an_object(by: str, *, more: bool = True, falling: bool = False, ordered: bool = True, **over: Any) -> ApiObject:

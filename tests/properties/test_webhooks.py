@@ -106,7 +106,6 @@ class Telling(RuleBasedStateMachine):
 BUDGET = settings(
     max_examples=300 if SOAK else 8,
     stateful_step_count=40 if SOAK else 20,
-    deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
     print_blob=False,

@@ -90,7 +90,7 @@ def one(applier: MakeApplier, request: pytest.FixtureRequest) -> Applier:
 
 
 @given(actions=ACTIONS)
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_copy_agrees_in_the_end(one: Applier, actions: list[tuple]) -> None:  # type: ignore[type-arg]
     """With versions looks arrive in any order; without, in the order in which they were sent."""
     one.conn.execute("truncate shop.things, shop.plain, extract.refetch")

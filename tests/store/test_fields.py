@@ -199,7 +199,7 @@ CHANGES = st.lists(
 
 
 @given(changes=CHANGES, deleted=st.sampled_from(["keep", "remove", {"note": "gone"}]), watched=st.booleans())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_at_once_as_one_by_one(folding: Make, connect: Connect, changes: Any, deleted: Any, watched: bool) -> None:
     """Whatever arrives in one transaction, the rows are as after one transaction each; `1` and `"1"` are one row."""
     migrate(connect, [a_source()])

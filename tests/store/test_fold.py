@@ -126,7 +126,6 @@ def books(connect: Connect, conn: Connection) -> Connection:
 @given(history=histories, later=histories)
 @settings(
     max_examples=EXAMPLES,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_folding_changes_nothing_that_counts(books: Connection, history: list[Row], later: list[Row]) -> None:

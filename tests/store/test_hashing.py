@@ -414,7 +414,7 @@ def counted(record: Record, exclude: list[str]) -> Any:
 
 
 @given(edits=EDITS)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_changes_are_what_counts(hashed: Make, edits: list[tuple[dict[str, Any], list[Record]]]) -> None:
     """However often the file is edited: what counts now has changed, or else there is no change; and where the record
     is kept, `data` is that of the bytes that were hashed."""

@@ -832,7 +832,7 @@ _ORDERS = st.lists(st.booleans(), max_size=30)
 
 
 @direct_only
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=_ORDERS, seeded=st.booleans())
 @example(order=[True] * 4 + [False] * 4, seeded=True)
 @example(order=[True, False] * 10, seeded=False)
@@ -848,7 +848,7 @@ def test_two_renew_at_once(login: Callable[..., Login], conn: Connection, order:
 
 
 @direct_only
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=_ORDERS, dies_at=st.integers(0, 16), seeded=st.booleans(), grace=st.booleans())
 @example(order=[True] * 9, dies_at=7, seeded=True, grace=False)
 @example(order=[True] * 9, dies_at=8, seeded=True, grace=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_extract_provider.extract.incoming import Incoming
@@ -158,7 +158,6 @@ def test_half_bodies_turn_nobody_away(dsn: str, tmp_path: Path) -> None:
         assert counts["shop/once busy"] + counts.get("shop/once slow", 0) >= 30
 
 
-@settings(deadline=None)
 @given(
     bodies=st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=6), min_size=1, max_size=12),
     order=st.randoms(use_true_random=False),

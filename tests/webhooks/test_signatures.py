@@ -44,7 +44,7 @@ def test_every_scheme_is_tried() -> None:
 
 @every
 @given(body=st.text(st.characters(exclude_categories=["Cs"])), id=st.from_regex(r"[a-zA-Z0-9_-]{1,40}", fullmatch=True))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_what_the_vendor_signs_passes(signer: Signer, body: str, id: str) -> None:
     """Whatever the body holds."""
     assert refused(signer, genuine(signer, replace(REQUEST, body=body, id=id))) is None
@@ -172,7 +172,7 @@ def _flipped(data: st.DataObject, text: str, start: int = 0) -> str:
 
 @every
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_another_byte_of_the_body(signer: Signer, data: st.DataObject) -> None:
     """It is wrong, where the body is signed."""
     signed = genuine(signer)
@@ -186,7 +186,7 @@ def test_another_byte_of_the_body(signer: Signer, data: st.DataObject) -> None:
 
 @every
 @given(data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_another_character_of_a_header(signer: Signer, data: st.DataObject) -> None:
     """Signature, timestamp and id: none of them has a character that does not matter. A changed timestamp is wrong, not
     old: nobody learns by it what would be right."""
@@ -199,7 +199,7 @@ def test_another_character_of_a_header(signer: Signer, data: st.DataObject) -> N
 
 @every
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_another_secret(signer: Signer, data: st.DataObject) -> None:
     """One character of it is enough."""
     secret = _flipped(data, signer.secret)
@@ -211,7 +211,7 @@ def test_another_secret(signer: Signer, data: st.DataObject) -> None:
 @every
 @pytest.mark.parametrize("part", ["method", "url"])
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_another_method_or_url(signer: Signer, part: str, data: st.DataObject) -> None:
     """It is wrong for those who sign it, and nothing to the others."""
     signed = genuine(signer)
@@ -275,7 +275,7 @@ _WILD = st.one_of(
 
 @every
 @given(data=st.data(), body=st.binary(max_size=50), method=_WILD, url=_WILD, at=st.floats(-1e18, 1e18))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_nothing_raises(signer: Signer, data: st.DataObject, body: bytes, method: str, url: str, at: float) -> None:
     """Any headers, any method, any URL, any secrets: it is an answer, and never yes."""
     headers = {name: data.draw(_WILD) for name in signer.scheme.reads if data.draw(st.booleans())}
@@ -288,7 +288,7 @@ def test_nothing_raises(signer: Signer, data: st.DataObject, body: bytes, method
 @every
 @given(method=_WILD, url=_WILD)
 @example(method="\ud800", url="https://h.example/\udfff")
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_wild_method_or_url(signer: Signer, method: str, url: str) -> None:
     """Beside headers that are right."""
     found = refused(signer, replace(genuine(signer), method=method, url=url))
@@ -298,7 +298,7 @@ def test_a_wild_method_or_url(signer: Signer, method: str, url: str) -> None:
 @every
 @given(data=st.data())
 @example(data=None)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_one_wild_header_beside_right_ones(signer: Signer, data: st.DataObject | None) -> None:
     """The others being right does not help."""
     signed = genuine(signer)

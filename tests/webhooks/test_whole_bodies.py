@@ -43,7 +43,7 @@ def _messages(parts: Sequence[bytes], cut: int | None, pauses: Sequence[bool]) -
         yield {"type": "http.disconnect"}
 
 
-@settings(max_examples=EXAMPLES * 4, deadline=None)
+@settings(max_examples=EXAMPLES * 4)
 @given(
     parts=st.lists(st.binary(max_size=12), min_size=1, max_size=8),
     cut=st.none() | st.integers(0, 8),
@@ -86,7 +86,7 @@ def server(dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liste
         yield started
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     body=st.binary(max_size=200),
     sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6),
