@@ -51,6 +51,8 @@ async def _asked(conn: AsyncConnection, schema: str) -> None:
     with Deadline(conn, _ASKED) as deadline:
         try:
             with named_errors():
+                reached = await conn.execute(statement("inbox.sql", "reach", schema), {"schema": schema})
+                inbox.check_reached(await reached.fetchall())
                 await conn.execute(statement("inbox.sql", "put", schema), inbox.parameters([]), binary=True)
                 await conn.execute(statement("inbox.sql", "count", schema), inbox_count.parameters({}))
         except StoreUnavailableError:

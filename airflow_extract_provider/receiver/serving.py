@@ -138,7 +138,13 @@ def _run(config: uvicorn.Config, bound: socket.socket, worker: _Worker) -> int:
         server.run(sockets=[bound])
         return 0 if server.started else 1
     parent = supervisor(config, [bound], worker)
-    parent.run()
+    try:
+        parent.run()
+    except BaseException:
+        # Else they would live on, since we wait for them, and nobody replace them.
+        parent.terminate_all()
+        parent.join_all()
+        raise
     return 1 if any(each.exitcode == STARTUP_FAILURE for each in parent.processes) else 0
 
 

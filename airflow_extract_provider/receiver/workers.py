@@ -63,16 +63,27 @@ class _Parent(Multiprocess, Generic[T]):
         self._knowing = knowing
         self._reading: Rereading[T] | None = None
         self._leaving: list[multiprocess.Process] = []
+        self._said = ""
 
     def handle_hup(self) -> None:
         """Begin to read all anew; what may have been read before that does not count any more."""
         if self._reading is not None:
             self._reading.end()
-        self._reading = Rereading(self._knowing.read_anew, _READING)
+            self._reading = None
+        try:
+            self._reading = Rereading(self._knowing.read_anew, _READING)
+        except OSError as exc:
+            _log.error("nothing can be read anew now (%s). What was read before stays.", exc.strerror)
 
     def keep_subprocess_alive(self) -> None:
         """What is done twice a second: replace who has died, and all once something new was read."""
-        super().keep_subprocess_alive()
+        try:
+            super().keep_subprocess_alive()
+            self._said = ""
+        except OSError as exc:  # no more processes, or files: there may be some again
+            if self._said != (said := str(exc.strerror)):
+                _log.error("no worker can be begun now (%s): it is tried again and again", said)
+            self._said = said
         self._take_over()
 
     def _take_over(self) -> None:
@@ -108,8 +119,12 @@ class _Parent(Multiprocess, Generic[T]):
 
     def _replaced(self, place: int) -> bool:
         """Replace a worker as soon as the new one receives; whether it does."""
-        new = _Worker(self.config, self.sockets)
-        new.start()
+        try:
+            new = _Worker(self.config, self.sockets)
+            new.start()
+        except OSError as exc:
+            _log.error("no worker can be begun now (%s)", exc.strerror)
+            return False
         until = time.monotonic() + self.config.timeout_worker_healthcheck
         while not new.wait_until_ready(_LOOK, self.should_exit):
             if self._is_ending or not new.process.is_alive() or time.monotonic() >= until:
@@ -146,7 +161,7 @@ def _end(worker: multiprocess.Process) -> None:
     if worker.process.is_alive():
         _log.warning("worker %s does not end: it is killed", worker.pid)
         worker.process.kill()
-        worker.process.join()
+        worker.process.join(_SPARE)
 
 
 class _Worker(multiprocess.Process):

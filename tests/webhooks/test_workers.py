@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -10,11 +11,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 import uvicorn
+from uvicorn.supervisors import Multiprocess
 
 from airflow_extract_provider.extract.errors import StoreUnavailableError
 from airflow_extract_provider.extract.store.connection import named_errors
@@ -99,6 +102,46 @@ def test_who_cannot_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         for each in there:
             each.process.kill()
+
+
+def test_no_more_processes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a hangup nor a worker that died ends the parent then, without whom nobody would be replaced or told to
+    end: it is tried again and again, and said once."""
+
+    def full(*_: object) -> Any:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    config = uvicorn.Config(lambda: None, log_config=None, workers=2)
+    parent: workers._Parent[Any] = workers._Parent(config, [], knowing=SimpleNamespace(read_anew=full))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pipe", full)
+        parent.handle_hup()
+        assert parent._reading is None
+        patched.setattr(Multiprocess, "keep_subprocess_alive", full)
+        parent.keep_subprocess_alive()
+        parent.keep_subprocess_alive()
+        patched.setattr(workers, "_Worker", full)
+        assert not parent._replaced(0)
+    assert caplog.messages == [
+        "nothing can be read anew now (too many open files). What was read before stays.",
+        "no worker can be begun now (too many open files): it is tried again and again",
+        "no worker can be begun now (too many open files)",
+    ]
+
+
+def test_who_stops_while_he_hands_over_what_was_read(caplog: pytest.LogCaptureFixture) -> None:
+    """He is not waited for beyond his time, though a part has come."""
+    reading = Rereading(lambda: "x" * 1_000_000, 1.0)
+    pid, begun = reading._process.pid, time.monotonic()
+    assert pid is not None
+    while "pipe" not in Path(f"/proc/{pid}/wchan").read_text() and time.monotonic() < begun + 0.5:
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGSTOP)
+    while not reading.over:
+        assert time.monotonic() < begun + 20
+    assert reading.found() is None
+    assert caplog.messages == ["Reading all anew does not end."]
 
 
 def test_what_is_read_anew(caplog: pytest.LogCaptureFixture) -> None:

@@ -28,6 +28,9 @@ Connect: TypeAlias = Callable[[], Connection]
 CROSSED = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
 """What Postgres raises to end one of two transactions that could not both go on: nothing was written, do it again."""
 
+_ENDED = (psycopg.errors.IdleInTransactionSessionTimeout, psycopg.errors.TransactionTimeout)
+"""What else ends a connection."""
+
 BACKEND = "select pg_backend_pid()"
 """Tells the number of the session that runs it. Where the connection's own is another, a pooler is in between."""
 
@@ -108,7 +111,7 @@ def named_errors(**place: Any) -> Iterator[None]:
         raise _read_only(place) from None
     except psycopg.errors.ProgramLimitExceeded as exc:
         raise _refused(exc, place) from None
-    except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.IdleInTransactionSessionTimeout) as exc:
+    except (psycopg.OperationalError, psycopg.InterfaceError, *_ENDED) as exc:
         raise _unreachable(exc, place) from None
     except psycopg.Error as exc:
         if exc.sqlstate is None and isinstance(exc, psycopg.ProgrammingError):

@@ -22,7 +22,6 @@ __all__ = [
     "announce",
     "channel",
     "check_reached",
-    "confirm",
     "ended_waiting",
     "filtered",
     "look",
@@ -53,10 +52,10 @@ class Pruned:
 
 
 def put(conn: Connection, schema: str, incoming: Sequence[Incoming]) -> list[bool]:
-    """Store deliveries in one transaction; returns which of them are new. Once it is committed they are on the disk;
-    what is not new is there already, as :func:`confirm` tells.
+    """Store deliveries in one transaction; returns which of them are new: the others are there already. Once it is
+    committed they are on the disk, on all that a commit waits for.
 
-    Raises InboxFilteredError: some are not stored, though Postgres has told no error; none is.
+    Raises InboxFilteredError: some would not be stored, though Postgres tells no error; none is.
     """
     with conn.transaction():
         asked = parameters(incoming)
@@ -64,6 +63,11 @@ def put(conn: Connection, schema: str, incoming: Sequence[Incoming]) -> list[boo
         found = new(incoming, count, dedupes)
         if None in found:
             raise filtered()
+        if False in found:
+            asked = passed_over(incoming, found)
+            ((absent, _),) = conn.execute(statement(_FILE, "confirm", schema), asked, binary=True).fetchall()
+            if absent:
+                raise filtered()
     return [each is True for each in found]
 
 
@@ -92,15 +96,6 @@ def passed_over(incoming: Sequence[Incoming], new: Sequence[bool | None]) -> dic
         "dedupes": [each.dedupe for _, each in passed],
         "nths": [nth for nth, _ in passed],
     }
-
-
-def confirm(conn: Connection, schema: str, incoming: Sequence[Incoming], new: Sequence[bool]) -> None:
-    """See that those that are not new are there, on all disks that a commit waits for. On a connection in no
-    transaction. Raises InboxFilteredError: they are not."""
-    asked = passed_over(incoming, new)
-    ((absent, _),) = conn.execute(statement(_FILE, "confirm", schema), asked, binary=True).fetchall()
-    if absent:
-        raise filtered()
 
 
 def filtered() -> InboxFilteredError:

@@ -123,7 +123,7 @@ def check_ours(conn: Connection, schema: str, table: tuple[str, str]) -> None:
 def _check_encoding(conn: Connection) -> None:
     """JSON is Unicode (RFC 8259): in another encoding the first record, or webhook, with a character that this does not
     have would stop everything behind it."""
-    if (found := conn.info.parameter_status("server_encoding")) != "UTF8":
+    if (found := conn.info.parameter_status("server_encoding")) not in ("UTF8", None):  # None: a pooler keeps it back
         raise ConnectionMissingError(
             f"the encoding of the database is {found}: it cannot hold every text.",
             todo="Let the store's connection lead to another one: "

@@ -77,8 +77,8 @@ class InboxWriter:
         }
         self._schema, self._unconfirmed = schema, False
         conn.add_notice_handler(self._noticed)
-        self.asked_at = float("-inf")
-        """When the server has last answered, by the monotonic clock."""
+        self.looked_at = float("-inf")
+        """When it was last looked, by the monotonic clock."""
 
     @classmethod
     async def open(cls, connect: AsyncConnect, schema: str, seconds: float) -> InboxWriter:
@@ -122,15 +122,20 @@ class InboxWriter:
             return True
         return self._conn.closed
 
-    async def put(self, incoming: Sequence[Incoming]) -> list[bool | None]:
-        """Store deliveries, in order; tells of each whether it is new, once it is on the disk. None: Postgres has told
-        no error, but it is not there."""
+    async def put(self, incoming: Sequence[Incoming]) -> list[bool | ExtractError]:
+        """Store deliveries, in order; tells of each whether it is new, once it is on the disk, or why that is not so
+        though the statement has worked: it is not there, or whether it is there could not be seen."""
         ((count, dedupes),) = await self._ask("put", inbox.parameters(incoming))
         new = inbox.new(incoming, count, dedupes)
-        if False not in new:
-            return new
-        ((absent, _),) = await self._ask("confirm", inbox.passed_over(incoming, new))
-        return [None if nth in absent else each for nth, each in enumerate(new)] if absent else new
+        told: list[bool | ExtractError] = [inbox.filtered() if each is None else each for each in new]
+        if False in new:
+            try:
+                ((absent, _),) = await self._ask("confirm", inbox.passed_over(incoming, new))
+            except ExtractError as exc:
+                return [exc if each is False else each for each in told]
+            for nth in absent:
+                told[nth] = inbox.filtered()
+        return told
 
     async def takes(self) -> bool:
         """Whether deliveries can be stored now, whatever they are: the very statement works with none."""
@@ -143,6 +148,7 @@ class InboxWriter:
     async def look(self) -> None:
         """See whether the server is there and writes, and whether there is an inbox that outlives it."""
         inbox.check_reached(await self._ask("reach", {"schema": self._schema}))
+        self.looked_at = time.monotonic()
 
     async def announce(self) -> None:
         """Tell those who listen that something has come."""
@@ -164,7 +170,6 @@ class InboxWriter:
                     raise
         if deadline.is_over or self._unconfirmed:
             raise LateError("Postgres does not answer in time, or a synchronous standby does not.")
-        self.asked_at = time.monotonic()
         return found
 
     async def _run(self, name: str, asked: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -179,6 +184,8 @@ class InboxWriter:
     async def _run_once(self, name: str, asked: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         try:
             return await (await self._conn.execute(self._texts[name], asked, binary=True)).fetchall()
+        except psycopg.errors.TransactionTimeout:
+            raise LateError("Postgres has ended the connection, since a transaction took too long.") from None
         except psycopg.errors.QueryCanceled:
             raise CanceledError(
                 "Postgres has given a statement up by a timeout of its own.",

@@ -176,9 +176,6 @@ class KafkaStore:
             fresh = [each for each, is_new in told if is_new or before.get(each.digest)]
             known = dict.fromkeys((each.digest for each in batch), False)
             self._written = {**before, **known, **dict.fromkeys((each.digest for each in fresh), True)}
-            if not all(new):
-                # It may be there by a commit of which no standby has heard.
-                inbox.confirm(conn, self._schema, [each.incoming for each in batch], new)
         return fresh
 
 

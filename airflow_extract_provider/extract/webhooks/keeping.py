@@ -12,9 +12,14 @@ from dataclasses import dataclass
 
 import msgspec
 
-from airflow_extract_provider.extract.errors import ExtractError, FixConfig, StoreUnavailableError, TryAgain
+from airflow_extract_provider.extract.errors import (
+    ExtractError,
+    FixConfig,
+    InboxFilteredError,
+    StoreUnavailableError,
+    TryAgain,
+)
 from airflow_extract_provider.extract.incoming import Incoming
-from airflow_extract_provider.extract.store.inbox import filtered
 from airflow_extract_provider.extract.webhooks.deadline import CANCEL_SECONDS
 from airflow_extract_provider.extract.webhooks.inbox_writer import AsyncConnect, CanceledError, InboxWriter, LateError
 
@@ -27,6 +32,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 _MOST_TRIES = 64
 """Statements that may fail for one batch in which something is looked for that Postgres refuses: one bad delivery
 among a thousand costs ten."""
+_FEW = 16
+"""Deliveries of which each may be one that is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,7 @@ class PostgresKeep:
     ) -> None:
         self._connect, self._schema, self._bounds, self._told = connect, schema, bounds, told
         self._most, self._tries = bounds.batch, 0
+        self._takes: bool | None = None
         self._queue: deque[_Waiting] = deque()
         self._bytes = 0
         self._loop: asyncio.AbstractEventLoop
@@ -100,14 +108,14 @@ class PostgresKeep:
     async def start(self, *, anyway: bool = False) -> None:
         """Reach the store, and begin to write. That it is away now is no error: it is tried again and again.
 
-        Raises FixConfig, unless it is to begin ``anyway``: a person has to change something first. Raises what else the
-        opening of the connection does.
+        Raises FixConfig, or what Postgres refuses, unless it is to begin ``anyway``: a person has to change something
+        first.
         """
         self._loop = asyncio.get_running_loop()
         try:
             self._inbox = await self._opened()
-        except (TryAgain, FixConfig) as exc:
-            if isinstance(exc, FixConfig) and not anyway:
+        except ExtractError as exc:
+            if not (anyway or isinstance(exc, TryAgain)):
                 raise
             self._note(exc)
         self._writer = asyncio.create_task(self._write())
@@ -186,10 +194,13 @@ class PostgresKeep:
             # After the commit, and not at each: in it, all commits that announce something would wait for each other.
             self._announced, self._unannounced = time.monotonic(), False
             await self._announce(inbox)
-        elif not self._queue and now - inbox.asked_at >= bounds.look:
-            await inbox.look()
+        elif now - inbox.looked_at >= bounds.look:
+            if inbox.cut_off:
+                await self._anew(inbox)
+            else:
+                await inbox.look()
         elif not self._queue:
-            due = self._announced + bounds.announce if self._unannounced else inbox.asked_at + bounds.look
+            due = self._announced + bounds.announce if self._unannounced else inbox.looked_at + bounds.look
             await self._rest(max(0.0, due - time.monotonic()))
 
     async def _announce(self, inbox: InboxWriter) -> None:
@@ -230,12 +241,19 @@ class PostgresKeep:
     async def _store_all(self, inbox: InboxWriter, batch: Sequence[_Waiting]) -> None:
         """Store what has come. After what took too long less is tried at once, and from there twice as much each time:
         the same again would take too long again."""
-        self._tries, most = _MOST_TRIES, self._most
+        self._tries, self._takes, most = _MOST_TRIES, None, self._most
         try:
             await self._store(inbox, batch)
         except LateError:
-            self._most = max(1, len(batch) // 2)
+            self._most = min(self._most, max(1, len(batch) // 2))
             raise
+        except ExtractError as exc:
+            if not self._is_spent:
+                raise
+            # So many of them are refused that it was not looked for all: of a few, they will be found.
+            self._complain(exc)
+            self._most = _FEW
+            return
         if self._most >= most:
             self._most = min(self._bounds.batch, 2 * most)
 
@@ -247,15 +265,16 @@ class PostgresKeep:
         except BaseException as exc:
             await self._refused(inbox, batch, exc)
             return
-        kept = [each for each, is_new in zip(batch, new, strict=True) if _tell(each, is_new)]
-        if len(kept) < len(batch):
-            self._complain(filtered())
-        if not kept:
-            return
-        self._unannounced = True
-        if self._told is not None:
-            size = sum(len(each.incoming.body) for each in kept)
-            self._told(Commit(len(kept), size, time.monotonic() - begun))
+        kept = [each for each, told in zip(batch, new, strict=True) if _tell(each, told)]
+        if kept:
+            self._unannounced = True
+            if self._told is not None:
+                size = sum(len(each.incoming.body) for each in kept)
+                self._told(Commit(len(kept), size, time.monotonic() - begun))
+        for error in {type(each): each for each in new if isinstance(each, ExtractError)}.values():
+            if not isinstance(error, InboxFilteredError):
+                raise error  # the connection is lost, or nobody knows
+            self._complain(error)
 
     async def _refused(self, inbox: InboxWriter, batch: Sequence[_Waiting], exc: BaseException) -> None:
         """What was refused is looked for, half by half: the others are stored. Where nothing is, all are told."""
@@ -286,10 +305,17 @@ class PostgresKeep:
         or these many rows take longer than a timeout of the server's: then other ones can be."""
         if not isinstance(exc, Exception) or isinstance(exc, LateError) or inbox.lost:
             return True
-        if not isinstance(exc, TryAgain | FixConfig):
-            return False
-        self._tries -= 1
-        return self._tries <= 0 or not await inbox.takes()
+        named = isinstance(exc, TryAgain | FixConfig)
+        if named or self._takes is None:
+            # Of the server's own errors, which are always the rows', it is asked once: a trigger may refuse all.
+            self._takes = await inbox.takes()
+        self._tries -= named
+        return not self._takes or self._tries <= 0
+
+    @property
+    def _is_spent(self) -> bool:
+        """Whether deliveries can be stored, but too many of those that came together cannot."""
+        return self._tries <= 0 and bool(self._takes)
 
     def _complain(self, exc: BaseException) -> None:
         """Say of what is not stored while others are, why: once for each reason. What Postgres refuses by name is told
@@ -338,14 +364,14 @@ def _named(exc: BaseException) -> ExtractError:
     return StoreUnavailableError("the receiver stops.")
 
 
-def _tell(waiting: _Waiting, is_new: bool | None) -> bool:
+def _tell(waiting: _Waiting, told: bool | ExtractError) -> bool:
     """Tell who waits what became of a delivery; returns whether it is there."""
+    if isinstance(told, ExtractError):
+        _fail([waiting], told)
+        return False
     if not waiting.told.done():
-        if is_new is None:
-            waiting.told.set_exception(filtered())
-        else:
-            waiting.told.set_result(is_new)
-    return is_new is not None
+        waiting.told.set_result(told)
+    return True
 
 
 def _fail(batch: Sequence[_Waiting], exc: ExtractError) -> None:
