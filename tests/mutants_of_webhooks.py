@@ -187,8 +187,8 @@ WEBHOOKS: tuple[Mutant, ...] = (
         "kept",
         "a connection that was ended is written to",
         "webhooks/keeping.py",
-        "            if inbox.cut_off:\n",
-        "            if False:\n",
+        "            if inbox.cut_off:\n                inbox = ",
+        "            if False:\n                inbox = ",
         _KEPT,
     ),
     Mutant(
