@@ -126,6 +126,8 @@ class InboxWriter:
         """Store deliveries, in order; tells of each whether it is new, once it is on the disk, or why that is not so
         though the statement has worked: it is not there, or whether it is there could not be seen."""
         ((count, dedupes),) = await self._ask("put", inbox.parameters(incoming))
+        if count == len(incoming):
+            return [True] * count
         new = inbox.new(incoming, count, dedupes)
         told: list[bool | ExtractError] = [inbox.filtered() if each is None else each for each in new]
         if False in new:

@@ -265,16 +265,27 @@ class PostgresKeep:
         except BaseException as exc:
             await self._refused(inbox, batch, exc)
             return
-        kept = [each for each, told in zip(batch, new, strict=True) if _tell(each, told)]
+        kept, errors = batch, dict[type[ExtractError], ExtractError]()
+        for each, told in zip(batch, new, strict=True):
+            if isinstance(told, ExtractError):
+                _fail([each], told)
+                errors[type(told)] = told
+            elif not each.told.done():
+                each.told.set_result(told)
+        if errors:
+            kept = [each for each, told in zip(batch, new, strict=True) if not isinstance(told, ExtractError)]
+        self._note_kept(kept, begun)
+        for error in errors.values():
+            if not isinstance(error, InboxFilteredError):
+                raise error  # the connection is lost, or nobody knows
+            self._complain(error)
+
+    def _note_kept(self, kept: Sequence[_Waiting], begun: float) -> None:
         if kept:
             self._unannounced = True
             if self._told is not None:
                 size = sum(len(each.incoming.body) for each in kept)
                 self._told(Commit(len(kept), size, time.monotonic() - begun))
-        for error in {type(each): each for each in new if isinstance(each, ExtractError)}.values():
-            if not isinstance(error, InboxFilteredError):
-                raise error  # the connection is lost, or nobody knows
-            self._complain(error)
 
     async def _refused(self, inbox: InboxWriter, batch: Sequence[_Waiting], exc: BaseException) -> None:
         """What was refused is looked for, half by half: the others are stored. Where nothing is, all are told."""
@@ -362,16 +373,6 @@ def _named(exc: BaseException) -> ExtractError:
     if isinstance(exc, Exception):
         return ExtractError(f"a webhook cannot be stored ({type(exc).__name__}).")
     return StoreUnavailableError("the receiver stops.")
-
-
-def _tell(waiting: _Waiting, told: bool | ExtractError) -> bool:
-    """Tell who waits what became of a delivery; returns whether it is there."""
-    if isinstance(told, ExtractError):
-        _fail([waiting], told)
-        return False
-    if not waiting.told.done():
-        waiting.told.set_result(told)
-    return True
 
 
 def _fail(batch: Sequence[_Waiting], exc: ExtractError) -> None:
