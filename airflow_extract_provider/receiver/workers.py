@@ -77,6 +77,8 @@ class _Parent(Multiprocess, Generic[T]):
 
     def keep_subprocess_alive(self) -> None:
         """What is done twice a second: replace who has died, and all once something new was read."""
+        # The dead first: one that hangs is waited for half a minute before it is replaced.
+        self.processes.sort(key=lambda each: each.process.is_alive())
         try:
             super().keep_subprocess_alive()
             self._said = ""

@@ -130,6 +130,21 @@ def test_no_more_processes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
     ]
 
 
+def test_the_dead_are_replaced_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before one that hangs is asked, for half a minute, whether it lives."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    config = uvicorn.Config(lambda: None, log_config=None, workers=2)
+    parent: workers._Parent[Any] = workers._Parent(config, [], knowing=None)  # type: ignore[arg-type]
+    hangs, dead = [
+        SimpleNamespace(process=SimpleNamespace(is_alive=lambda alive=each: alive)) for each in (True, False)
+    ]
+    parent.processes = [hangs, dead, hangs]  # type: ignore[list-item]
+    order = list[Any]()
+    monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", lambda self: order.extend(self.processes))
+    parent.keep_subprocess_alive()
+    assert order == [dead, hangs, hangs]
+
+
 def test_who_stops_while_he_hands_over_what_was_read(caplog: pytest.LogCaptureFixture) -> None:
     """He is not waited for beyond his time, though a part has come."""
     reading = Rereading(lambda: "x" * 1_000_000, 1.0)
