@@ -115,8 +115,8 @@ class _Parent(Multiprocess, Generic[T]):
                     return
                 _log.error("a worker does not begin with what was read anew. What was read before stays.")
                 self._knowing.put_back()
-                for each in range(done):
-                    self._replaced(each)
+                if left := [each for each in range(done) if not self._replaced(each)]:
+                    _log.error("workers that know what was read anew, and could not be replaced: %d", len(left))
                 return
 
     def _replaced(self, place: int) -> bool:
